@@ -1,0 +1,1 @@
+"""An OpenAI-compatible image gateway in front of Alibaba DashScope."""

@@ -1,0 +1,165 @@
+"""Reading a JSON body that nobody vouches for."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import re
+from typing import Any, NoReturn
+
+import msgspec
+from litestar.types import Receive, Scope
+
+from gateway.errors import (
+    BodyTimeout,
+    BodyTooLarge,
+    InvalidRequest,
+    UnknownParameter,
+    UnsupportedMediaType,
+)
+from gateway.protocol.openai import ImageRequest
+from gateway.translate.fields import KNOWN
+
+BODY_TIMEOUT_S = 30.0
+SHOWN = 64
+PLACE = re.compile(r" - at `\$(?:\.(?P<name>\w+))?.*`$")
+MISSING = re.compile(r"missing required field `(\w+)`")
+
+
+async def read_body(scope: Scope, receive: Receive, limit: int) -> bytes:
+    """The whole body, at most `limit` bytes, within 30 s.
+
+    Raises:
+        UnsupportedMediaType: it is declared as something else than JSON.
+        BodyTooLarge, BodyTimeout: it is longer or slower than allowed.
+    """
+    headers = dict(scope["headers"])
+    require_json(headers)
+    declared = headers.get(b"content-length", b"0")
+    if declared.isdigit() and int(declared) > limit:
+        raise BodyTooLarge(f"The request body is larger than {limit} bytes.")
+    try:
+        async with asyncio.timeout(BODY_TIMEOUT_S):
+            return await collect(receive, limit)
+    except TimeoutError:
+        message = f"The request body did not arrive within {BODY_TIMEOUT_S:g} seconds."
+        raise BodyTimeout(message) from None
+
+
+def require_json(headers: dict[bytes, bytes]) -> None:
+    """Refuse a body that is declared as something else; an undeclared one is read as JSON."""
+    media = headers.get(b"content-type", b"application/json").partition(b";")[0].strip().lower()
+    if media != b"application/json" and not media.endswith(b"+json"):
+        raise UnsupportedMediaType("Send the body as JSON, with Content-Type: application/json.")
+    if headers.get(b"content-encoding", b"identity") != b"identity":
+        raise UnsupportedMediaType("Send the body without Content-Encoding.")
+
+
+async def collect(receive: Receive, limit: int) -> bytes:
+    """Join the body's parts."""
+    parts: list[bytes] = []
+    size = 0
+    while True:
+        message = await receive()
+        if message["type"] != "http.request":
+            raise BodyTimeout("The connection was closed before the body had arrived.")
+        size += len(message["body"])
+        if size > limit:
+            raise BodyTooLarge(f"The request body is larger than {limit} bytes.")
+        parts.append(message["body"])
+        if not message.get("more_body", False):
+            return parts[0] if len(parts) == 1 else b"".join(parts)
+
+
+def refuse_constant(name: str) -> NoReturn:
+    """NaN and the infinities, which Python reads and JSON does not have."""
+    raise InvalidRequest(
+        f"The body is not valid JSON: {name} is not a JSON value.", code="invalid_json"
+    )
+
+
+def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """An object whose keys all differ: two readers could take different ones of a repeated key."""
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        names = [name for name, _ in pairs]
+        twice = next(name for name in names if names.count(name) > 1)
+        raise InvalidRequest(f"'{shown(twice)}' stands twice in the body.", param=shown(twice))
+    return found
+
+
+PARSER = json.JSONDecoder(object_pairs_hook=unique, parse_constant=refuse_constant)
+
+
+def parse_json(body: bytes) -> dict[str, Any]:
+    """One JSON object, stricter than Python's reader.
+
+    Raises:
+        InvalidRequest: it is anything else.
+    """
+    if not body:
+        raise InvalidRequest("The request has no body; send a JSON object.", code="invalid_json")
+    try:
+        text = body.decode()
+        value = PARSER.decode(text)
+    except UnicodeDecodeError as fault:
+        message = f"The body is not UTF-8 text: byte {fault.start}."
+        raise InvalidRequest(message, code="invalid_json") from None
+    except json.JSONDecodeError as fault:
+        message = f"The body is not valid JSON: {fault.msg} at character {fault.pos}."
+        raise InvalidRequest(message, code="invalid_json") from None
+    except RecursionError:
+        raise InvalidRequest("The body is nested too deeply.", code="invalid_json") from None
+    except ValueError:
+        message = "The body holds a number that is too long."
+        raise InvalidRequest(message, code="invalid_json") from None
+    if not isinstance(value, dict):
+        raise InvalidRequest("The body must be a JSON object.", code="invalid_json")
+    return value
+
+
+def to_image_request(body: bytes) -> ImageRequest:
+    """Decode and check the form of an image request; a null is the same as an absent key.
+
+    Raises:
+        InvalidRequest: `param` names the field where one is at fault.
+    """
+    fields = {name: value for name, value in parse_json(body).items() if value is not None}
+    for name, value in fields.items():
+        if name not in KNOWN:
+            raise UnknownParameter(f"Unknown parameter: '{shown(name)}'.", param=shown(name))
+        if isinstance(value, str) and not is_encodable(value):
+            message = f"'{name}' holds half of a surrogate pair, which is not text."
+            raise InvalidRequest(message, param=name)
+    try:
+        return msgspec.convert(fields, ImageRequest)
+    except msgspec.ValidationError as fault:
+        raise to_invalid(str(fault)) from None
+
+
+def to_invalid(fault: str) -> InvalidRequest:
+    """Turn msgspec's sentence into one about a parameter."""
+    if missing := MISSING.search(fault):
+        name = missing[1]
+        return InvalidRequest(
+            f"Missing required parameter: '{name}'.", param=name, code="missing_required_parameter"
+        )
+    place = PLACE.search(fault)
+    name = place["name"] if place else None
+    reason = fault[: place.start()] if place else fault
+    kind = "invalid_type" if ", got `" in reason else "invalid_value"
+    return InvalidRequest(f"Invalid '{name}': {reason}.", param=name, code=kind)
+
+
+def is_encodable(text: str) -> bool:
+    """Whether a text can be written as UTF-8."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def shown(name: str) -> str:
+    """A caller's own text as it may be echoed: short, and without half characters."""
+    return name[:SHOWN].encode(errors="replace").decode()

@@ -1,0 +1,90 @@
+"""Every failure as OpenAI's error object: the gateway's own, the framework's, and defects."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import msgspec
+from litestar import Request, Response
+from litestar.exceptions import HTTPException
+from litestar.types import ExceptionHandlersMap
+
+from gateway import errors
+from gateway.errors import GatewayError
+from gateway.logs import request_log
+from gateway.protocol.openai import ErrorDetail, ErrorResponse
+
+AnyRequest = Request[Any, Any, Any]
+
+BY_STATUS: dict[int, tuple[type[GatewayError], str]] = {
+    400: (errors.InvalidRequest, "The request is malformed."),
+    404: (
+        errors.NotFound,
+        "Nothing is at this path. Images are made at /v1/images/generations.",
+    ),
+    405: (errors.MethodNotAllowed, "This path does not take this method."),
+    413: (errors.BodyTooLarge, "The request body is too large."),
+    415: (
+        errors.UnsupportedMediaType,
+        "Send JSON, with Content-Type: application/json.",
+    ),
+    422: (errors.InvalidRequest, "The request is malformed."),
+}
+
+encode = msgspec.json.Encoder().encode
+
+
+def json_response(
+    body: object, status: int = 200, headers: dict[str, str] | None = None
+) -> Response[bytes]:
+    """A JSON answer; msgspec alone, as Litestar's encoder supports far more than is needed."""
+    return Response(
+        encode(body), media_type="application/json", status_code=status, headers=headers
+    )
+
+
+def error_response(error: GatewayError, extra: dict[str, str] | None = None) -> Response[bytes]:
+    """OpenAI's envelope, and the headers that its SDKs act on."""
+    detail = ErrorDetail(error.message, error.type, error.param, error.reason)
+    return json_response(ErrorResponse(detail), error.status, retry_headers(error) | (extra or {}))
+
+
+def retry_headers(error: GatewayError) -> dict[str, str]:
+    """`retry-after` in whole seconds and exact milliseconds, and the verdict on retrying at all."""
+    headers: dict[str, str] = {}
+    if error.retry_after_s is not None and error.should_retry is not False:
+        headers["retry-after"] = str(math.ceil(error.retry_after_s))
+        headers["retry-after-ms"] = str(math.ceil(error.retry_after_s * 1000))
+    if error.should_retry is not None:
+        headers["x-should-retry"] = "true" if error.should_retry else "false"
+    return headers
+
+
+def on_gateway_error(request: AnyRequest, error: GatewayError) -> Response[bytes]:
+    """A failure with its own words."""
+    request_log(request.scope).info("refused", status=error.status, code=error.reason)
+    return error_response(error)
+
+
+def on_framework_error(_: AnyRequest, error: HTTPException) -> Response[bytes]:
+    """Litestar's refusals, in words of ours: its own may repeat what the caller sent."""
+    if error.status_code not in BY_STATUS:
+        return error_response(errors.InternalFault("The gateway could not handle the request."))
+    kind, message = BY_STATUS[error.status_code]
+    allow = {k.lower(): v for k, v in (error.headers or {}).items() if k.lower() == "allow"}
+    return error_response(kind(message), allow)
+
+
+def on_defect(request: AnyRequest, error: Exception) -> Response[bytes]:
+    """A bug: the client gets the request id, the log gets the rest."""
+    request_log(request.scope).error("defect", exc_info=error)
+    message = "The gateway failed; its operator finds the cause under this request's x-request-id."
+    return error_response(errors.InternalFault(message))
+
+
+EXCEPTION_HANDLERS: ExceptionHandlersMap = {
+    GatewayError: on_gateway_error,
+    HTTPException: on_framework_error,
+    Exception: on_defect,
+}

@@ -1,0 +1,239 @@
+"""What models there are, what each can do, and which names lead to them. Data and pure look-ups."""
+
+from __future__ import annotations
+
+import re
+from datetime import UTC, date, datetime
+from decimal import Decimal, InvalidOperation
+from fnmatch import translate as glob_to_regex
+from functools import lru_cache
+from math import log
+from typing import Annotated, Literal, Self
+
+from msgspec import Meta, Struct, field
+
+from gateway.protocol.openai import ResponseFormat
+
+LARGEST_SIDE = 16384
+SIZE = re.compile(r"([1-9][0-9]{0,4})x([1-9][0-9]{0,4})")
+
+Parameter = Literal["negative_prompt", "prompt_extend", "watermark", "seed"]
+
+
+class Size(Struct, frozen=True, order=True):
+    """A picture's width and height in pixels."""
+
+    width: int
+    height: int
+
+    @classmethod
+    def parse(cls, value: object) -> Self:
+        """Read `WxH`, 1 to 16384 pixels a side.
+
+        Raises:
+            ValueError: anything else, with a sentence for the caller.
+        """
+        found = SIZE.fullmatch(value) if isinstance(value, str) else None
+        if found is None:
+            raise ValueError("expected WIDTHxHEIGHT in pixels, for example 1024x1024")
+        width, height = int(found[1]), int(found[2])
+        if max(width, height) > LARGEST_SIDE:
+            raise ValueError(f"a side may have at most {LARGEST_SIDE} pixels")
+        return cls(width, height)
+
+    @property
+    def area(self) -> int:
+        """Pixels."""
+        return self.width * self.height
+
+    @property
+    def ratio(self) -> float:
+        """Width over height."""
+        return self.width / self.height
+
+    def __str__(self) -> str:
+        return f"{self.width}x{self.height}"
+
+
+class Rate(Struct, frozen=True):
+    """A pace; `per_second` is None where there is no limit."""
+
+    per_second: float | None
+
+    @classmethod
+    def parse(cls, value: object) -> Self:
+        """Read `N/s`, `N/min` or `unlimited`.
+
+        Raises:
+            ValueError: anything else.
+        """
+        if value == "unlimited":
+            return cls(None)
+        count, _, unit = str(value).partition("/")
+        seconds = {"s": 1, "min": 60}.get(unit)
+        if seconds is None or not count.isascii() or not count.isdigit() or int(count) == 0:
+            raise ValueError("expected a rate such as 2/s, 5/min or unlimited")
+        return cls(int(count) / seconds)
+
+
+class Money(Struct, frozen=True, order=True):
+    """An amount in millionths of the catalogue's currency, so that sums are exact."""
+
+    micros: int
+
+    @classmethod
+    def parse(cls, value: object) -> Self:
+        """Read a number such as 0.25 or 200.
+
+        Raises:
+            ValueError: no number, a negative one, or more than six decimals.
+        """
+        try:
+            micros = Decimal(str(value)) * 1_000_000
+        except InvalidOperation:
+            micros = Decimal(-1)
+        if isinstance(value, bool) or not micros.is_finite() or micros < 0 or micros % 1:
+            raise ValueError("expected an amount of at least 0 with at most six decimals")
+        return cls(int(micros))
+
+    def __str__(self) -> str:
+        return f"{Decimal(self.micros) / 1_000_000:f}"
+
+
+class AreaSizes(Struct, frozen=True, tag_field="kind", tag="area", kw_only=True):
+    """Any size whose area (pixels) and aspect ratio are in range."""
+
+    min: int
+    max: int
+    max_ratio: float
+
+    def allows(self, size: Size) -> bool:
+        """Whether the vendor takes this size as it is."""
+        return self.min <= size.area <= self.max and (
+            1 / self.max_ratio <= size.ratio <= self.max_ratio
+        )
+
+    def candidates(self, wanted: Size) -> list[Size]:
+        """Legal sizes of about that ratio, in the multiples of 16 that the vendor snaps to."""
+        ratio = min(max(wanted.ratio, 1 / self.max_ratio), self.max_ratio)
+        heights = range(16, LARGEST_SIDE + 1, 16)
+        sizes = (Size(max(16, round(h * ratio / 16) * 16), h) for h in heights)
+        return [size for size in sizes if self.allows(size)]
+
+    def __str__(self) -> str:
+        ratio = f"{self.max_ratio:g}"
+        return f"an area of {self.min} to {self.max} pixels, aspect 1:{ratio} to {ratio}:1"
+
+
+class FixedSizes(Struct, frozen=True, tag_field="kind", tag="fixed", rename={"choices": "list"}):
+    """One of a list, `WxH` each."""
+
+    choices: tuple[str, ...]
+
+    def allows(self, size: Size) -> bool:
+        """Whether the vendor takes this size as it is."""
+        return str(size) in self.choices
+
+    def candidates(self, wanted: Size) -> list[Size]:  # noqa: ARG002 - the same for every wish
+        """All of them."""
+        return [Size.parse(choice) for choice in self.choices]
+
+    def __str__(self) -> str:
+        return "one of " + ", ".join(self.choices)
+
+
+class Price(Struct, frozen=True):
+    """What an image costs up to an area in pixels; the last tier has no bound."""
+
+    cost: Money
+    up_to: Annotated[int, Meta(ge=1)] | None = None
+
+
+class Model(Struct, frozen=True, kw_only=True):
+    """One entry of `config/models.yaml`, which explains the fields."""
+
+    sizes: AreaSizes | FixedSizes
+    images_per_call: Annotated[int, Meta(ge=1, le=10)]
+    max_prompt: Annotated[int, Meta(ge=1)]
+    rate: Rate
+    price: tuple[Price, ...]
+    released: date
+    supports: frozenset[Parameter] = frozenset()
+    default_size: Size | None = None
+    prompt_extend: bool = True
+    snapshots: tuple[str, ...] = ()
+    owned_by: str = "alibaba"
+
+    @property
+    def created(self) -> int:
+        """Release day as a Unix time."""
+        return int(datetime(*self.released.timetuple()[:3], tzinfo=UTC).timestamp())
+
+    def cost(self, size: Size | None) -> Money:
+        """Price of one image of this size; the dearest tier where the vendor chooses the size."""
+        if size is not None:
+            for tier in self.price:
+                if tier.up_to is None or size.area <= tier.up_to:
+                    return tier.cost
+        return max(tier.cost for tier in self.price)
+
+
+@lru_cache(maxsize=4096)
+def nearest(sizes: AreaSizes | FixedSizes, wanted: Size) -> Size:
+    """The legal size closest by aspect ratio, then by area."""
+    return min(
+        sizes.candidates(wanted),
+        key=lambda size: (
+            round(abs(log(size.ratio / wanted.ratio)), 6),
+            abs(size.area - wanted.area),
+        ),
+    )
+
+
+class Alias(Struct, frozen=True):
+    """Another name for a model, and what its users expect when they do not say."""
+
+    model: str
+    response_format: ResponseFormat = "url"
+
+
+class Choice(Struct, frozen=True):
+    """What a requested name leads to; `upstream_name` is what the vendor is sent."""
+
+    requested: str
+    upstream_name: str
+    model: Model
+    response_format: ResponseFormat
+
+
+class Catalogue(Struct, frozen=True):
+    """Models and aliases by name. `currency` is that of every price."""
+
+    currency: str
+    models: dict[str, Model]
+    aliases: dict[str, Alias] = field(default_factory=dict)
+
+    def find(self, name: str) -> Choice | None:
+        """Follow a name: an alias, a model or a dated snapshot of one. None if there is none."""
+        alias = self.aliases.get(name)
+        target = alias.model if alias else name
+        model = self.models.get(target) or self._snapshot(target)
+        if model is None:
+            return None
+        return Choice(name, target, model, alias.response_format if alias else "url")
+
+    def _snapshot(self, name: str) -> Model | None:
+        for base, model in self.models.items():
+            if name.startswith(base) and matches(model.snapshots, name[len(base) :]):
+                return model
+        return None
+
+
+@lru_cache(maxsize=1024)
+def _compiled(globs: tuple[str, ...]) -> re.Pattern[str]:
+    return re.compile("|".join(glob_to_regex(glob) for glob in globs) or r"(?!)")
+
+
+def matches(globs: tuple[str, ...], name: str) -> bool:
+    """Whether any of the globs covers the whole name, upper and lower case told apart."""
+    return _compiled(globs).match(name) is not None

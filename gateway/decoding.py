@@ -1,0 +1,223 @@
+"""YAML to typed Structs, collecting every fault with its path instead of stopping at the first."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from types import NoneType, UnionType
+from typing import Annotated, Any, TypeVar, Union, cast, get_args, get_origin, get_type_hints
+
+import msgspec
+import yaml
+from msgspec import Struct
+
+T = TypeVar("T")
+REFERENCE = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)\}")
+MAX_SECRET_BYTES = 64 * 1024
+
+
+class Fault(Struct, frozen=True):
+    """One thing wrong in a configuration file. `path` is such as `tenants[0].keys[1].hash`."""
+
+    path: str
+    message: str
+
+    def __str__(self) -> str:
+        return f"{self.path or 'the file'}: {self.message}"
+
+
+class ConfigError(Exception):
+    """A configuration that cannot be used; `faults` has every reason."""
+
+    def __init__(self, path: Path, faults: list[Fault]) -> None:
+        lines = "".join(f"\n  {fault}" for fault in faults)
+        super().__init__(f"{path}: {len(faults)} fault{'s' * (len(faults) != 1)}{lines}")
+        self.faults = faults
+
+
+class Secret:
+    """A text that never prints."""
+
+    __slots__ = ("_value",)
+
+    def __init__(self, value: str) -> None:
+        self._value = value
+
+    @classmethod
+    def parse(cls, value: object) -> Secret:
+        """Take a string, or read `{file: PATH}` without its trailing line end.
+
+        Raises:
+            ValueError: neither, or the file cannot be read; the value itself is never shown.
+        """
+        if isinstance(value, str):
+            return cls(value)
+        if isinstance(value, dict) and set(value) == {"file"}:
+            return cls(read_secret(Path(str(value["file"]))))
+        raise ValueError("expected a string or {file: PATH}")
+
+    def reveal(self) -> str:
+        """The text itself."""
+        return self._value
+
+    def __repr__(self) -> str:
+        return "Secret(*****)"
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Secret) and self._value == other._value
+
+    def __hash__(self) -> int:
+        return hash((Secret, self._value))
+
+
+def read_secret(path: Path) -> str:
+    """A secret's file, at most 64 KiB.
+
+    Raises:
+        ValueError: it cannot be read, is not UTF-8 text or is too long.
+    """
+    try:
+        with path.open("rb") as file:
+            content = file.read(MAX_SECRET_BYTES + 1)
+    except OSError as fault:
+        raise ValueError(f"cannot read {path}: {fault.strerror}") from None
+    if len(content) > MAX_SECRET_BYTES:
+        raise ValueError(f"{path} is longer than {MAX_SECRET_BYTES} bytes")
+    try:
+        return content.decode().rstrip("\r\n")
+    except UnicodeDecodeError:
+        raise ValueError(f"{path} is not UTF-8 text") from None
+
+
+class FromEnvironment(str):
+    """A value that came from the environment, where every number is written as text."""
+
+    __slots__ = ()
+
+
+class UniqueKeyLoader(yaml.SafeLoader):
+    """YAML's safe subset; a key that stands twice is an error instead of the last one winning."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:  # noqa: FBT001, FBT002
+        seen: set[str] = set()
+        for key, _ in node.value:
+            if isinstance(key, yaml.ScalarNode) and key.tag != "tag:yaml.org,2002:merge":
+                if key.value in seen:
+                    problem = f"the key {key.value!r} stands twice"
+                    raise yaml.constructor.ConstructorError(None, None, problem, key.start_mark)
+                seen.add(key.value)
+        return super().construct_mapping(node, deep)
+
+
+def read_yaml(path: Path, environment: Mapping[str, str], faults: list[Fault]) -> object:
+    """Parse a file and fill in `${NAME}`; what goes wrong is added to `faults`."""
+    try:
+        text = path.read_text(encoding="utf-8")
+        document = yaml.load(text, UniqueKeyLoader)  # noqa: S506 - a subclass of SafeLoader
+    except OSError as fault:
+        faults.append(Fault("", f"cannot read {path}: {fault.strerror}"))
+    except UnicodeDecodeError:
+        faults.append(Fault("", f"{path} is not UTF-8 text"))
+    except yaml.YAMLError as fault:
+        mark = getattr(fault, "problem_mark", None)
+        place = f"line {mark.line + 1}: " if mark else ""
+        faults.append(Fault("", f"not YAML: {place}{getattr(fault, 'problem', fault)}"))
+    else:
+        return fill_in(document, environment, "", faults)
+    return None
+
+
+def fill_in(
+    value: object, environment: Mapping[str, str], path: str, faults: list[Fault]
+) -> object:
+    """Replace `${NAME}` in every string below `value`."""
+    if isinstance(value, dict):
+        return {k: fill_in(v, environment, join(path, k), faults) for k, v in value.items()}
+    if isinstance(value, list):
+        return [fill_in(v, environment, f"{path}[{i}]", faults) for i, v in enumerate(value)]
+    if not isinstance(value, str) or not REFERENCE.search(value):
+        return value
+    missing = sorted({name for name in REFERENCE.findall(value) if name not in environment})
+    faults.extend(Fault(path, f"the environment variable {name} is not set") for name in missing)
+    return FromEnvironment(REFERENCE.sub(lambda found: environment.get(found[1], "-"), value))
+
+
+def join(path: str, key: object) -> str:
+    """The path of a key below `path`."""
+    return f"{path}.{key}" if path else str(key)
+
+
+def decode(value: object, type_: type[T], path: str, faults: list[Fault]) -> T | None:
+    """Build a `type_` from plain values; None, and at least one new fault, if it cannot be."""
+    before = len(faults)
+    built = build(value, type_, path, faults)
+    return cast("T", built) if len(faults) == before else None
+
+
+def build(value: object, type_: Any, path: str, faults: list[Fault]) -> object:  # noqa: ANN401
+    """Descend into Structs, lists and mappings; convert everything else at once."""
+    bare = plain(type_)
+    if value is None and bare is not type_ and NoneType in get_args(type_):
+        return None
+    if isinstance(bare, type) and hasattr(bare, "parse"):
+        return parse(value, bare, path, faults)
+    if isinstance(bare, type) and issubclass(bare, Struct) and isinstance(value, dict):
+        return build_struct(value, bare, path, faults)
+    if get_origin(bare) is tuple and isinstance(value, list):
+        item = get_args(bare)[0]
+        return tuple(build(v, item, f"{path}[{i}]", faults) for i, v in enumerate(value))
+    if get_origin(bare) is dict and isinstance(value, dict):
+        item = get_args(bare)[1]
+        return {str(k): build(v, item, join(path, k), faults) for k, v in value.items()}
+    return convert(value, type_, path, faults)
+
+
+def plain(type_: Any) -> Any:  # noqa: ANN401
+    """The one type inside `Annotated[T, …]` or `T | None`; anything else as it is."""
+    if get_origin(type_) is Annotated:
+        return plain(get_args(type_)[0])
+    if get_origin(type_) in {Union, UnionType}:
+        rest = [part for part in get_args(type_) if part is not NoneType]
+        return plain(rest[0]) if len(rest) == 1 else type_
+    return type_
+
+
+def build_struct(
+    value: dict[Any, Any], type_: type[Struct], path: str, faults: list[Fault]
+) -> object:
+    """A Struct from a mapping; unknown and missing keys are faults."""
+    hints = get_type_hints(type_, include_extras=True)
+    fields = {field.encode_name: field for field in msgspec.structs.fields(type_)}
+    before = len(faults)
+    faults.extend(Fault(join(path, k), "unknown key") for k in value if k not in fields)
+    faults.extend(
+        Fault(join(path, name), "is missing")
+        for name, field in fields.items()
+        if field.required and name not in value
+    )
+    built = {
+        fields[k].name: build(v, hints[fields[k].name], join(path, k), faults)
+        for k, v in value.items()
+        if k in fields
+    }
+    return type_(**built) if len(faults) == before else None
+
+
+def parse(value: object, type_: Any, path: str, faults: list[Fault]) -> object:  # noqa: ANN401
+    """A type that reads itself."""
+    try:
+        return type_.parse(value)
+    except ValueError as fault:
+        faults.append(Fault(path, str(fault)))
+        return None
+
+
+def convert(value: object, type_: Any, path: str, faults: list[Fault]) -> object:  # noqa: ANN401
+    """A leaf, or a union told apart by a tag. Text from the environment may stand for a number."""
+    try:
+        return msgspec.convert(value, type_, strict=not isinstance(value, FromEnvironment))
+    except msgspec.ValidationError as fault:
+        message, _, place = str(fault).partition(" - at `$")
+        faults.append(Fault(path + place.rstrip("`"), message[0].lower() + message[1:]))
+        return None

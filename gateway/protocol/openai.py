@@ -1,0 +1,116 @@
+"""OpenAI's image API as clients see it.
+
+A request (openai-python `types/image_generate_params.py`; `extra_body` arrives at the top level)::
+
+    {"model": "gpt-image-1", "prompt": "a fox", "n": 2, "size": "1024x1024", "seed": 7}
+
+an answer::
+
+    {"created": 1763800000, "data": [{"url": "https://…"}, {"url": "https://…"}]}
+
+and an error::
+
+    {"error": {"message": "…", "type": "invalid_request_error", "param": "size",
+               "code": "invalid_value"}}
+
+An explicit null means "absent": the SDKs send both.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from msgspec import UNSET, Meta, Struct, UnsetType
+
+Count = Annotated[int, Meta(ge=1, le=10)]
+Seed = Annotated[int, Meta(ge=0, le=2147483647)]
+Compression = Annotated[int, Meta(ge=0, le=100)]
+Partials = Annotated[int, Meta(ge=0, le=3)]
+
+ResponseFormat = Literal["url", "b64_json"]
+Quality = Literal["auto", "low", "medium", "high", "xhigh", "max", "standard", "hd"]
+
+
+class ImageRequest(Struct, frozen=True, kw_only=True):
+    """The body of `POST /v1/images/generations`.
+
+    The fate of each field (honoured, mapped, accepted without effect, refused) is the table in
+    `gateway.translate.fields`. Every type and range below is OpenAI's own; the last four fields
+    are the gateway's, with DashScope's ranges.
+    """
+
+    prompt: str
+    model: str | None = None
+    n: Count | None = None
+    size: str | None = None
+    quality: Quality | None = None
+    response_format: ResponseFormat | None = None
+    output_format: Literal["png", "webp", "jpeg", "gif", "svg"] | None = None
+    output_compression: Compression | None = None
+    background: Literal["transparent", "opaque", "auto"] | None = None
+    moderation: Literal["low", "auto"] | None = None
+    style: Literal["vivid", "natural"] | None = None
+    stream: bool | None = None
+    partial_images: Partials | None = None
+    user: str | None = None
+    safety_identifier: str | None = None
+    complexity: Literal["low", "medium", "high"] | None = None
+    frame_count: int | None = None
+    frame_duration_ms: int | None = None
+    svg: dict[str, Any] | None = None
+    negative_prompt: str | None = None
+    prompt_extend: bool | None = None
+    watermark: bool | None = None
+    seed: Seed | None = None
+
+
+class Image(Struct, frozen=True, omit_defaults=True):
+    """One picture: exactly one of the two is set, as `response_format` asked."""
+
+    url: str | UnsetType = UNSET
+    b64_json: str | UnsetType = UNSET
+
+
+class ImagesResponse(Struct, frozen=True, omit_defaults=True, kw_only=True):
+    """The answer. `created` is a Unix time in whole seconds.
+
+    `size`, `output_format` and `background` are set only to values that every published schema
+    allows: a strict client of the August 2026 specification knows three sizes.
+    """
+
+    created: int
+    data: list[Image]
+    background: Literal["opaque"] | UnsetType = UNSET
+    output_format: Literal["png"] | UnsetType = UNSET
+    size: str | UnsetType = UNSET
+
+
+class ErrorDetail(Struct, frozen=True):
+    """All four keys are always present; `param` and `code` may be null."""
+
+    message: str
+    type: str
+    param: str | None
+    code: str | None
+
+
+class ErrorResponse(Struct, frozen=True):
+    """The envelope of every failure, whatever its status."""
+
+    error: ErrorDetail
+
+
+class Model(Struct, frozen=True, kw_only=True):
+    """One entry of `GET /v1/models`."""
+
+    id: str
+    created: int
+    owned_by: str
+    object: Literal["model"] = "model"
+
+
+class ModelList(Struct, frozen=True):
+    """`GET /v1/models`: not paginated; both keys are required by the SDKs."""
+
+    data: list[Model]
+    object: Literal["list"] = "list"

@@ -1,0 +1,1 @@
+"""OpenAI to DashScope and back: pure functions, no IO, no clock, safe to repeat."""

@@ -1,0 +1,80 @@
+"""The fate of every field of an image request: one table, which the README shows and tests walk.
+
+A field is *honoured*, *mapped* to something the vendor has, *accepted* without effect (the answer's
+`x-gateway-ignored` header names it), or *refused* with a 400 whose `param` names it.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from msgspec import Struct
+
+from gateway.errors import InvalidRequest
+from gateway.protocol.openai import ImageRequest
+
+Fate = Literal["honoured", "mapped", "accepted", "refused"]
+
+
+class Field(Struct, frozen=True):
+    """One row. `taken` lists the values that a refused field may still have."""
+
+    name: str
+    fate: Fate
+    what: str
+    taken: tuple[object, ...] = ()
+
+
+FIELDS: tuple[Field, ...] = (
+    Field(
+        "prompt", "honoured", "sent as it is; over the model's documented length, a warning header"
+    ),
+    Field("model", "mapped", "a catalogue name or an alias; absent: the tenant's default"),
+    Field("n", "honoured", "1 to 10 on every model, split over upstream calls where needed"),
+    Field("size", "mapped", "as asked where legal, else the nearest legal size, named in a header"),
+    Field("response_format", "honoured", "`url` or `b64_json`; absent: as the alias says"),
+    Field("negative_prompt", "honoured", "where the model has it, else refused"),
+    Field(
+        "prompt_extend",
+        "honoured",
+        "where the model has it, else refused; absent: the model's default",
+    ),
+    Field("watermark", "honoured", "where the model has it, else refused; absent: false"),
+    Field("seed", "honoured", "0 to 2147483647; split calls get seeds that follow from it"),
+    Field("output_format", "refused", "`png` only: the vendor makes nothing else", ("png",)),
+    Field("background", "refused", "`auto` and `opaque` only: no transparency", ("auto", "opaque")),
+    Field("stream", "refused", "`false` only", (False,)),
+    Field("partial_images", "refused", "0 only", (0,)),
+    Field("frame_count", "refused", "animations only, which no model makes"),
+    Field("frame_duration_ms", "refused", "animations only, which no model makes"),
+    Field("svg", "refused", "vector graphics only, which no model makes"),
+    Field("quality", "accepted", "the vendor has no such choice"),
+    Field("style", "accepted", "the vendor has no such choice"),
+    Field("moderation", "accepted", "the vendor's own moderation always applies"),
+    Field("complexity", "accepted", "the vendor has no such choice"),
+    Field("output_compression", "accepted", "PNG is lossless"),
+    Field("user", "accepted", "not sent to the vendor"),
+    Field("safety_identifier", "accepted", "not sent to the vendor"),
+)
+
+KNOWN = frozenset(row.name for row in FIELDS)
+ACCEPTED = tuple(row.name for row in FIELDS if row.fate == "accepted")
+REFUSED = tuple(row for row in FIELDS if row.fate == "refused")
+
+
+def refuse_unsupported(request: ImageRequest) -> None:
+    """Refuse what the vendor cannot do.
+
+    Raises:
+        InvalidRequest: `param` names the first such field.
+    """
+    for row in REFUSED:
+        value = getattr(request, row.name)
+        if value is not None and value not in row.taken:
+            message = f"'{row.name}' is not supported with this value: {row.what}."
+            raise InvalidRequest(message, param=row.name, code="unsupported_value")
+
+
+def ignored(request: ImageRequest) -> tuple[str, ...]:
+    """Names of the fields that were given and have no effect."""
+    return tuple(name for name in ACCEPTED if getattr(request, name) is not None)

@@ -1,0 +1,168 @@
+"""OpenAI's image request to DashScope's.
+
+    {"model": "gpt-image-1", "prompt": "a fox", "n": 7, "size": "512x512", "seed": 7}
+
+becomes, on qwen-image-2.0-pro, two calls::
+
+    {"model": "qwen-image-2.0-pro",
+     "input": {"messages": [{"role": "user", "content": [{"text": "a fox"}]}]},
+     "parameters": {"size": "512*512", "n": 4, "prompt_extend": true, "watermark": false,
+                    "seed": 7}}
+    …the same with "n": 3, "seed": 11
+"""
+
+from __future__ import annotations
+
+from typing import Literal, TypeVar
+
+import msgspec
+from msgspec import Struct
+
+from gateway.catalogue import Choice, Model, Parameter, Size, nearest
+from gateway.errors import InvalidRequest
+from gateway.protocol.dashscope import GenerationRequest, Input, Message, Parameters, Text
+from gateway.protocol.openai import ImageRequest, ResponseFormat
+from gateway.translate.fields import ignored, refuse_unsupported
+
+T = TypeVar("T")
+SizePolicy = Literal["nearest", "strict"]
+
+SEEDS = 2**31
+"""DashScope's seeds are 0 to 2147483647."""
+
+NEGATIVE_PROMPT_LENGTH = 500
+"""Characters that DashScope reads of a negative prompt; it cuts off the rest."""
+
+
+class Plan(Struct, frozen=True, kw_only=True):
+    """What one image request asks of the vendor, and what its sender should be told."""
+
+    model: str
+    """Catalogue or snapshot name, as the vendor is sent it."""
+    entry: Model
+    calls: tuple[GenerationRequest, ...]
+    images: int
+    response_format: ResponseFormat
+    size: Size | None
+    """As sent; None where the model chooses."""
+    ignored: tuple[str, ...] = ()
+    warnings: tuple[str, ...] = ()
+
+
+def to_dashscope(request: ImageRequest, choice: Choice, size_policy: SizePolicy) -> Plan:
+    """Translate a request for the model it was resolved to.
+
+    Raises:
+        InvalidRequest: the request cannot be honoured; `param` names the field.
+    """
+    refuse_unsupported(request)
+    refuse_unreadable("prompt", request.prompt)
+    refuse_unreadable("negative_prompt", request.negative_prompt)
+    model = choice.model
+    size = to_size(request.size, choice, size_policy)
+    images = request.n or 1
+    prompt = Input((Message((Text(request.prompt),)),))
+    parameters = to_parameters(request, choice, size)
+    return Plan(
+        model=choice.upstream_name,
+        entry=model,
+        calls=tuple(
+            GenerationRequest(choice.upstream_name, prompt, call)
+            for call in split(parameters, images, model.images_per_call)
+        ),
+        images=images,
+        response_format=request.response_format or choice.response_format,
+        size=size,
+        ignored=ignored(request),
+        warnings=tuple(length_warnings(request, choice)),
+    )
+
+
+def refuse_unreadable(name: str, text: str | None) -> None:
+    """Refuse text that the vendor would not read as its sender meant it."""
+    if text is None:
+        return
+    if name == "prompt" and not text.strip():
+        raise InvalidRequest("'prompt' must not be empty.", param=name)
+    if "\0" in text:
+        raise InvalidRequest(f"'{name}' must not contain NUL characters.", param=name)
+
+
+def to_size(wanted: str | None, choice: Choice, policy: SizePolicy) -> Size | None:
+    """The size to send: as asked where legal, else the nearest legal one, or a 400 if `strict`."""
+    if wanted is None or wanted == "auto":
+        return choice.model.default_size
+    try:
+        size = Size.parse(wanted)
+    except ValueError as fault:
+        raise InvalidRequest(f"Invalid 'size': {fault}, or auto.", param="size") from None
+    if choice.model.sizes.allows(size):
+        return size
+    if policy == "strict":
+        raise InvalidRequest(
+            f"Invalid 'size': {size} on {choice.upstream_name}. Supported: {choice.model.sizes}.",
+            param="size",
+        )
+    return nearest(choice.model.sizes, size)
+
+
+def to_parameters(request: ImageRequest, choice: Choice, size: Size | None) -> Parameters:
+    """Everything but `n`; refuses a parameter that the model does not document."""
+    supports = choice.model.supports
+
+    def given(name: Parameter, value: T | None, default: T | None = None) -> T | None:
+        if name in supports:
+            return default if value is None else value
+        if value is not None and value is not False:
+            message = f"'{name}' is not supported by {choice.upstream_name}."
+            raise InvalidRequest(message, param=name, code="unsupported_parameter")
+        return None
+
+    return Parameters(
+        size=None if size is None else f"{size.width}*{size.height}",
+        negative_prompt=given("negative_prompt", request.negative_prompt),
+        prompt_extend=given("prompt_extend", request.prompt_extend, choice.model.prompt_extend),
+        watermark=given("watermark", request.watermark, default=False),
+        seed=given("seed", request.seed),
+    )
+
+
+def split(parameters: Parameters, images: int, per_call: int) -> list[Parameters]:
+    """Spread `images` evenly over as few calls as the model allows.
+
+    Each call's seed is the given one plus the number of images before it, so no two calls of a
+    request share a seed, and the same request always has the same ones.
+    """
+    calls = -(-images // per_call)
+    counts = [images // calls + (index < images % calls) for index in range(calls)]
+    seed = parameters.seed
+    return [
+        msgspec.structs.replace(
+            parameters, n=count, seed=None if seed is None else (seed + sum(counts[:index])) % SEEDS
+        )
+        for index, count in enumerate(counts)
+    ]
+
+
+def remaining(call: GenerationRequest, received: int) -> GenerationRequest:
+    """The same call for the images it still owes, with a seed that none of the others had."""
+    before = call.parameters
+    rest = msgspec.structs.replace(
+        before,
+        n=(before.n or 1) - received,
+        seed=None if before.seed is None else (before.seed + received) % SEEDS,
+    )
+    return msgspec.structs.replace(call, parameters=rest)
+
+
+def length_warnings(request: ImageRequest, choice: Choice) -> list[str]:
+    """Sentences for texts longer than the vendor documents that it reads."""
+    limits = (
+        ("prompt", request.prompt, choice.model.max_prompt),
+        ("negative_prompt", request.negative_prompt or "", NEGATIVE_PROMPT_LENGTH),
+    )
+    return [
+        f"{name} has {len(text)} characters; {choice.upstream_name} reads about the first {limit}"
+        for name, text, limit in limits
+        if len(text) > limit
+    ]

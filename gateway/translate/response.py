@@ -1,0 +1,54 @@
+"""DashScope's answer to OpenAI's.
+
+    {"output": {"choices": [{"message": {"content": [{"image": "https://…"}, {"image": "https://…"}]}}]}}
+
+becomes::
+
+    {"created": 1763800000, "data": [{"url": "https://…"}, {"url": "https://…"}]}
+"""
+
+from __future__ import annotations
+
+import struct
+
+from msgspec import UNSET, UnsetType
+
+from gateway.catalogue import Size
+from gateway.protocol.dashscope import GenerationReply
+from gateway.protocol.openai import Image, ImagesResponse
+
+PUBLISHED_SIZES = ("1024x1024", "1024x1536", "1536x1024")
+"""All that the August 2026 specification, and openai-python before 3.0, allow as `size`."""
+
+PNG_START = b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR"
+PNG_HEADER_BYTES = len(PNG_START) + 8
+
+
+def image_urls(reply: GenerationReply) -> list[str]:
+    """Every picture's URL, in order, over choices and their content; text items are passed over."""
+    choices = (reply.output and reply.output.choices) or []
+    return [
+        item.image
+        for choice in choices
+        for item in (choice.message and choice.message.content) or []
+        if item.image
+    ]
+
+
+def png_size(start: bytes) -> Size | None:
+    """Width and height from a PNG's first 24 bytes; None if they are not a PNG's.
+
+    `usage` is not asked: in the vendor's own examples it disagrees with the picture.
+    """
+    if len(start) < PNG_HEADER_BYTES or not start.startswith(PNG_START):
+        return None
+    return Size(*struct.unpack_from(">II", start, len(PNG_START)))
+
+
+def to_openai(images: list[Image], *, created: int, size: Size | None) -> ImagesResponse:
+    """The answer; `size` is left out where published schemas would reject it."""
+    text = str(size)
+    shown: str | UnsetType = text if text in PUBLISHED_SIZES else UNSET
+    return ImagesResponse(
+        created=created, data=images, background="opaque", output_format="png", size=shown
+    )

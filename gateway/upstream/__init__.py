@@ -1,0 +1,1 @@
+"""DashScope over HTTP: submit a call, fetch an image."""

@@ -1,0 +1,148 @@
+"""One DashScope call over HTTP, and what its outcome means. The only file that imports httpx.
+
+The transport of `httpx-aiohttp` is called directly: httpx's client on top of it (cookies,
+redirects, auth hooks, none of which this needs) costs more than the call
+(docs/decisions/0003-httpx-over-aiohttp.md).
+"""
+
+from __future__ import annotations
+
+import asyncio
+from email.utils import parsedate_to_datetime
+from time import time
+
+import aiohttp
+import httpx
+import msgspec
+from httpx_aiohttp import AiohttpTransport
+
+from gateway import errors
+from gateway.config import Account, Upstream
+from gateway.errors import GatewayError
+from gateway.protocol.dashscope import GenerationReply, GenerationRequest
+from gateway.translate.failure import Remedy, UpstreamFailure, to_failure
+
+PATH = "/services/aigc/multimodal-generation/generation"
+MAX_REPLY_BYTES = 1024 * 1024
+MAX_RETRY_AFTER_S = 3600.0
+OK = 200
+
+NEVER_SENT = (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError)
+"""What aiohttp raises before a connection stands. The transport's own mapping cannot be used for
+this: it also turns a connection lost in mid-call into `httpx.ConnectTimeout`."""
+
+
+def open_transport(upstream: Upstream) -> httpx.AsyncBaseTransport:
+    """The connection pool that all calls of a worker share; it opens inside the running loop."""
+    return AiohttpTransport(
+        client=lambda: aiohttp.ClientSession(
+            connector=aiohttp.TCPConnector(
+                limit=upstream.max_connections, keepalive_timeout=upstream.keepalive_s
+            ),
+            cookie_jar=aiohttp.DummyCookieJar(),
+            timeout=aiohttp.ClientTimeout(total=None),
+        )
+    )
+
+
+class DashScope:
+    """Sends calls over a transport."""
+
+    def __init__(self, upstream: Upstream, transport: httpx.AsyncBaseTransport) -> None:
+        self._connect_timeout_s = upstream.connect_timeout_s
+        self._transport = transport
+        self._encoder = msgspec.json.Encoder()
+        self._decoder = msgspec.json.Decoder(GenerationReply)
+
+    async def generate(
+        self, account: Account, call: GenerationRequest, timeout_s: float
+    ) -> GenerationReply:
+        """Send one call and read its answer, within `timeout_s` seconds.
+
+        Raises:
+            UpstreamFailure: anything but a success; it says whether the call may be sent again.
+        """
+        request = self._request(account, call)
+        try:
+            async with asyncio.timeout(timeout_s):
+                response = await self._transport.handle_async_request(request)
+                body = await read(response)
+        except TimeoutError:
+            raise lost(errors.UpstreamTimeout, "did not finish in time") from None
+        except (httpx.HTTPError, aiohttp.ClientError, OSError) as fault:
+            raise broken(fault) from fault
+        return self._judge(response, body)
+
+    def _request(self, account: Account, call: GenerationRequest) -> httpx.Request:
+        timeout = {"connect": self._connect_timeout_s, "read": None, "pool": None}
+        return httpx.Request(
+            "POST",
+            account.base_url.rstrip("/") + PATH,
+            headers={
+                "authorization": f"Bearer {account.api_key.reveal()}",
+                "content-type": "application/json",
+                "accept": "application/json",
+                "accept-encoding": "identity",
+                "user-agent": "dashscope-image-gateway",
+            },
+            content=self._encoder.encode(call),
+            extensions={"timeout": timeout},
+        )
+
+    def _judge(self, response: httpx.Response, body: bytes | None) -> GenerationReply:
+        try:
+            reply = None if body is None else self._decoder.decode(body)
+        except msgspec.DecodeError:
+            reply = None
+        if response.status_code == OK and reply and reply.output and not reply.code:
+            return reply
+        raise to_failure(response.status_code, reply, retry_after(response.headers))
+
+    async def aclose(self) -> None:
+        """Close the pool."""
+        await self._transport.aclose()
+
+
+async def read(response: httpx.Response) -> bytes | None:
+    """The whole body, or None if it is longer than any real answer."""
+    chunks, size = [], 0
+    try:
+        async for chunk in response.aiter_raw():
+            size += len(chunk)
+            if size > MAX_REPLY_BYTES:
+                return None
+            chunks.append(chunk)
+    finally:
+        await response.aclose()
+    return b"".join(chunks)
+
+
+def broken(fault: Exception) -> UpstreamFailure:
+    """A call without an answer: never sent, or lost on the way."""
+    cause = fault.__cause__ or fault
+    if isinstance(cause, NEVER_SENT):
+        message = "The image service cannot be reached; nothing was generated."
+        error = errors.UpstreamUnreachable(message)
+        return UpstreamFailure(error, Remedy.RESEND, message=type(cause).__name__)
+    return lost(errors.UpstreamAmbiguous, "closed the connection", type(cause).__name__)
+
+
+def lost(error: type[GatewayError], what: str, detail: str = "") -> UpstreamFailure:
+    """A call that was, or may have been, sent, and whose outcome will never be known."""
+    message = f"The image service {what}; the image may have been generated."
+    return UpstreamFailure(error(message), Remedy.UNKNOWN, message=detail)
+
+
+def retry_after(headers: httpx.Headers) -> float | None:
+    """The vendor's Retry-After in seconds, at most an hour; it documents none, but may send one."""
+    value = headers.get("retry-after")
+    if value is None:
+        return None
+    try:
+        seconds = float(value)
+    except ValueError:
+        try:
+            seconds = parsedate_to_datetime(value).timestamp() - time()
+        except ValueError:
+            return None
+    return min(max(seconds, 0.0), MAX_RETRY_AFTER_S) if seconds == seconds else None  # noqa: PLR0124 - NaN
