@@ -1,0 +1,93 @@
+"""What every test may ask for, and the rule that in CI no test is skipped unseen."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterator
+from typing import Final
+
+import hypothesis
+import pytest
+
+from tests.redis_server import RedisServer, available_redis_servers
+
+# Skips that CI accepts: a pattern for the skip's reason, and why it is right that the test does
+# not run there. Any other skip fails the run where CI=true.
+ALLOWED_SKIPS: Final[dict[str, str]] = {}
+
+# Machines that run tests are slow and shared: no test fails for one slow example.
+hypothesis.settings.register_profile("default", deadline=None, print_blob=True)
+hypothesis.settings.load_profile("default")
+
+
+@pytest.fixture(scope="session")
+def redis_server() -> Iterator[RedisServer]:
+    """A real server, shared by the tests of a worker: do not stop or kill it."""
+    with RedisServer() as server:
+        yield server
+
+
+@pytest.fixture
+def redis_url(redis_server: RedisServer) -> str:
+    """The shared server, empty."""
+    redis_server.flush()
+    return redis_server.url
+
+
+@pytest.fixture
+def own_redis_server() -> Iterator[RedisServer]:
+    """A server for one test alone, to stop, kill and restart."""
+    with RedisServer() as server:
+        yield server
+
+
+@pytest.fixture(scope="session", params=available_redis_servers())
+def each_redis_server(request: pytest.FixtureRequest) -> Iterator[RedisServer]:
+    """As `redis_server`, once for each version found on this machine."""
+    with RedisServer(available_redis_servers()[request.param]) as server:
+        yield server
+
+
+@pytest.fixture
+def each_redis_url(each_redis_server: RedisServer) -> str:
+    """As `redis_url`, once for each version found on this machine."""
+    each_redis_server.flush()
+    return each_redis_server.url
+
+
+class SkipsFail:
+    """Fails the run when a test was skipped for a reason that is not allowed."""
+
+    def __init__(self) -> None:
+        self.refused: dict[str, str] = {}
+
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        if report.skipped and not hasattr(report, "wasxfail"):
+            self._judge(report)
+
+    def pytest_collectreport(self, report: pytest.CollectReport) -> None:
+        if report.skipped:
+            self._judge(report)
+
+    @pytest.hookimpl(trylast=True)
+    def pytest_sessionfinish(self, session: pytest.Session) -> None:
+        if self.refused and session.exitstatus in (pytest.ExitCode.OK, 5):
+            session.exitstatus = pytest.ExitCode.TESTS_FAILED
+
+    def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter) -> None:
+        if self.refused:
+            terminalreporter.section("skipped, which fails the run in CI", red=True)
+            for test, reason in self.refused.items():
+                terminalreporter.line(f"{test}: {reason}")
+
+    def _judge(self, report: pytest.TestReport | pytest.CollectReport) -> None:
+        reason = report.longrepr[2] if isinstance(report.longrepr, tuple) else str(report.longrepr)
+        if not any(re.search(pattern, reason) for pattern in ALLOWED_SKIPS):
+            self.refused[report.nodeid] = reason
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    is_worker = hasattr(config, "workerinput")
+    if os.environ.get("CI") == "true" and not is_worker:
+        config.pluginmanager.register(SkipsFail())

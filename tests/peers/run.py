@@ -1,0 +1,68 @@
+"""Calls the gateway with the SDKs that its users have: four versions, each in its own environment.
+
+    replies = run_peer("openai-2", {
+        "base_url": "http://127.0.0.1:8080/v1",
+        "api_key": "gw-…",
+        "max_retries": 0,
+        "timeout": 5,
+        "calls": [
+            {
+                "method": "images.generate",
+                "args": {"model": "…", "prompt": "…", "extra_body": {}, "extra_headers": {}},
+                "fetch": True,
+            },
+            {"method": "models.list"},
+            {"method": "models.retrieve", "id": "qwen-image"},
+        ],
+        "concurrency": 8,
+    })
+
+There is one reply per call, in the order of the calls. All have `ok`, `attempts`, `elapsed_s` and
+the `headers` of the last answer. An image has `request_id`, `created`, `type_of_created`,
+`raw_keys` and `data` (each with `url`, `b64_sha256`, `b64_len`, `png_size`, `revised_prompt`,
+`raw_keys` and, where `fetch` was asked, `fetched`); a list of models has `ids`, one model `id`;
+a failure has `class`, `status`, `code`, `type`, `param`, `message` and `request_id`.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+from pathlib import Path
+from typing import Any, Final
+
+import pytest
+
+ROOT: Final = Path(__file__).parents[2]
+HERE: Final = Path(__file__).parent
+PEERS: Final = ["openai-1", "openai-2", "openai-3", "openai-node"]
+
+
+def run_peer(peer: str, scenario: dict[str, Any], *, timeout_s: float = 90) -> list[dict[str, Any]]:
+    """Blocks until every call is done: from a coroutine, use `asyncio.to_thread`."""
+    run = subprocess.run(
+        _command(peer),
+        input=json.dumps(scenario),
+        capture_output=True,
+        text=True,
+        timeout=timeout_s,
+        check=False,
+        # Nothing of OPENAI_*, of proxies, or of coverage, which the peers do not have.
+        env={name: os.environ[name] for name in ("PATH", "HOME", "LANG") if name in os.environ},
+    )
+    if run.returncode != 0:
+        message = f"{peer} ended with {run.returncode}:\n{run.stderr}"
+        raise RuntimeError(message)
+    return [json.loads(line) for line in run.stdout.splitlines()]
+
+
+def _command(peer: str) -> list[str]:
+    if peer == "openai-node":
+        if not (HERE / "node" / "node_modules" / "openai").is_dir():
+            pytest.skip("the Node SDK is not installed: `make test` does that where node >= 20 is")
+        return ["node", str(HERE / "node" / "openai_calls.mjs")]
+    python = Path(os.environ.get("PEERS", ".peers"), peer, "bin", "python")
+    if not (ROOT / python).exists():
+        pytest.skip(f"the {peer} SDK is not installed: `make test` does that")
+    return [str(ROOT / python), str(HERE / "openai_calls.py")]
