@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import sys
+import time
 from pathlib import Path
 
 from cyclopts import App
 from msgspec.structs import replace
 
-from gateway.config import Config, Listen, load_config
+from gateway.app import open_store
+from gateway.config import Config, Listen, Tenant, load_config
 from gateway.decoding import ConfigError
 from gateway.demo import demo_config, demo_text, start_simulator
+from gateway.generation import Clock
 from gateway.server import serve as run_server
 from gateway.simulator.app import serve as run_simulator
+from gateway.store.base import StoreUnavailable, Usage
 from gateway.tenants import hash_key, new_key
+from gateway.usage import as_json, as_table, read_usage
 
 app = App(
     name="gateway",
@@ -103,6 +109,42 @@ def simulate(*, host: str = "127.0.0.1", port: int = 8090) -> None:
     """Run the DashScope simulator alone."""
     print(f"simulator: listening on http://{host}:{port}/api/v1", flush=True)
     run_simulator(host, port)
+
+
+@app.command
+def usage(tenant: str | None = None, *, config: Path, json: bool = False) -> None:
+    """Show what each tenant has used today and this month, and what it has left.
+
+    Parameters
+    ----------
+    tenant
+        Only this one.
+    config
+        The configuration file, for the tenants' names and the store.
+    json
+        Print JSON instead of a table.
+    """
+    loaded = read_config(config)
+    tenants = [t for t in loaded.tenants if tenant in (None, t.name)]
+    if not tenants:
+        stop(f"No tenant named {tenant!r} in {config}.")
+    if loaded.redis is None:
+        stop(f"{config} has no `redis:`, so usage lives inside the running gateway only.")
+    try:
+        found = asyncio.run(from_store(loaded, tenants))
+    except StoreUnavailable as fault:
+        stop(f"Redis did not answer: {fault}")
+        raise
+    print(as_json(found, loaded.catalogue.currency) if json else as_table(found, loaded))
+
+
+async def from_store(config: Config, tenants: list[Tenant]) -> list[Usage]:
+    """Open the store, read, close."""
+    store = open_store(config, Clock(time.time, time.monotonic))
+    try:
+        return await read_usage(store, tenants)
+    finally:
+        await store.aclose()
 
 
 @app.command

@@ -25,6 +25,15 @@ Count = Annotated[int, Meta(ge=1)]
 Name = Annotated[str, Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")]
 KeyHash = Annotated[str, Meta(pattern=r"^sha256:[0-9a-f]{64}$")]
 Globs = tuple[str, ...]
+REDIS_SCHEMES = (
+    "redis://",
+    "rediss://",
+    "unix://",
+    "redis+sentinel://",
+    "rediss+sentinel://",
+    "redis+cluster://",
+    "rediss+cluster://",
+)
 
 
 class Listen(Struct, frozen=True):
@@ -34,10 +43,34 @@ class Listen(Struct, frozen=True):
     port: Port = 8080
 
 
-class Redis(Struct, frozen=True):
+class OnLoss(Struct, frozen=True):
+    """What happens while Redis is away: see docs/reliability.md for the bound of each."""
+
+    rates: Literal["local", "allow", "refuse"] = "local"
+    """Requests and images a minute, concurrent requests; `local` is this worker's share."""
+    budgets: Literal["local", "allow", "refuse"] = "refuse"
+    """Images a day, spend a month."""
+
+
+class Redis(Struct, frozen=True, kw_only=True):
     """The store that workers and replicas share."""
 
     url: Secret
+    """redis://, rediss://, unix://, redis+sentinel:// or redis+cluster://; docs/reliability.md."""
+    prefix: str = "gateway:"
+    connect_timeout_ms: Count = 100
+    command_timeout_ms: Count = 50
+    replicas: Count = 1
+    """Gateways that share it; used for the local share until Redis has told the number."""
+    on_loss: OnLoss = OnLoss()
+
+
+class Pacing(Struct, frozen=True):
+    """How many upstream calls may wait for their slot in one worker."""
+
+    waiting_per_model: Count = 10_000
+    waiting_per_tenant: Count = 5_000
+    """Of one tenant for one model."""
 
 
 class Account(Struct, frozen=True, kw_only=True):
@@ -125,6 +158,7 @@ class Config(Struct, frozen=True, kw_only=True):
     redis: Redis | None = None
     images: Images = Images()
     upstream: Upstream = Upstream()
+    pacing: Pacing = Pacing()
     default_model: str = "qwen-image-2.0-pro"
     models: Path | None = None
     """A catalogue to use instead of the shipped one."""
@@ -196,6 +230,8 @@ def faults_of_meaning(config: Config) -> Iterator[Fault]:
         yield Fault("accounts", "at least one account is needed")
     for index, account in enumerate(config.accounts):
         yield from account_faults(account, f"accounts[{index}]")
+    if config.redis is not None:
+        yield from redis_faults(config.redis)
     for index, host in enumerate(config.images.allowed_hosts):
         if "://" in host or "/" in host or not host.strip("."):
             yield Fault(f"images.allowed_hosts[{index}]", "expected a host or a .suffix, no URL")
@@ -218,6 +254,12 @@ def account_faults(account: Account, path: str) -> Iterator[Fault]:
     key = account.api_key.reveal()
     if not key or not key.isascii() or any(char.isspace() for char in key):
         yield Fault(f"{path}.api_key", "expected a key without spaces or line ends")
+
+
+def redis_faults(redis: Redis) -> Iterator[Fault]:
+    """A URL of no known form; it is not shown, since it may hold a password."""
+    if not redis.url.reveal().startswith(REDIS_SCHEMES):
+        yield Fault("redis.url", f"expected one of {', '.join(REDIS_SCHEMES)}")
 
 
 def default_model_faults(config: Config) -> Iterator[Fault]:

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 
 from msgspec.structs import replace
 
+from gateway.catalogue import Rate
 from gateway.config import Account, Config, Images, Key, Listen, Tenant, with_catalogue
 from gateway.decoding import Secret
 from gateway.simulator.app import serve as run_simulator
@@ -37,7 +38,8 @@ def demo_config(
     else:
         base_url = f"http://127.0.0.1:{simulator_port}/api/v1"
         api_key, images = "simulated", Images(allowed_hosts=("127.0.0.1",), allow_http=True)
-    account = Account(name="demo", base_url=base_url, api_key=Secret(api_key))
+    rates = {} if simulator_port is None else {"*": Rate(None)}
+    account = Account(name="demo", base_url=base_url, api_key=Secret(api_key), rates=rates)
     tenant = Tenant(name="demo", keys=(Key(hash=hash_key(key), label="demo"),))
     config = Config(accounts=(account,), tenants=(tenant,), images=images)
     return with_catalogue(replace(config, listen=listen))

@@ -16,6 +16,7 @@
     │   └── UpstreamThrottled     429  the account behind the gateway is at its limit
     ├── BudgetExhausted           429  trying again does not help
     │   └── UpstreamBilling       429  the account behind the gateway is out of credit
+    ├── ClientGone                499  hung up before the answer
     ├── ServiceUnavailable        503  a part the gateway needs is down
     │   ├── UpstreamOverloaded    503
     │   └── UpstreamUnreachable   503  nothing was sent
@@ -175,6 +176,14 @@ class BudgetExhausted(GatewayError):
 
 class UpstreamBilling(BudgetExhausted):
     """The upstream account is out of credit, which only the gateway's operator can mend."""
+
+
+class ClientGone(GatewayError):
+    """The client hung up before its answer; only the log sees this."""
+
+    status = 499
+    type = "invalid_request_error"
+    code = "client_closed_request"
 
 
 class ServiceUnavailable(GatewayError):

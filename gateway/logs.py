@@ -8,12 +8,10 @@ from __future__ import annotations
 import hashlib
 import logging
 import sys
-from typing import Any, cast
 
 import structlog
-from structlog.typing import FilteringBoundLogger, Processor
+from structlog.typing import Processor
 
-STATE_KEY = "gateway.log"
 NOISY = ("httpx", "httpcore", "aiohttp", "uvicorn.access")
 
 
@@ -38,18 +36,6 @@ def configure_logs(*, json_lines: bool, level: str = "info") -> None:
     )
     for name in NOISY:
         logging.getLogger(name).setLevel(logging.WARNING)
-
-
-def bind_request(scope: Any, request_id: str) -> FilteringBoundLogger:  # noqa: ANN401 - any ASGI scope
-    """A logger that names its request, kept in the scope."""
-    log = structlog.get_logger().bind(request_id=request_id, path=scope["path"][:200])
-    scope.setdefault("state", {})[STATE_KEY] = log
-    return cast("FilteringBoundLogger", log)
-
-
-def request_log(scope: Any) -> FilteringBoundLogger:  # noqa: ANN401 - any ASGI scope
-    """The logger of a request."""
-    return cast("FilteringBoundLogger", scope["state"][STATE_KEY])
 
 
 def prompt_facts(prompt: str) -> dict[str, object]:

@@ -1,55 +1,41 @@
-"""One image request from the caller's body to the answer: translate → call → deliver."""
+"""One image request from the caller's body to the answer: translate → admit → call → deliver."""
 
 from __future__ import annotations
 
 import asyncio
 from base64 import b64encode
-from collections.abc import Callable
-from random import random
 
 from msgspec import Struct
-from structlog.typing import FilteringBoundLogger
 
+from gateway.admission import Admission
 from gateway.catalogue import Catalogue, Size
-from gateway.errors import GatewayError, IncompleteResult, ServiceUnavailable
-from gateway.protocol.dashscope import GenerationRequest
+from gateway.exchange import Exchange
+from gateway.generation import Clock, Generator, Run
 from gateway.protocol.openai import Image, ImageRequest, ImagesResponse
 from gateway.tenants import Caller, choose_model
-from gateway.translate.failure import UpstreamFailure
-from gateway.translate.request import Plan, remaining, to_dashscope
-from gateway.translate.response import PNG_HEADER_BYTES, image_urls, png_size, to_openai
-from gateway.upstream.accounts import Accounts, Route
-from gateway.upstream.client import DashScope
+from gateway.translate.request import Plan, to_dashscope
+from gateway.translate.response import PNG_HEADER_BYTES, png_size, to_openai
 from gateway.upstream.images import ImageFetcher
-from gateway.upstream.retry import wait_s
 
-TOP_UPS = 2
-"""Further calls for images that an answer lacked; the vendor bills only what it delivered."""
-
-
-class Clock(Struct, frozen=True):
-    """Time and chance, so that tests can hold both: Unix seconds, steady seconds, [0, 1)."""
-
-    now: Callable[[], float]
-    steady: Callable[[], float]
-    chance: Callable[[], float] = random
+GENERATION_S = 30.0
+"""What a generation takes: a call whose slot comes later than this before the deadline is refused,
+since its picture would be paid for and come too late."""
 
 
-class Outcome(Struct, frozen=True):
-    """An answer, and the plan that led to it."""
+class Job(Struct, frozen=True):
+    """A request under way, in a task of its own: what is paid for must outlive its caller."""
 
-    response: ImagesResponse
     plan: Plan
+    run: Run
+    task: asyncio.Task[list[str]]
+    """Ends with the images' URLs, in order, or the GatewayError to show."""
+    patience_s: float
+    """How long its caller waits."""
 
-
-class Run:
-    """What the calls of one request share: when it must end, and whether anything was generated."""
-
-    def __init__(self, deadline: float, log: FilteringBoundLogger) -> None:
-        self.deadline = deadline
-        self.log = log
-        self.generated = 0
-        self.failed: GatewayError | None = None
+    def leave(self) -> bool:
+        """The caller waits no longer: send nothing more. Whether anything is under way."""
+        self.run.give_up()
+        return self.run.sent
 
 
 class Pipeline:
@@ -60,132 +46,73 @@ class Pipeline:
         catalogue: Catalogue,
         default_model: str,
         *,
-        accounts: Accounts,
-        client: DashScope,
+        admission: Admission,
+        generator: Generator,
         fetcher: ImageFetcher,
         clock: Clock,
     ) -> None:
         self._catalogue = catalogue
         self._default_model = default_model
-        self._accounts = accounts
-        self._client = client
+        self._admission = admission
+        self._generator = generator
         self._fetcher = fetcher
         self._clock = clock
+        self._running: set[asyncio.Task[list[str]]] = set()
 
-    async def serve(
-        self, caller: Caller, request: ImageRequest, deadline: float, log: FilteringBoundLogger
-    ) -> Outcome:
-        """Generate what was asked; `deadline` is on the steady clock.
+    def start(
+        self, caller: Caller, request: ImageRequest, exchange: Exchange, patience_s: float
+    ) -> Job:
+        """Translate a request and begin to generate; `patience_s` is how long its caller waits.
 
         Raises:
-            GatewayError: whatever went wrong, in words for the caller.
+            GatewayError: it cannot be honoured; nothing was begun.
         """
-        choice = choose_model(self._catalogue, caller.tenant, request.model, self._default_model)
-        plan = to_dashscope(request, choice, caller.tenant.size_policy)
-        run = Run(deadline, log)
-        urls = await self._generate(plan, run)
-        images, size = await self._deliver(plan, urls)
-        created = int(self._clock.now())
-        return Outcome(to_openai(images, created=created, size=size), plan)
+        tenant = caller.tenant
+        choice = choose_model(self._catalogue, tenant, request.model, self._default_model)
+        plan = to_dashscope(request, choice, tenant.size_policy)
+        now = self._clock.steady()
+        run = Run(
+            tenant.name,
+            exchange,
+            slot_by=now + patience_s - min(GENERATION_S, patience_s / 2),
+            deadline=now + patience_s,
+        )
+        task = asyncio.create_task(self._generate(caller, plan, run, exchange))
+        self._running.add(task)
+        task.add_done_callback(self._ended)
+        return Job(plan, run, task, patience_s)
 
-    async def _generate(self, plan: Plan, run: Run) -> list[str]:
-        """All URLs, in the order of the calls. One call's failure keeps the unsent ones back."""
-        calls = [self._complete(call, run) for call in plan.calls]
-        results = await asyncio.gather(*calls, return_exceptions=True)
-        for result in results:
-            if isinstance(result, BaseException) and not isinstance(result, GatewayError):
-                raise result
-        if run.failed is not None:
-            raise after_payment(run.failed, run.generated)
-        return [url for urls in results if isinstance(urls, list) for url in urls]
+    async def drain(self) -> None:
+        """Wait for what is under way for callers that have left."""
+        if self._running:
+            await asyncio.wait(self._running)
 
-    async def _complete(self, call: GenerationRequest, run: Run) -> list[str]:
-        """One call's images, asking again for those that an answer lacked."""
-        urls: list[str] = []
-        wanted = call.parameters.n or 1
-        try:
-            for _ in range(1 + TOP_UPS):
-                found = await self._send(remaining(call, len(urls)), run)
-                urls += found[: wanted - len(urls)]
-                if len(urls) == wanted:
-                    return urls
-                run.log.warning("incomplete_answer", wanted=wanted, received=len(urls))
-                if not found:
-                    break
-            raise IncompleteResult(f"The image service returned {len(urls)} of {wanted} images.")
-        except GatewayError as error:
-            run.failed = run.failed or error
-            raise
+    def _ended(self, task: asyncio.Task[list[str]]) -> None:
+        """Let go of a task; a failure that nobody waits for any more has been logged already."""
+        self._running.discard(task)
+        if not task.cancelled():
+            task.exception()
 
-    async def _send(self, call: GenerationRequest, run: Run) -> list[str]:
-        """One successful upstream call, over accounts and attempts."""
-        tried: set[str] = set()
-        attempt = 0
-        while True:
-            attempt += 1
-            left_s = self._left_s(run)
-            route = self._accounts.pick(call.model, tried, left_s)
-            try:
-                urls = await self._attempt(route, call, run, left_s)
-            except UpstreamFailure as failure:
-                tried.add(route.account.name)
-                wait = self._wait_s(failure, call.model, attempt, tried, run)
-                if wait is None:
-                    raise failure.error from failure
-            else:
-                run.generated += len(urls)
-                return urls
-            await asyncio.sleep(wait)
-
-    async def _attempt(
-        self, route: Route, call: GenerationRequest, run: Run, left_s: float
+    async def _generate(
+        self, caller: Caller, plan: Plan, run: Run, exchange: Exchange
     ) -> list[str]:
-        if run.failed is not None:
-            raise run.failed
+        held = await self._admission.admit(caller.tenant, plan, exchange)
         try:
-            reply = await self._client.generate(route.account, call, left_s)
-        except UpstreamFailure as failure:
-            self._accounts.record(route, failure)
-            run.log.warning(
-                "upstream_failed",
-                account=route.account.name,
-                status=failure.status,
-                code=failure.code,
-                upstream_message=failure.message[:500],
-                upstream_request_id=failure.request_id,
-                remedy=failure.remedy.value,
-            )
-            raise
-        except BaseException:
-            route.breaker.abandoned()
-            raise
-        self._accounts.record(route, None)
-        urls = image_urls(reply)
-        run.log.info(
-            "upstream_answered",
-            account=route.account.name,
-            images=len(urls),
-            upstream_request_id=reply.request_id,
-        )
-        return urls
+            return await self._generator.generate(plan, run)
+        finally:
+            await self._admission.settle(held, run.generated)
 
-    def _wait_s(
-        self, failure: UpstreamFailure, model: str, attempt: int, tried: set[str], run: Run
-    ) -> float | None:
-        """Seconds until the next attempt, none of them where another account stands ready."""
-        other = self._accounts.has_other(model, tried)
-        return wait_s(
-            failure, attempt, self._clock.chance(), self._left_s(run), other_account=other
-        )
+    async def deliver(self, plan: Plan, urls: list[str]) -> ImagesResponse:
+        """The answer in the format asked for.
 
-    def _left_s(self, run: Run) -> float:
-        left = run.deadline - self._clock.steady()
-        if left <= 0:
-            raise ServiceUnavailable("The deadline passed before the image service could be asked.")
-        return left
+        Raises:
+            ImageUnavailable: an image cannot be fetched; none is left out.
+        """
+        images, size = await self._images(plan, urls)
+        return to_openai(images, created=int(self._clock.now()), size=size)
 
-    async def _deliver(self, plan: Plan, urls: list[str]) -> tuple[list[Image], Size | None]:
-        """The images in the format asked for, and their size as far as it is known."""
+    async def _images(self, plan: Plan, urls: list[str]) -> tuple[list[Image], Size | None]:
+        """The images, and their size as far as it is known."""
         if plan.response_format == "url":
             for url in urls:
                 self._fetcher.check(url)
@@ -194,10 +121,3 @@ class Pipeline:
         sizes = {png_size(body[:PNG_HEADER_BYTES]) for body in bodies}
         images = [Image(b64_json=b64encode(body).decode()) for body in bodies]
         return images, sizes.pop() if len(sizes) == 1 else None
-
-
-def after_payment(error: GatewayError, generated: int) -> GatewayError:
-    """The error to show; once images were paid for, SDKs must not repeat the request unasked."""
-    if generated:
-        error.should_retry = False
-    return error

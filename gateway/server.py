@@ -7,6 +7,7 @@ import multiprocessing
 import os
 import signal
 import socket
+import sys
 import time
 from collections.abc import Callable
 from multiprocessing.process import BaseProcess
@@ -17,6 +18,7 @@ import uvicorn
 from gateway.app import create_app
 from gateway.config import Config
 from gateway.logs import configure_logs
+from gateway.store.base import Share
 
 BACKLOG = 4096
 DRAIN_S = 330
@@ -43,18 +45,34 @@ class Server(uvicorn.Server):
         if self.started:
             self._ready()
 
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        """The first signal drains, a second one ends at once."""
+        self.force_exit = self.should_exit
+        super().handle_exit(sig, frame)
+
     def _orphaned(self) -> None:
         asyncio.get_running_loop().remove_reader(self._parent or 0)
         self.should_exit = True
 
 
 def run_worker(
-    config: Config, sock: socket.socket, ready: Callable[[], None], parent: int | None = None
+    config: Config,
+    sock: socket.socket,
+    ready: Callable[[], None],
+    *,
+    parent: int | None = None,
+    place: Share = Share(),
 ) -> None:
-    """Serve until told to stop. `parent` is a pipe that ends when the supervisor does."""
+    """Serve until told to stop.
+
+    `parent` is a pipe that ends when the supervisor does, `place` is this worker's among its
+    siblings.
+    """
+    replicas = config.redis.replicas if config.redis else 1
+    share = Share(place.index, place.workers * replicas)
     server = Server(
         uvicorn.Config(
-            create_app(config),
+            create_app(config, share=share),
             loop="uvloop",
             http="httptools",
             ws="none",
@@ -70,6 +88,9 @@ def run_worker(
         ready,
         parent,
     )
+    # uvicorn raises the signal again once it has drained; that is the end, and not a failure.
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda *_: sys.exit(0))
     server.run(sockets=[sock])
 
 
@@ -118,7 +139,7 @@ class Supervisor:
         """Start the workers, replace those that die, and pass on the signal to stop."""
         for number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, self._stop)
-        self._workers = [self._start() for _ in range(self._count)]
+        self._workers = [self._start(index) for index in range(self._count)]
         for _ in range(self._count):
             self._ready.acquire()
         announce()
@@ -128,22 +149,28 @@ class Supervisor:
         for worker in self._workers:
             worker.join()
 
-    def _start(self) -> BaseProcess:
-        worker = self._context.Process(target=self._work)
+    def _start(self, index: int) -> BaseProcess:
+        worker = self._context.Process(target=self._work, args=(index,))
         worker.start()
         return worker
 
-    def _work(self) -> None:
+    def _work(self, index: int) -> None:
         os.close(self._held_open)
         for number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, signal.SIG_DFL)
-        run_worker(self._config, self._sock, self._ready.release, self._alive)
+        run_worker(
+            self._config,
+            self._sock,
+            self._ready.release,
+            parent=self._alive,
+            place=Share(index, self._count),
+        )
 
     def _replace_the_dead(self) -> None:
         for index, worker in enumerate(self._workers):
             if not worker.is_alive() and not self._stopping:
                 worker.join()
-                self._workers[index] = self._start()
+                self._workers[index] = self._start(index)
 
     def _stop(self, number: int, _: FrameType | None) -> None:
         self._stopping = True

@@ -8,7 +8,7 @@ from time import perf_counter
 from litestar.enums import ScopeType
 from litestar.types import ASGIApp, Message, Receive, Scope, Send
 
-from gateway.logs import bind_request
+from gateway.exchange import open_exchange
 
 
 class Envelope:
@@ -28,7 +28,7 @@ class Envelope:
             return
         started = perf_counter()
         request_id = f"req_{token_hex(16)}"
-        log = bind_request(scope, request_id)
+        exchange = open_exchange(scope, request_id)
         status = 0
 
         async def send_with_headers(message: Message) -> None:
@@ -38,6 +38,7 @@ class Envelope:
                 elapsed_ms = round((perf_counter() - started) * 1000)
                 message["headers"] = [
                     *message["headers"],
+                    *((name.encode(), text.encode()) for name, text in exchange.headers.items()),
                     (b"x-request-id", request_id.encode()),
                     (b"openai-processing-ms", str(elapsed_ms).encode()),
                     (b"openai-version", b"2020-10-01"),
@@ -46,4 +47,9 @@ class Envelope:
             await send(message)
 
         await self._app(scope, receive, send_with_headers)
-        log.info("answered", status=status, ms=round((perf_counter() - started) * 1000, 1))
+        exchange.log.info(
+            "answered",
+            path=scope["path"][:200],
+            status=status,
+            ms=round((perf_counter() - started) * 1000, 1),
+        )

@@ -12,7 +12,7 @@ from litestar.types import ExceptionHandlersMap
 
 from gateway import errors
 from gateway.errors import GatewayError
-from gateway.logs import request_log
+from gateway.exchange import exchange_of
 from gateway.protocol.openai import ErrorDetail, ErrorResponse
 
 AnyRequest = Request[Any, Any, Any]
@@ -63,7 +63,7 @@ def retry_headers(error: GatewayError) -> dict[str, str]:
 
 def on_gateway_error(request: AnyRequest, error: GatewayError) -> Response[bytes]:
     """A failure with its own words."""
-    request_log(request.scope).info("refused", status=error.status, code=error.reason)
+    exchange_of(request.scope).log.info("refused", status=error.status, code=error.reason)
     return error_response(error)
 
 
@@ -78,7 +78,7 @@ def on_framework_error(_: AnyRequest, error: HTTPException) -> Response[bytes]:
 
 def on_defect(request: AnyRequest, error: Exception) -> Response[bytes]:
     """A bug: the client gets the request id, the log gets the rest."""
-    request_log(request.scope).error("defect", exc_info=error)
+    exchange_of(request.scope).log.error("defect", exc_info=error)
     message = "The gateway failed; its operator finds the cause under this request's x-request-id."
     return error_response(errors.InternalFault(message))
 

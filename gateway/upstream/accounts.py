@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable
 
-from gateway.catalogue import matches
+from gateway.catalogue import Catalogue, Rate, matches
 from gateway.config import Account
-from gateway.errors import GatewayError, ServiceUnavailable, UpstreamRefused
+from gateway.errors import ServiceUnavailable, UpstreamRefused
 from gateway.translate.failure import Remedy, UpstreamFailure
 from gateway.upstream.breaker import Breaker
 
@@ -28,41 +28,77 @@ class Route:
 class Accounts:
     """All accounts. `clock` gives seconds and only moves forward."""
 
-    def __init__(self, accounts: Iterable[Account], clock: Callable[[], float]) -> None:
+    def __init__(
+        self, accounts: Iterable[Account], catalogue: Catalogue, clock: Callable[[], float]
+    ) -> None:
         self._accounts = tuple(accounts)
+        self._catalogue = catalogue
         self._clock = clock
-        self._routes: dict[str, tuple[Route, ...]] = {}
+        self._routes: dict[str, dict[str, Route]] = {}
+        self._rates: dict[tuple[str, str], float | None] = {}
 
-    def routes(self, model: str) -> tuple[Route, ...]:
-        """The routes for a model, in the order of the file."""
+    def routes(self, model: str) -> dict[str, Route]:
+        """The routes for a model by the account's name, in the order of the file."""
         if model not in self._routes:
             served = (a for a in self._accounts if matches(a.models, model))
-            self._routes[model] = tuple(Route(account, self._clock) for account in served)
+            self._routes[model] = {a.name: Route(a, self._clock) for a in served}
         return self._routes[model]
 
-    def pick(self, model: str, tried: Collection[str], probe_s: float) -> Route:
-        """The route for the next call; accounts in `tried`, or known to be unfit, come last.
+    def rate(self, model: str, account: str) -> float | None:
+        """Calls a second that an account may be sent of a model; None is no limit."""
+        key = (model, account)
+        if key not in self._rates:
+            self._rates[key] = self._published_or_own(*key).per_second
+        return self._rates[key]
+
+    def _published_or_own(self, model: str, account: str) -> Rate:
+        for glob, rate in self.routes(model)[account].account.rates.items():
+            if matches((glob,), model):
+                return rate
+        choice = self._catalogue.find(model)
+        return choice.model.rate if choice else Rate(None)
+
+    def is_usable(self, model: str, account: str) -> bool:
+        """Whether the breaker would let a call through now."""
+        return not self.routes(model)[account].breaker.rest_s()
+
+    def candidates(self, model: str, tried: Collection[str]) -> list[str]:
+        """The accounts that the next call may go to: of those that serve the model, the fittest.
+
+        An account that was tried already, or is known to be unfit, is named only if no other is.
 
         Raises:
-            GatewayError: no account serves the model, or every breaker is open.
+            UpstreamRefused: no account serves the model.
         """
         now, routes = self._clock(), self.routes(model)
-        by_fitness = sorted(
-            routes, key=lambda route: (route.account.name in tried, route.last_choice_until > now)
-        )
-        for route in by_fitness:
-            if route.breaker.admit(probe_s):
-                return route
-        raise none_left(routes)
+        if not routes:
+            message = "No account of this gateway serves this model."
+            raise UpstreamRefused(message, param="model")
+        fitness = {
+            name: (name in tried, route.breaker.rest_s() > 0, route.last_choice_until > now)
+            for name, route in routes.items()
+        }
+        best = min(fitness.values())
+        return [name for name in routes if fitness[name] == best]
+
+    def admit(self, model: str, account: str, probe_s: float) -> Route:
+        """Take the route, unless its breaker is open.
+
+        Raises:
+            ServiceUnavailable: it is; the error says for how long.
+        """
+        route = self.routes(model)[account]
+        if not route.breaker.admit(probe_s):
+            message = "The image service failed too often just now; try again later."
+            raise ServiceUnavailable(message, retry_after_s=route.breaker.rest_s())
+        return route
 
     def has_other(self, model: str, tried: Collection[str]) -> bool:
         """Whether an account that was not tried yet could take the call at once."""
         now = self._clock()
         return any(
-            route.account.name not in tried
-            and route.last_choice_until <= now
-            and not route.breaker.rest_s()
-            for route in self.routes(model)
+            name not in tried and route.last_choice_until <= now and not route.breaker.rest_s()
+            for name, route in self.routes(model).items()
         )
 
     def record(self, route: Route, failure: UpstreamFailure | None) -> None:
@@ -84,12 +120,3 @@ class Accounts:
     def _rest(self, route: Route, seconds: float) -> None:
         route.last_choice_until = self._clock() + seconds
         route.breaker.abandoned()
-
-
-def none_left(routes: tuple[Route, ...]) -> GatewayError:
-    """Why no account could be picked, and when one may be."""
-    if not routes:
-        return UpstreamRefused("No account of this gateway serves this model.", param="model")
-    rest_s = min(route.breaker.rest_s() for route in routes)
-    message = "The image service failed too often just now; try again later."
-    return ServiceUnavailable(message, retry_after_s=rest_s)

@@ -1,0 +1,273 @@
+"""What a tenant may use: the store's decision, or this worker's own share while it is away.
+
+What is promised, with W workers and any limit L:
+- the store answers: never more than L, in any 60 seconds, day or month;
+- the store is away, policy `local`: each worker admits its share, and all shares together are L.
+  What a worker was admitted before counts in its own share, so in the 60 seconds around a loss
+  or a return it is less than 2 L (3 L where the store also came back empty), never W x L;
+- a request whose worker died gives everything back within its lease.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+from collections import deque
+from enum import StrEnum
+from typing import Protocol
+
+from msgspec import Struct
+from msgspec.structs import replace
+
+from gateway.store.base import (
+    Ask,
+    Limits,
+    LimitStore,
+    Membership,
+    Reason,
+    Reservation,
+    Settlement,
+    Share,
+    StoreUnavailable,
+    Usage,
+    Verdict,
+)
+
+ALONE_RETRY_MS = 1_000
+"""Suggested wait when the store's absence refuses: it is looked for twice a second."""
+OWED_MAX = 10_000
+"""Settlements kept while the store is away; some hundred bytes each."""
+RENEW_AT_ONCE = 500
+"""Reservations per renewal, to keep each call to the store short."""
+
+log = logging.getLogger(__name__)
+
+
+class Loss(StrEnum):
+    """What to do without the store."""
+
+    LOCAL = "local"
+    """This worker enforces its share of the limit."""
+    ALLOW = "allow"
+    REFUSE = "refuse"
+
+
+class OnLoss(Struct, frozen=True):
+    """The policy for each kind of limit."""
+
+    rates: Loss = Loss.LOCAL
+    """Requests and images per minute, concurrent requests."""
+    budgets: Loss = Loss.REFUSE
+    """Images per day, spend per month. `local` counts from the start of this worker."""
+
+
+class SharedLimits(LimitStore, Membership, Protocol):
+    """What the limiter needs of the store."""
+
+
+class Limiter:
+    """Admits and settles the requests of one worker, and keeps their leases alive.
+
+    `fallback` is an in-process store that shadows what this worker was admitted; without one
+    (the store itself being in-process) the store is taken to be always there.
+    """
+
+    def __init__(
+        self,
+        store: SharedLimits,
+        *,
+        worker: str,
+        fallback: LimitStore | None = None,
+        on_loss: OnLoss = OnLoss(),
+        share: Share = Share(),
+        lease_s: float = 30.0,
+    ) -> None:
+        self._store = store
+        self._worker = worker
+        self._fallback = fallback
+        self._on_loss = on_loss
+        self._lease_ms = round(lease_s * 1000)
+        self._live: dict[str, dict[str, Reservation]] = {}
+        self._owed: deque[Settlement] = deque()
+        self._upkeep: asyncio.Task[None] | None = None
+        self._renewed = False
+        self.share = share
+        """As given, then as last learnt from the store."""
+        self.degraded = False
+        """Whether decisions are made without the store."""
+        self.dropped = 0
+        """Settlements lost because too many were owed."""
+
+    @property
+    def owed(self) -> int:
+        """Settlements that wait for the store to come back."""
+        return len(self._owed)
+
+    async def admit(self, tenant: str, limits: Limits, reservation: Reservation) -> Verdict:
+        """Admit a request whole or refuse it whole; an admitted one must be settled.
+
+        Never raises StoreUnavailable: the verdict's reason may be STORE_UNAVAILABLE.
+        """
+        ask = Ask(tenant, limits, reservation, self._lease_ms)
+        try:
+            verdict = await self._store.take(ask)
+        except StoreUnavailable as lost:
+            self._lost(lost)
+            verdict = await self._admit_alone(ask, in_doubt=lost.in_doubt)
+        except asyncio.CancelledError:
+            self._owe(_unused(ask))
+            raise
+        else:
+            self._found()
+            if verdict.allowed and self._fallback:
+                await self._fallback.renew(tenant, [reservation], self._lease_ms)
+        if verdict.allowed:
+            self._live.setdefault(tenant, {})[reservation.id] = reservation
+        return verdict
+
+    async def settle(self, settlement: Settlement) -> None:
+        """End an admitted request; without the store this is kept and done later.
+
+        A cancellation on the way does not lose it either.
+        """
+        self._forget(settlement)
+        if self._fallback:
+            await self._fallback.release(settlement)
+        try:
+            await self._store.release(settlement)
+        except StoreUnavailable as lost:
+            self._lost(lost)
+            self._owe(settlement)
+        except asyncio.CancelledError:
+            self._owe(settlement)
+            raise
+
+    async def usage(self, tenant: str, limits: Limits) -> Usage:
+        """Raises StoreUnavailable."""
+        return await self._store.usage(tenant, limits)
+
+    def start(self) -> None:
+        """Keep leases alive in the background, from within a running event loop."""
+        self._upkeep = asyncio.create_task(self._keep_up(), name="limits-upkeep")
+
+    async def aclose(self) -> None:
+        """Stop, hand over what is owed if the store is there, and sign this worker off."""
+        if self._upkeep:
+            self._upkeep.cancel()
+            await asyncio.wait([self._upkeep])
+        with contextlib.suppress(StoreUnavailable):
+            await self._pay()
+            await self._store.heartbeat(self._worker, 0)
+
+    # -- without the store
+
+    async def _admit_alone(self, ask: Ask, *, in_doubt: bool) -> Verdict:
+        verdict = await self._decide_alone(ask)
+        if in_doubt and not verdict.allowed:
+            # The store may yet carry out the take that it did not answer.
+            self._owe(_unused(ask))
+        return verdict
+
+    async def _decide_alone(self, ask: Ask) -> Verdict:
+        limits = _limits_alone(ask.limits, self._on_loss, self.share)
+        if limits is None or self._fallback is None:
+            return Verdict(
+                allowed=False, reason=Reason.STORE_UNAVAILABLE, retry_after_ms=ALONE_RETRY_MS
+            )
+        verdict = await self._fallback.take(replace(ask, limits=limits))
+        if not verdict.allowed and verdict.retry_after_ms is None:
+            # Too large for the share, perhaps not for the limit.
+            return replace(verdict, retry_after_ms=ALONE_RETRY_MS)
+        return verdict
+
+    def _lost(self, why: StoreUnavailable) -> None:
+        if not self.degraded:
+            log.warning("limits are enforced without the store: %s", why)
+        self.degraded = True
+        self._renewed = False
+
+    def _found(self) -> None:
+        if self.degraded:
+            log.warning("limits are enforced by the store again")
+        self.degraded = False
+
+    def _owe(self, settlement: Settlement) -> None:
+        if len(self._owed) >= OWED_MAX:
+            dropped = self._owed.popleft()
+            self.dropped += 1
+            log.error("settlement lost, too many are owed: %s", dropped)
+        self._owed.append(settlement)
+
+    # -- upkeep
+
+    def _forget(self, settlement: Settlement) -> None:
+        live = self._live.get(settlement.tenant, {})
+        live.pop(settlement.reservation, None)
+        if not live:
+            self._live.pop(settlement.tenant, None)
+
+    async def _keep_up(self) -> None:
+        beat_s = self._lease_ms / 3000
+        loop = asyncio.get_running_loop()
+        renew_at = loop.time()
+        while True:
+            if loop.time() >= renew_at:
+                renew_at = loop.time() + beat_s
+                self._renewed = False
+                await self._renew_shadow()
+            try:
+                await self._pay()
+                if not self._renewed:
+                    await self._renew()
+                    self._found()
+            except StoreUnavailable as lost:
+                self._lost(lost)
+            await asyncio.sleep(min(0.5, beat_s))
+
+    async def _renew(self) -> None:
+        self.share = await self._store.heartbeat(self._worker, self._lease_ms)
+        for tenant, live in list(self._live.items()):
+            reservations = list(live.values())
+            for start in range(0, len(reservations), RENEW_AT_ONCE):
+                # One that was settled meanwhile has left its trace and stays settled.
+                part = reservations[start : start + RENEW_AT_ONCE]
+                await self._store.renew(tenant, part, self._lease_ms)
+        self._renewed = True
+
+    async def _renew_shadow(self) -> None:
+        if self._fallback:
+            for tenant, live in list(self._live.items()):
+                await self._fallback.renew(tenant, list(live.values()), self._lease_ms)
+
+    async def _pay(self) -> None:
+        while self._owed:
+            settlement = self._owed[0]
+            await self._store.release(settlement)
+            # More may have been owed meanwhile, and the oldest of them dropped.
+            if self._owed and self._owed[0] is settlement:
+                self._owed.popleft()
+
+
+def _unused(ask: Ask) -> Settlement:
+    return Settlement(ask.tenant, ask.reservation.id, ask.reservation.model, images=0, cost=0)
+
+
+def _limits_alone(limits: Limits, on_loss: OnLoss, share: Share) -> Limits | None:
+    """What this worker enforces without the store; None refuses whatever is asked."""
+    rates = (limits.requests_per_minute, limits.images_per_minute, limits.concurrent_requests)
+    budgets = (limits.images_per_day, limits.spend_per_month)
+    if _refuses(on_loss.rates, rates) or _refuses(on_loss.budgets, budgets):
+        return None
+    return Limits(
+        *(_part(limit, on_loss.rates, share) for limit in rates),
+        *(_part(limit, on_loss.budgets, share) for limit in budgets),
+    )
+
+
+def _refuses(policy: Loss, limits: tuple[int | None, ...]) -> bool:
+    return policy is Loss.REFUSE and any(limit is not None for limit in limits)
+
+
+def _part(limit: int | None, policy: Loss, share: Share) -> int | None:
+    return None if limit is None or policy is Loss.ALLOW else share.of(limit)

@@ -1,0 +1,164 @@
+"""The slots of the upstream accounts: the store's, or this worker's own while it is away."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable, Mapping, Sequence
+from typing import Protocol
+
+from msgspec import Struct
+from msgspec.structs import replace
+
+from gateway.store.base import (
+    Claim,
+    Grant,
+    PacedAccount,
+    PaceStore,
+    Share,
+    StoreUnavailable,
+    Turn,
+)
+
+HEADROOM = 0.02
+"""Slots are this much further apart than the account's rate says: room for jitter on the way."""
+FLOOR_SLACK_US = 50_000
+"""How much earlier than known a slot may be: the way to the store varies by less."""
+
+log = logging.getLogger(__name__)
+
+
+class Accounts(Protocol):
+    """What the pacer must know of the upstream accounts."""
+
+    def rate(self, model: str, account: str) -> float | None:
+        """Calls per second; None is unlimited."""
+
+    def is_usable(self, model: str, account: str) -> bool:
+        """False while it is no use to call, its breaker being open."""
+
+
+class Alone(Struct, frozen=True):
+    """What a worker paces itself with while the store is away."""
+
+    store: PaceStore
+    """In process."""
+    share: Callable[[], Share] = Share
+    """This worker's place among the live ones, as last known."""
+    wall: Callable[[], float] = time.time
+    """Unix seconds: by them the workers keep out of each other's way."""
+
+
+class Slots:
+    """Claims slots, and remembers when each account is next free as far as this worker knows."""
+
+    def __init__(
+        self,
+        store: PaceStore,
+        accounts: Accounts,
+        worker: str,
+        alone: Alone | None,
+    ) -> None:
+        self._store = store
+        self._accounts = accounts
+        self.worker = worker
+        self._alone = alone
+        self._free_at: dict[tuple[str, str], float] = {}
+        self._turn_at: dict[tuple[str, str], float] = {}
+        self.degraded = False
+
+    async def claim(
+        self, model: str, accounts: Sequence[str], waiting: Mapping[str, int], *, report: bool
+    ) -> Turn:
+        """The store's answer, or the answer of this worker alone."""
+        now = asyncio.get_running_loop().time()
+        # With every breaker open the call is let through to meet it, and says so to its client.
+        names = [name for name in accounts if self._accounts.is_usable(model, name)] or accounts
+        paced = tuple(self._paced(model, name, now) for name in names)
+        claim = Claim(model, self.worker, paced, waiting, report)
+        try:
+            turn = await self._store.claim(claim)
+        except StoreUnavailable as lost:
+            if self._alone is None:
+                raise
+            self._set_degraded(lost)
+            return await self._claim_alone(self._alone, claim, now)
+        self._set_degraded(None)
+        for name, free_us in turn.free_us.items():
+            # From before the claim was sent, so never later than the truth.
+            self._free_at[model, name] = now + free_us / 1e6
+        return turn
+
+    async def give_back(self, model: str, grant: Grant) -> None:
+        """Return a slot that nobody here wants."""
+        now = asyncio.get_running_loop().time()
+        account = self._paced(model, grant.account, now)
+        try:
+            await self._store.give_back(model, account, grant.slot_us)
+        except StoreUnavailable as lost:
+            self._set_degraded(lost)
+
+    async def back_off(self, model: str, account: str, delay_s: float) -> None:
+        """Push the next slot of an account away, for everyone who can be reached."""
+        until = asyncio.get_running_loop().time() + delay_s
+        self._turn_at.pop((model, account), None)
+        self._free_at[model, account] = max(self._free_at.get((model, account), 0), until)
+        try:
+            await self._store.back_off(model, account, round(delay_s * 1000))
+        except StoreUnavailable as lost:
+            self._set_degraded(lost)
+
+    def rhythm(self, model: str, accounts: Sequence[str]) -> list[tuple[float, float]]:
+        """For each account: when it is next free, in the loop's seconds, and its interval."""
+        workers = self._alone.share().workers if self._alone and self.degraded else 1
+        known = self._turn_at if self.degraded else self._free_at
+        return [
+            (known.get((model, name), 0.0), self._interval_us(model, name) * workers / 1e6)
+            for name in accounts
+        ]
+
+    def _paced(self, model: str, name: str, now: float) -> PacedAccount:
+        floor_us = (self._free_at.get((model, name), now) - now) * 1e6 - FLOOR_SLACK_US
+        return PacedAccount(name, self._interval_us(model, name), max(0, round(floor_us)))
+
+    def _interval_us(self, model: str, name: str) -> int:
+        rate = self._accounts.rate(model, name)
+        return round(1e6 / rate * (1 + HEADROOM)) if rate else 1
+
+    async def _claim_alone(self, alone: Alone, claim: Claim, now: float) -> Turn:
+        """Claim at this worker's own moments on each account."""
+        accounts = tuple(
+            PacedAccount(account.name, 1, self._turn_in_us(alone, claim.model, account, now))
+            for account in claim.accounts
+        )
+        turn = await alone.store.claim(replace(claim, accounts=accounts))
+        if turn.grant:
+            key = claim.model, turn.grant.account
+            taken_at = now + turn.grant.delay_us / 1e6
+            interval = self._interval_us(*key) / 1e6
+            self._free_at[key] = taken_at + interval
+            half_a_round = interval * alone.share().workers / 2
+            self._turn_at[key] = _next_turn(alone, taken_at + half_a_round, now, interval)
+        return turn
+
+    def _turn_in_us(self, alone: Alone, model: str, account: PacedAccount, now: float) -> int:
+        key = model, account.name
+        turn_at = self._turn_at.get(key, 0.0)
+        if turn_at < now - FLOOR_SLACK_US / 1e6:
+            earliest = max(now, self._free_at.get(key, now))
+            turn_at = _next_turn(alone, earliest, now, account.interval_us / 1e6)
+            self._turn_at[key] = turn_at
+        return max(0, round((turn_at - now) * 1e6))
+
+    def _set_degraded(self, lost: StoreUnavailable | None) -> None:
+        if self.degraded != bool(lost):
+            log.warning("pacing %s", f"without the store: {lost}" if lost else "by the store again")
+        self.degraded = bool(lost)
+
+
+def _next_turn(alone: Alone, earliest: float, now: float, interval: float) -> float:
+    """The first of this worker's moments from `earliest` on: every W-th slot by the wall clock."""
+    share = alone.share()
+    wall = alone.wall() + earliest - now
+    return earliest + (share.index * interval - wall) % (share.workers * interval)

@@ -1,0 +1,1 @@
+"""Shared state behind whole, atomic decisions: `base` is the contract, the others keep it."""

@@ -1,0 +1,23 @@
+-- Keep requests alive; book again what was given back or lost. What was settled stays settled.
+-- ARGV  2 lease ms, then reservation, images, cost of each
+
+local lease_ms = tonumber(ARGV[2])
+
+drop_expired()
+open_periods()
+
+for index = 3, #ARGV, 3 do
+  local id = ARGV[index]
+  local booking = redis.call('HGET', RESERVATIONS, id)
+  if redis.call('ZSCORE', LEASES, id) then
+    lease(id, lease_ms)
+  elseif booking then
+    booking = parse(booking)
+    redis.call('ZREM', GONE, id)
+    lease(id, lease_ms)
+    correct(booking, booking.images, booking.cost)
+  elseif not redis.call('ZSCORE', GONE, id) then
+    book(id, tonumber(ARGV[index + 1]), tonumber(ARGV[index + 2]), lease_ms)
+  end
+end
+return 1

@@ -1,0 +1,149 @@
+"""Slots of the upstream accounts in one process; `store/lua/claim.lua` decides in the same way.
+
+Tenants are served by start-time fair queueing: each call moves its tenant's tag on by one, the
+lowest tag is next, and nobody's tag is behind that of the last call served, so that being idle
+earns nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from msgspec import Struct, field
+
+from gateway.store.base import (
+    BACK_OFF_MAX_MS,
+    FLOW_TTL_MS,
+    GRACE_US,
+    LEAD_US,
+    Claim,
+    Flow,
+    Grant,
+    PacedAccount,
+    Turn,
+)
+
+
+class MemoryPace:
+    """`clock` gives Unix seconds."""
+
+    def __init__(self, clock: Callable[[], float]) -> None:
+        self._clock = clock
+        self._models: dict[str, _Model] = {}
+
+    async def claim(self, claim: Claim) -> Turn:
+        return self._model(claim.model).claim(claim, self._now_us())
+
+    async def back_off(self, model: str, account: str, delay_ms: int) -> None:
+        delay_us = min(delay_ms, BACK_OFF_MAX_MS) * 1000
+        self._model(model).back_off(account, self._now_us() + delay_us)
+
+    async def give_back(self, model: str, account: PacedAccount, slot_us: int) -> None:
+        self._model(model).give_back(account, slot_us)
+
+    def _model(self, model: str) -> _Model:
+        return self._models.setdefault(model, _Model())
+
+    def _now_us(self) -> int:
+        return int(self._clock() * 1e6)
+
+
+class _Worker(Struct):
+    expires_us: int
+    waiting: dict[str, int]
+    served: dict[str, int] = field(default_factory=dict)
+    """When this worker last served each of its tenants, as a sequence number."""
+
+
+class _Model:
+    def __init__(self) -> None:
+        self._free_us: dict[str, int] = {}
+        """The next slot of each account."""
+        self._workers: dict[str, _Worker] = {}
+        self._virtual_time = 0
+        self._sequence = 0
+        self._tags: dict[str, tuple[int, int]] = {}
+        """(tag, when last served) of the tenants whose tag is ahead of the virtual time."""
+
+    def claim(self, claim: Claim, now_us: int) -> Turn:
+        self._show(claim, now_us)
+        frees = {account.name: self._free(account, now_us) for account in claim.accounts}
+        if not claim.waiting or not frees:
+            return Turn(None, 0, {})
+        account = min(claim.accounts, key=lambda account: frees[account.name])
+        places = {name: self._best_place(name) for name in self._workers}
+        place = places[claim.worker]
+        before_me = sum(other < place for other in places.values())
+        lead_us = min(LEAD_US, account.interval_us // 10)
+        opens_us = frees[account.name] + before_me * GRACE_US - lead_us
+        grant = None
+        if now_us >= opens_us:
+            slot_us = max(frees[account.name], now_us)
+            grant = Grant(place[2], account.name, slot_us - now_us, slot_us)
+            frees[account.name] = self._free_us[account.name] = slot_us + account.interval_us
+            self._serve(claim.worker, place)
+            opens_us = min(frees.values()) - lead_us
+        return Turn(
+            grant=grant,
+            wait_us=max(0, opens_us - now_us),
+            free_us={name: free_us - now_us for name, free_us in frees.items()},
+            virtual_time=self._virtual_time,
+            flows=self._flows() if claim.report else (),
+        )
+
+    def back_off(self, account: str, until_us: int) -> None:
+        self._free_us[account] = max(self._free_us.get(account, 0), until_us)
+
+    def give_back(self, account: PacedAccount, slot_us: int) -> None:
+        if self._free_us.get(account.name) == slot_us + account.interval_us:
+            self._free_us[account.name] = slot_us
+
+    def _show(self, claim: Claim, now_us: int) -> None:
+        """Take note of the caller's queue and forget dead workers."""
+        old = self._workers.pop(claim.worker, None)
+        served = old.served if old else {}
+        if claim.waiting:
+            self._workers[claim.worker] = _Worker(
+                now_us + FLOW_TTL_MS * 1000,
+                dict(claim.waiting),
+                {tenant: served[tenant] for tenant in claim.waiting if tenant in served},
+            )
+        for name in [name for name, other in self._workers.items() if other.expires_us <= now_us]:
+            del self._workers[name]
+
+    def _free(self, account: PacedAccount, now_us: int) -> int:
+        floor_us = now_us + account.floor_us if account.floor_us else 0
+        return max(self._free_us.get(account.name, 0), floor_us)
+
+    def _best_place(self, worker: str) -> tuple[int, int, str, int, str]:
+        """Tag and last service of the tenant whose turn is first, its own service there, names."""
+        flows = self._workers[worker]
+        return min(
+            (*self._tag(tenant), tenant, flows.served.get(tenant, 0), worker)
+            for tenant in flows.waiting
+        )
+
+    def _tag(self, tenant: str) -> tuple[int, int]:
+        tag, served = self._tags.get(tenant, (0, 0))
+        return (tag, served) if tag >= self._virtual_time else (self._virtual_time, 0)
+
+    def _serve(self, worker: str, place: tuple[int, int, str, int, str]) -> None:
+        tag, _, tenant, _, _ = place
+        self._sequence += 1
+        self._virtual_time = tag
+        self._tags[tenant] = (tag + 1, self._sequence)
+        self._tags = {name: value for name, value in self._tags.items() if value[0] > tag}
+        flows = self._workers[worker]
+        flows.served[tenant] = self._sequence
+        flows.waiting[tenant] -= 1
+        if not flows.waiting[tenant]:
+            del flows.waiting[tenant], flows.served[tenant]
+        if not flows.waiting:
+            del self._workers[worker]
+
+    def _flows(self) -> tuple[Flow, ...]:
+        return tuple(
+            Flow(tenant, name, waiting, *self._tag(tenant))
+            for name, worker in self._workers.items()
+            for tenant, waiting in worker.waiting.items()
+        )

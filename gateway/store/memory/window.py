@@ -1,0 +1,62 @@
+"""A sliding minute in one-second buckets; `store/lua/tenant.lua` counts in the same way."""
+
+from __future__ import annotations
+
+SECONDS = 60
+
+
+class SlidingMinute:
+    """Counts of one kind. Seconds are whole Unix seconds, moments are Unix milliseconds.
+
+    A bucket leaves when its whole second is older than 60 seconds, so that nothing counted
+    leaves early, and at most a second late.
+    """
+
+    def __init__(self) -> None:
+        self.total = 0
+        self._second = 0
+        self._buckets: dict[int, int] = {}
+
+    def advance(self, second: int) -> None:
+        """Drop what is older than the minute that ends in `second`."""
+        if second == self._second:
+            return
+        if self._buckets and min(self._buckets) > second:
+            self._buckets.clear()  # the clock was set back
+        for expired in [bucket for bucket in self._buckets if bucket < second - SECONDS]:
+            del self._buckets[expired]
+        self._second = second
+        self.total = sum(self._buckets.values())
+
+    def book(self, second: int, amount: int) -> None:
+        """Count `amount` in `second`, or take it back; nothing if that second has left."""
+        if second < self._second - SECONDS or not amount:
+            return
+        held = self._buckets.get(second, 0)
+        amount = max(amount, -held)
+        self.total += amount
+        if held + amount:
+            self._buckets[second] = held + amount
+        else:
+            self._buckets.pop(second, None)
+
+    def reset_ms(self, now_ms: int) -> int:
+        """Until nothing is counted any more."""
+        return _leaves_ms(max(self._buckets)) - now_ms if self._buckets else 0
+
+    def room_in_ms(self, amount: int, limit: int, now_ms: int) -> int | None:
+        """Until `amount` more fits under `limit`: 0 for now, None for never."""
+        excess = self.total + amount - limit
+        if amount > limit:
+            return None
+        for second in sorted(self._buckets):
+            if excess <= 0:
+                break
+            excess -= self._buckets[second]
+            if excess <= 0:
+                return _leaves_ms(second) - now_ms
+        return 0
+
+
+def _leaves_ms(second: int) -> int:
+    return (second + SECONDS + 1) * 1000

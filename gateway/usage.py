@@ -1,0 +1,100 @@
+"""`gateway usage`: what each tenant has used and has left."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+
+import msgspec
+
+from gateway.admission import to_store_limits
+from gateway.catalogue import Money
+from gateway.config import Config, Tenant
+from gateway.store.base import Level, LimitStore, ModelUse, Usage
+
+
+async def read_usage(store: LimitStore, tenants: Iterable[Tenant]) -> list[Usage]:
+    """Ask the store for each tenant. Raises StoreUnavailable."""
+    return [await store.usage(t.name, to_store_limits(t.limits)) for t in tenants]
+
+
+def as_json(usages: Iterable[Usage], currency: str) -> str:
+    """The same figures for programs; money in units of the currency."""
+    document = {
+        "currency": currency,
+        "tenants": [
+            {
+                "tenant": usage.tenant,
+                "today": models_json(usage.today),
+                "this_month": models_json(usage.this_month),
+                "limits": limits_json(usage),
+            }
+            for usage in usages
+        ],
+    }
+    return msgspec.json.format(msgspec.json.encode(document)).decode()
+
+
+def models_json(use: Mapping[str, ModelUse]) -> dict[str, dict[str, object]]:
+    """Use by model."""
+    return {
+        model: {"requests": u.requests, "images": u.images, "cost": str(Money(u.cost))}
+        for model, u in sorted(use.items())
+    }
+
+
+def limits_json(usage: Usage) -> dict[str, dict[str, object]]:
+    """The limits that the tenant has, and what is left of each."""
+    found = {name: level for name, level, _ in levels(usage) if level is not None}
+    return {
+        name: {"limit": shown(name, level.limit), "remaining": shown(name, level.remaining)}
+        for name, level in found.items()
+    }
+
+
+def levels(usage: Usage) -> list[tuple[str, Level | None, str]]:
+    """Each limit's name as in the configuration, its level, and its short heading."""
+    verdict = usage.levels
+    return [
+        ("requests_per_minute", verdict.requests, "req/min"),
+        ("images_per_minute", verdict.images, "img/min"),
+        ("concurrent_requests", verdict.concurrent, "running"),
+        ("images_per_day", verdict.day, "img/day"),
+        ("spend_per_month", verdict.month, "spend/month"),
+    ]
+
+
+def shown(name: str, amount: int) -> str | int:
+    """Money in units, everything else as it is."""
+    return str(Money(amount)) if name == "spend_per_month" else amount
+
+
+def as_table(usages: Iterable[Usage], config: Config) -> str:
+    """The figures as a table for people."""
+    lines: list[str] = []
+    for usage in usages:
+        left = ", ".join(
+            f"{heading} {shown(name, level.remaining)} of {shown(name, level.limit)} left"
+            for name, level, heading in levels(usage)
+            if level is not None
+        )
+        lines.append(f"{usage.tenant}: {left or 'no limits'}")
+        rows = [*rows_of("today", usage.today), *rows_of("this month", usage.this_month)]
+        lines.extend(rows or ["  nothing used this month"])
+    heading = f"  {'':12}{'model':28}{'requests':>10}{'images':>8}{config.catalogue.currency:>12}"
+    return "\n".join([heading, *lines])
+
+
+def rows_of(period: str, use: Mapping[str, ModelUse]) -> list[str]:
+    """One line a model, and their sum."""
+    every = [*sorted(use.items())]
+    if len(every) > 1:
+        total = ModelUse(
+            sum(u.requests for u in use.values()),
+            sum(u.images for u in use.values()),
+            sum(u.cost for u in use.values()),
+        )
+        every.append(("total", total))
+    return [
+        f"  {period:12}{model:28}{u.requests:>10}{u.images:>8}{Money(u.cost)!s:>12}"
+        for model, u in every
+    ]
