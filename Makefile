@@ -108,3 +108,7 @@ $(NODE)/node_modules/.installed: $(NODE)/package-lock.json $(NODE)/package.json
 	    echo "Installing the Node SDK into $(NODE)/node_modules"; \
 	    cd $(NODE) && npm ci --ignore-scripts --no-audit --no-fund --silent && touch node_modules/.installed; \
 	else echo "No node >= 20 with npm was found: the tests of the Node SDK will be skipped"; fi
+
+.PHONY: tables
+tables: $(DEV) ## Write the documents' tables anew from the code
+	@$(BIN)/python scripts/write_tables.py
