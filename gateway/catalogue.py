@@ -113,6 +113,11 @@ class AreaSizes(Struct, frozen=True, tag_field="kind", tag="area", kw_only=True)
             1 / self.max_ratio <= size.ratio <= self.max_ratio
         )
 
+    def validate(self) -> None:
+        """Raises ValueError: no size is in range."""
+        if not 0 < self.min <= self.max or self.max_ratio < 1 or not self.candidates(Size(1, 1)):
+            raise ValueError("expected 0 < min <= max, and a max_ratio of at least 1")
+
     def candidates(self, wanted: Size) -> list[Size]:
         """Legal sizes of about that ratio, in the multiples of 16 that the vendor snaps to."""
         ratio = min(max(wanted.ratio, 1 / self.max_ratio), self.max_ratio)
@@ -133,6 +138,13 @@ class FixedSizes(Struct, frozen=True, tag_field="kind", tag="fixed", rename={"ch
     def allows(self, size: Size) -> bool:
         """Whether the vendor takes this size as it is."""
         return str(size) in self.choices
+
+    def validate(self) -> None:
+        """Raises ValueError: the list is empty, or holds something else than sizes."""
+        if not self.choices:
+            raise ValueError("expected at least one size")
+        for choice in self.choices:
+            Size.parse(choice)
 
     def candidates(self, wanted: Size) -> list[Size]:  # noqa: ARG002 - the same for every wish
         """All of them."""
@@ -217,10 +229,17 @@ class Catalogue(Struct, frozen=True):
         """Follow a name: an alias, a model or a dated snapshot of one. None if there is none."""
         alias = self.aliases.get(name)
         target = alias.model if alias else name
-        model = self.models.get(target) or self._snapshot(target)
+        model = self._model(target)
         if model is None:
             return None
         return Choice(name, target, model, alias.response_format if alias else "url")
+
+    def has_model(self, name: str) -> bool:
+        """Whether a model or a snapshot has this name; aliases do not count."""
+        return self._model(name) is not None
+
+    def _model(self, name: str) -> Model | None:
+        return self.models.get(name) or self._snapshot(name)
 
     def _snapshot(self, name: str) -> Model | None:
         for base, model in self.models.items():

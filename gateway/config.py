@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping
 from datetime import datetime
 from pathlib import Path
 from typing import Annotated, Literal
-from urllib.parse import urlsplit
+from urllib.parse import SplitResult, urlsplit
 
 from msgspec import Meta, Struct, field
 from msgspec.structs import replace
@@ -160,8 +160,8 @@ class Config(Struct, frozen=True, kw_only=True):
     upstream: Upstream = Upstream()
     pacing: Pacing = Pacing()
     default_model: str = "qwen-image-2.0-pro"
-    models: Path | None = None
-    """A catalogue to use instead of the shipped one."""
+    models: str | None = None
+    """A catalogue to use instead of the shipped one; relative to this file."""
     aliases: dict[str, Alias] = field(default_factory=dict)
     max_body_bytes: Count = 1024 * 1024
     catalogue: Catalogue = Catalogue("", {})
@@ -187,7 +187,7 @@ def load_config(path: Path, environment: Mapping[str, str] = os.environ) -> Conf
         faults.append(Fault("catalogue", "unknown key"))
         del document["catalogue"]
     config = decode(document, Config, "", faults)
-    if config is None:
+    if config is None or faults:
         raise ConfigError(path, faults)
     config = with_catalogue(config, path.parent, faults)
     faults.extend(faults_of_meaning(config))
@@ -207,12 +207,13 @@ def with_catalogue(
 def load_catalogue(config: Config, folder: Path, faults: list[Fault]) -> Catalogue:
     """The shipped models and aliases, or the configured models, under the configured aliases."""
     source = folder / config.models if config.models else shipped("models.yaml")
-    models = decode(read_yaml(source, {}, faults), CatalogueFile, "models", faults)
+    models = decode(read_yaml(source, {}, faults, "models"), CatalogueFile, "models", faults)
     aliases = decode(
         read_yaml(shipped("aliases.yaml"), {}, faults), dict[str, Alias], "aliases", faults
     )
     if models is None or aliases is None:
         return Catalogue("", {})
+    faults.extend(catalogue_faults(models.models))
     kept = {name: alias for name, alias in aliases.items() if alias.model in models.models}
     return Catalogue(models.currency, models.models, {**kept, **config.aliases})
 
@@ -236,7 +237,7 @@ def faults_of_meaning(config: Config) -> Iterator[Fault]:
         if "://" in host or "/" in host or not host.strip("."):
             yield Fault(f"images.allowed_hosts[{index}]", "expected a host or a .suffix, no URL")
     for name, alias in config.aliases.items():
-        if config.catalogue.models and config.catalogue.find(alias.model) is None:
+        if config.catalogue.models and not config.catalogue.has_model(alias.model):
             yield Fault(f"aliases.{name}.model", f"no model named {alias.model!r}")
     yield from repeated("accounts", [account.name for account in config.accounts])
     yield from repeated("tenants", [tenant.name for tenant in config.tenants])
@@ -244,16 +245,41 @@ def faults_of_meaning(config: Config) -> Iterator[Fault]:
     yield from key_faults(config)
 
 
+def catalogue_faults(models: Mapping[str, Model]) -> Iterator[Fault]:
+    """Models that no request could use, or that could not be paid for."""
+    for name, model in models.items():
+        path = f"models.models.{name}"
+        if not model.price or model.price[-1].up_to is not None:
+            yield Fault(f"{path}.price", "the last tier must have no `up_to`")
+        try:
+            model.sizes.validate()
+        except ValueError as fault:
+            yield Fault(f"{path}.sizes", str(fault))
+        else:
+            if model.default_size is not None and not model.sizes.allows(model.default_size):
+                yield Fault(f"{path}.default_size", f"expected {model.sizes}")
+
+
 def account_faults(account: Account, path: str) -> Iterator[Fault]:
     """An account that could not be called, or whose key would travel in the clear."""
-    parts = urlsplit(account.base_url)
-    if parts.scheme not in {"http", "https"} or not parts.hostname or parts.query or parts.username:
+    parts = split_url(account.base_url)
+    if parts is None:
         yield Fault(f"{path}.base_url", "expected https://HOST/api/v1")
     elif parts.scheme == "http" and parts.hostname not in {"127.0.0.1", "localhost", "::1"}:
         yield Fault(f"{path}.base_url", "http:// would send the key in the clear; use https://")
     key = account.api_key.reveal()
     if not key or not key.isascii() or any(char.isspace() for char in key):
         yield Fault(f"{path}.api_key", "expected a key without spaces or line ends")
+
+
+def split_url(url: str) -> SplitResult | None:
+    """The parts of an API's base URL; None if it is not one."""
+    try:
+        parts = urlsplit(url)
+        is_url = bool(parts.scheme in {"http", "https"} and parts.hostname and parts.port != 0)
+    except ValueError:
+        return None
+    return parts if is_url and not (parts.query or parts.fragment or parts.username) else None
 
 
 def redis_faults(redis: Redis) -> Iterator[Fault]:

@@ -6,7 +6,17 @@ import re
 from collections.abc import Mapping
 from pathlib import Path
 from types import NoneType, UnionType
-from typing import Annotated, Any, TypeVar, Union, cast, get_args, get_origin, get_type_hints
+from typing import (
+    Annotated,
+    Any,
+    NoReturn,
+    TypeVar,
+    Union,
+    cast,
+    get_args,
+    get_origin,
+    get_type_hints,
+)
 
 import msgspec
 import yaml
@@ -57,6 +67,10 @@ class Secret:
             return cls(read_secret(Path(str(value["file"]))))
         raise ValueError("expected a string or {file: PATH}")
 
+    def __reduce__(self) -> NoReturn:
+        """Refuse to be written anywhere: a pickle holds the text in the clear."""
+        raise TypeError("a Secret cannot be pickled")
+
     def reveal(self) -> str:
         """The text itself."""
         return self._value
@@ -96,6 +110,10 @@ class FromEnvironment(str):
     __slots__ = ()
 
 
+REPORTED = object()
+"""Stands for a value whose fault is known already."""
+
+
 class UniqueKeyLoader(yaml.SafeLoader):
     """YAML's safe subset; a key that stands twice is an error instead of the last one winning."""
 
@@ -110,22 +128,25 @@ class UniqueKeyLoader(yaml.SafeLoader):
         return super().construct_mapping(node, deep)
 
 
-def read_yaml(path: Path, environment: Mapping[str, str], faults: list[Fault]) -> object:
-    """Parse a file and fill in `${NAME}`; what goes wrong is added to `faults`."""
+def read_yaml(
+    path: Path, environment: Mapping[str, str], faults: list[Fault], where: str = ""
+) -> object:
+    """Parse a file and fill in `${NAME}`; what goes wrong is added to `faults` as at `where`."""
     try:
         text = path.read_text(encoding="utf-8")
         document = yaml.load(text, UniqueKeyLoader)  # noqa: S506 - a subclass of SafeLoader
+        return fill_in(document, environment, where, faults)
     except OSError as fault:
-        faults.append(Fault("", f"cannot read {path}: {fault.strerror}"))
+        faults.append(Fault(where, f"cannot read {path}: {fault.strerror}"))
     except UnicodeDecodeError:
-        faults.append(Fault("", f"{path} is not UTF-8 text"))
+        faults.append(Fault(where, f"{path} is not UTF-8 text"))
+    except RecursionError:
+        faults.append(Fault(where, f"{path} is nested too deeply"))
     except yaml.YAMLError as fault:
         mark = getattr(fault, "problem_mark", None)
         place = f"line {mark.line + 1}: " if mark else ""
-        faults.append(Fault("", f"not YAML: {place}{getattr(fault, 'problem', fault)}"))
-    else:
-        return fill_in(document, environment, "", faults)
-    return None
+        faults.append(Fault(where, f"not YAML: {place}{getattr(fault, 'problem', fault)}"))
+    return REPORTED
 
 
 def fill_in(
@@ -140,7 +161,9 @@ def fill_in(
         return value
     missing = sorted({name for name in REFERENCE.findall(value) if name not in environment})
     faults.extend(Fault(path, f"the environment variable {name} is not set") for name in missing)
-    return FromEnvironment(REFERENCE.sub(lambda found: environment.get(found[1], "-"), value))
+    if missing:
+        return REPORTED
+    return FromEnvironment(REFERENCE.sub(lambda found: environment[found[1]], value))
 
 
 def join(path: str, key: object) -> str:
@@ -152,13 +175,14 @@ def decode(value: object, type_: type[T], path: str, faults: list[Fault]) -> T |
     """Build a `type_` from plain values; None, and at least one new fault, if it cannot be."""
     before = len(faults)
     built = build(value, type_, path, faults)
-    return cast("T", built) if len(faults) == before else None
+    return cast("T", built) if len(faults) == before and value is not REPORTED else None
 
 
 def build(value: object, type_: Any, path: str, faults: list[Fault]) -> object:  # noqa: ANN401
     """Descend into Structs, lists and mappings; convert everything else at once."""
     bare = plain(type_)
-    if value is None and bare is not type_ and NoneType in get_args(type_):
+    is_null = value is None and bare is not type_ and NoneType in get_args(type_)
+    if is_null or value is REPORTED:
         return None
     if isinstance(bare, type) and hasattr(bare, "parse"):
         return parse(value, bare, path, faults)

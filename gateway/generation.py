@@ -138,7 +138,7 @@ class Generator:
                 tried.add(route.account.name)
                 wait = self._wait_s(failure, call.model, attempt, tried, run)
                 if wait is None:
-                    raise failure.error from failure
+                    raise shown(failure) from failure
             else:
                 run.generated += len(urls)
                 return urls
@@ -214,6 +214,13 @@ class Generator:
 def current_call() -> asyncio.Task[list[str]]:
     """The task that this runs in, which `Generator.generate` made."""
     return cast("asyncio.Task[list[str]]", asyncio.current_task())
+
+
+def shown(failure: UpstreamFailure) -> GatewayError:
+    """The error for the client; of a full account, with the time to come back."""
+    if failure.remedy is Remedy.THROTTLED and failure.error.retry_after_s is None:
+        failure.error.retry_after_s = THROTTLED_S
+    return failure.error
 
 
 def after_payment(error: GatewayError, generated: int) -> GatewayError:

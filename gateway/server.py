@@ -12,13 +12,16 @@ import time
 from collections.abc import Callable
 from multiprocessing.process import BaseProcess
 from types import FrameType
+from typing import Any, Literal, cast
 
 import uvicorn
+from litestar.types import ASGIApp
 
 from gateway.app import create_app
 from gateway.config import Config
 from gateway.logs import configure_logs
 from gateway.store.base import Share
+from gateway.wire import HttpProtocol
 
 BACKLOG = 4096
 DRAIN_S = 330
@@ -70,28 +73,30 @@ def run_worker(
     """
     replicas = config.redis.replicas if config.redis else 1
     share = Share(place.index, place.workers * replicas)
-    server = Server(
-        uvicorn.Config(
-            create_app(config, share=share),
-            loop="uvloop",
-            http="httptools",
-            ws="none",
-            lifespan="on",
-            log_config=None,
-            access_log=False,
-            server_header=False,
-            proxy_headers=False,
-            backlog=BACKLOG,
-            timeout_keep_alive=KEEP_ALIVE_S,
-            timeout_graceful_shutdown=DRAIN_S,
-        ),
-        ready,
-        parent,
-    )
+    server = Server(http_config(create_app(config, share=share)), ready, parent)
     # uvicorn raises the signal again once it has drained; that is the end, and not a failure.
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: sys.exit(0))
     server.run(sockets=[sock])
+
+
+def http_config(app: ASGIApp, lifespan: Literal["on", "off"] = "on") -> uvicorn.Config:
+    """How HTTP is served."""
+    return uvicorn.Config(
+        cast("Any", app),  # Litestar and uvicorn each have ASGI types of their own
+        loop="uvloop",
+        http=HttpProtocol,
+        ws="none",
+        interface="asgi3",
+        lifespan=lifespan,
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        proxy_headers=False,
+        backlog=BACKLOG,
+        timeout_keep_alive=KEEP_ALIVE_S,
+        timeout_graceful_shutdown=DRAIN_S,
+    )
 
 
 def listen(config: Config) -> socket.socket:

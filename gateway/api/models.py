@@ -24,7 +24,8 @@ def model_routes(authenticate: Authenticator, catalogue: Catalogue) -> list[HTTP
 
     # The SDKs send a slash inside an id as %2F, which arrives here decoded.
     @get(["/v1/models/{name:path}", "/models/{name:path}"])
-    async def retrieve_model(request: Request[Any, Any, Any], name: str) -> Response[bytes]:
+    async def retrieve_model(request: Request[Any, Any, Any]) -> Response[bytes]:
+        name: str = request.path_params["name"]
         tenant = authenticate(request.scope).tenant
         return json_response(to_model(choose_model(catalogue, tenant, name.lstrip("/"), "")))
 
