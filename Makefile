@@ -111,4 +111,4 @@ $(NODE)/node_modules/.installed: $(NODE)/package-lock.json $(NODE)/package.json
 
 .PHONY: tables
 tables: $(DEV) ## Write the documents' tables anew from the code
-	@$(BIN)/python scripts/write_tables.py
+	@$(BIN)/python scripts/write-tables

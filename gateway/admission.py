@@ -1,17 +1,22 @@
-"""Tenants' limits at the door of a request: verdicts as headers, errors and settlements."""
+"""Tenants' limits at the door of a request, and the books at its end."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
-from typing import NamedTuple
+from collections.abc import Callable, Iterable
+from datetime import UTC, datetime
 
+from msgspec import Struct
+
+from gateway.accounting import Generation, UsageLog
 from gateway.config import Limits as LimitsConfig
 from gateway.config import Tenant
 from gateway.errors import BudgetExhausted, GatewayError, RateLimited, ServiceUnavailable
 from gateway.exchange import Exchange
 from gateway.limits import Limiter
+from gateway.metrics import Metrics
 from gateway.store.base import Level, Limits, Reason, Reservation, Settlement, Verdict
+from gateway.tenants import Caller
 from gateway.translate.request import Plan
 
 WHAT = {
@@ -21,43 +26,101 @@ WHAT = {
     Reason.IMAGES_PER_DAY: "images per day",
     Reason.SPEND_PER_MONTH: "spend per month",
 }
+MEGAPIXEL = 1_000_000
 
 
-class Pass(NamedTuple):
-    """An admitted request: what it holds until it is settled."""
+class Pass(Struct, frozen=True):
+    """An admitted request: what it holds until it is settled, and how to book it."""
 
-    tenant: str
+    caller: Caller
+    plan: Plan
     reservation: Reservation
 
 
 class Admission:
-    """Admits requests against their tenants' limits, and settles them."""
+    """Admits requests against their tenants' limits, and books what they used.
 
-    def __init__(self, limiter: Limiter, tenants: Iterable[Tenant]) -> None:
+    `usage` is None where no usage record is configured; `now` gives Unix seconds.
+    """
+
+    def __init__(
+        self,
+        limiter: Limiter,
+        tenants: Iterable[Tenant],
+        *,
+        metrics: Metrics,
+        usage: UsageLog | None,
+        now: Callable[[], float],
+    ) -> None:
         self._limiter = limiter
+        self.use(tenants)
+        self._metrics = metrics
+        self._usage = usage
+        self._now = now
+
+    def use(self, tenants: Iterable[Tenant]) -> None:
+        """Follow a changed configuration, from the next request on."""
         self._limits = {tenant.name: to_store_limits(tenant.limits) for tenant in tenants}
 
-    async def admit(self, tenant: Tenant, plan: Plan, exchange: Exchange) -> Pass:
+    async def admit(
+        self, caller: Caller, plan: Plan, exchange: Exchange, *, pays: bool = True
+    ) -> Pass:
         """Reserve everything the request may use; rate-limit headers go to its answer.
+
+        `pays` is false for one that will be given another's images: it counts as a request only.
 
         Raises:
             RateLimited, BudgetExhausted, ServiceUnavailable: refused, and nothing was reserved.
         """
-        cost = plan.entry.cost(plan.size).micros * plan.images
-        reservation = Reservation(exchange.request_id, plan.model, plan.images, cost)
-        verdict = await self._limiter.admit(tenant.name, self._limits[tenant.name], reservation)
+        images = plan.images if pays else 0
+        cost = plan.entry.cost(plan.size).micros * images
+        # A second try of the same request must not be taken for a repeat of the first.
+        name = exchange.request_id if pays else exchange.request_id + "-free"
+        reservation = Reservation(name, plan.model, images, cost)
+        tenant = caller.tenant.name
+        # A tenant may have been removed while this request was being read.
+        limits = self._limits.get(tenant) or to_store_limits(caller.tenant.limits)
+        with self._metrics.store_seconds.labels("take").time():
+            verdict = await self._limiter.admit(tenant, limits, reservation)
         exchange.headers.update(rate_headers(verdict))
         if not verdict.allowed:
+            self._metrics.limited.labels(tenant, verdict.reason or Reason.STORE_UNAVAILABLE).inc()
             raise refusal(verdict)
-        return Pass(tenant.name, reservation)
+        return Pass(caller, plan, reservation)
 
-    async def settle(self, held: Pass, images: int) -> None:
+    async def settle(self, held: Pass, images: int, request_id: str) -> None:
         """End the request; `images` were generated and billed, the rest is given back."""
-        reservation = held.reservation
-        cost = reservation.cost * images // reservation.images
+        plan, tenant = held.plan, held.caller.tenant.name
+        cost = plan.entry.cost(plan.size).micros * images
+        if images:
+            self._book(held, images, cost, request_id)
         await self._limiter.settle(
-            Settlement(held.tenant, reservation.id, reservation.model, images, cost)
+            Settlement(tenant, held.reservation.id, plan.model, images, cost)
         )
+
+    def _book(self, held: Pass, images: int, cost: int, request_id: str) -> None:
+        plan, caller = held.plan, held.caller
+        tenant = caller.tenant.name
+        self._metrics.images.labels(tenant, plan.family, tier(plan)).inc(images)
+        self._metrics.spend.labels(tenant, plan.family).inc(cost / 1_000_000)
+        if self._usage is not None:
+            self._usage.append(
+                Generation(
+                    at=datetime.fromtimestamp(self._now(), UTC),
+                    request_id=request_id,
+                    tenant=tenant,
+                    key=caller.key.label,
+                    model=plan.model,
+                    size=None if plan.size is None else str(plan.size),
+                    images=images,
+                    cost=cost,
+                )
+            )
+
+
+def tier(plan: Plan) -> str:
+    """The size of the images in whole megapixels, rounded up; `auto` where the model chooses."""
+    return "auto" if plan.size is None else f"{math.ceil(plan.size.area / MEGAPIXEL)}mp"
 
 
 def to_store_limits(limits: LimitsConfig) -> Limits:

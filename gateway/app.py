@@ -2,29 +2,39 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+import asyncio
+import signal
+from collections.abc import AsyncIterator, Callable
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
 from secrets import token_hex
 from time import monotonic, time
 
 import httpx
 from litestar import Litestar
-from litestar.types import ASGIApp
 
+from gateway.accounting import UsageLog
 from gateway.admission import Admission
+from gateway.api.answers import Answers
 from gateway.api.auth import Authenticator
-from gateway.api.envelope import Envelope
+from gateway.api.envelope import Envelope, Readiness
 from gateway.api.images import image_routes
-from gateway.api.models import model_routes
+from gateway.api.models import Models
 from gateway.api.operations import operation_routes
 from gateway.api.replies import EXCEPTION_HANDLERS
 from gateway.config import Config
 from gateway.config import OnLoss as ConfiguredOnLoss
+from gateway.delivery import Delivery
 from gateway.generation import Clock, Generator
+from gateway.ledger import Ledger
 from gateway.limits import Limiter, Loss, OnLoss
+from gateway.metrics import Metrics
 from gateway.pacing import Alone, Pacer, QueueBounds
 from gateway.pipeline import Pipeline
-from gateway.store.base import Share, Store
+from gateway.reload import Reloader
+from gateway.sampling import Sampler
+from gateway.store.base import Share
 from gateway.store.memory import MemoryStore
 from gateway.store.redis import RedisStore, Timeouts
 from gateway.tenants import KeyRing
@@ -32,70 +42,167 @@ from gateway.upstream.accounts import Accounts
 from gateway.upstream.client import DashScope, open_transport
 from gateway.upstream.images import ImageFetcher
 
+Store = MemoryStore | RedisStore
+
+
+class Parts:
+    """What a worker runs on, made from its configuration; tests pass some of them in."""
+
+    def __init__(
+        self,
+        config: Config,
+        *,
+        store: Store | None,
+        transport: httpx.AsyncBaseTransport | None,
+        clock: Clock,
+        share: Share,
+    ) -> None:
+        worker = token_hex(8)
+        self.config = config
+        self.clock = clock
+        self.metrics = Metrics(installed_version())
+        self.readiness = Readiness()
+        self.store = store or open_store(config, clock)
+        # Without Redis the store cannot be away, so nothing needs to stand in for it.
+        spare = None if isinstance(self.store, MemoryStore) else MemoryStore(clock.now)
+        self.usage = UsageLog(Path(config.usage_log)) if config.usage_log else None
+        self.client = DashScope(config.upstream, transport or open_transport(config.upstream))
+        self.fetcher = ImageFetcher(config.images)
+        self.delivery = Delivery(
+            self.fetcher, steady=clock.steady, budget_bytes=config.images.budget_bytes
+        )
+        self.accounts = Accounts(config.accounts, config.catalogue, clock.steady)
+        self.limiter = Limiter(
+            self.store, worker=worker, fallback=spare, on_loss=on_loss(config), share=share
+        )
+        self.pacer = Pacer(
+            self.store,
+            self.accounts,
+            worker=worker,
+            alone=Alone(spare, lambda: self.limiter.share, clock.now) if spare else None,
+            bounds=QueueBounds(config.pacing.waiting_per_model, config.pacing.waiting_per_tenant),
+        )
+        self.ledger = Ledger(self.store, fallback=spare, now=clock.now)
+        self.admission = Admission(
+            self.limiter, config.tenants, metrics=self.metrics, usage=self.usage, now=clock.now
+        )
+        self.pipeline = self._pipeline()
+        self.sampler = Sampler(
+            self.metrics,
+            config.catalogue,
+            accounts=self.accounts,
+            pacer=self.pacer,
+            limiter=self.limiter,
+            ledger=self.ledger,
+        )
+
+    def _pipeline(self) -> Pipeline:
+        config, clock = self.config, self.clock
+        return Pipeline(
+            config.catalogue,
+            config.default_model,
+            admission=self.admission,
+            ledger=self.ledger,
+            generator=Generator(
+                accounts=self.accounts,
+                pacer=self.pacer,
+                client=self.client,
+                clock=clock,
+                metrics=self.metrics,
+            ),
+            clock=clock,
+        )
+
+    def apply(self, config: Config) -> None:
+        """Follow a changed file; requests under way keep what they began with."""
+        self.pipeline.use(config.catalogue, config.default_model)
+        self.admission.use(config.tenants)
+        self.accounts.use(config.accounts, config.catalogue)
+        self.sampler.use(config.catalogue)
+
+    @asynccontextmanager
+    async def lifespan(self, _: Litestar) -> AsyncIterator[None]:
+        """Start what runs in the background; at the end finish what is under way, then close."""
+        for background in (self.limiter, self.ledger, self.sampler):
+            background.start()
+        yield
+        await self.pipeline.drain()
+        closing = (self.sampler, self.pacer, self.ledger, self.limiter, self.client, self.fetcher)
+        for part in (*closing, self.store):
+            await part.aclose()
+        if self.usage is not None:
+            self.usage.close()
+
+    def degraded(self) -> dict[str, bool]:
+        """Which functions decide without the store."""
+        return {
+            "limits": self.limiter.degraded,
+            "pacing": self.pacer.degraded,
+            "cache": self.ledger.degraded,
+        }
+
 
 def create_app(
     config: Config,
     *,
+    path: Path | None = None,
     store: Store | None = None,
     transport: httpx.AsyncBaseTransport | None = None,
     clock: Clock | None = None,
     share: Share = Share(),
-) -> ASGIApp:
-    """Wire everything up. Tests pass other parts in; production passes only its `share`.
+) -> Envelope:
+    """Wire everything up. Tests pass other parts in; production passes `path` and `share`.
 
-    `share` is this worker's place among all, until the store tells it.
+    `path` is the file to follow; `share` is this worker's place among all, until the store tells
+    it.
     """
     clock = clock or Clock(time, monotonic)
-    store = store or open_store(config, clock)
-    # Without Redis the store cannot be away, so nothing needs to stand in for it.
-    fallback = None if isinstance(store, MemoryStore) else MemoryStore(clock.now)
-    worker = token_hex(8)
-    client = DashScope(config.upstream, transport or open_transport(config.upstream))
-    fetcher = ImageFetcher(config.images)
-    accounts = Accounts(config.accounts, config.catalogue, clock.steady)
-    limiter = Limiter(store, worker=worker, fallback=fallback, on_loss=on_loss(config), share=share)
-    pacer = Pacer(
-        store,
-        accounts,
-        worker=worker,
-        alone=Alone(fallback, lambda: limiter.share, clock.now) if fallback else None,
-        bounds=QueueBounds(config.pacing.waiting_per_model, config.pacing.waiting_per_tenant),
-    )
-    pipeline = Pipeline(
-        config.catalogue,
-        config.default_model,
-        admission=Admission(limiter, config.tenants),
-        generator=Generator(accounts=accounts, pacer=pacer, client=client, clock=clock),
-        fetcher=fetcher,
-        clock=clock,
-    )
+    parts = Parts(config, store=store, transport=transport, clock=clock, share=share)
     authenticate = Authenticator(KeyRing(config.tenants), clock.now)
+    models = Models(authenticate, config.catalogue)
 
-    @asynccontextmanager
-    async def connections(_: Litestar) -> AsyncIterator[None]:
-        limiter.start()
-        yield
-        await pipeline.drain()
-        for part in (pacer, limiter, client, fetcher, store):
-            await part.aclose()
+    def apply(changed: Config) -> None:
+        authenticate.use(KeyRing(changed.tenants))
+        models.use(changed.catalogue)
+        parts.apply(changed)
 
+    reloader = Reloader(path, config, apply) if path else None
+    answers = Answers(parts.fetcher, parts.delivery, clock=clock, metrics=parts.metrics)
     app = Litestar(
         [
             *image_routes(
                 authenticate,
-                pipeline,
+                parts.pipeline,
+                answers,
                 max_body_bytes=config.max_body_bytes,
                 deadline_s=config.upstream.deadline_s,
             ),
-            *model_routes(authenticate, config.catalogue),
-            *operation_routes(store, lambda: limiter.degraded or pacer.degraded),
+            *models.routes(),
+            *operation_routes(
+                parts.store, parts.readiness, parts.degraded, parts.metrics, config.metrics.allow
+            ),
         ],
         exception_handlers=EXCEPTION_HANDLERS,
-        lifespan=[connections],
+        lifespan=[parts.lifespan, *([following(reloader)] if reloader else [])],
         openapi_config=None,
         logging_config=None,
     )
-    return Envelope(app)
+    return Envelope(app, parts.metrics, parts.readiness)
+
+
+def following(reloader: Reloader) -> Callable[[Litestar], AbstractAsyncContextManager[None]]:
+    """Watch the file while the application runs, and on SIGHUP."""
+
+    @asynccontextmanager
+    async def lifespan(_: Litestar) -> AsyncIterator[None]:
+        reloader.start()
+        loop = asyncio.get_running_loop()
+        loop.add_signal_handler(signal.SIGHUP, reloader.trigger)
+        yield
+        loop.remove_signal_handler(signal.SIGHUP)
+        await reloader.aclose()
+
+    return lifespan
 
 
 def open_store(config: Config, clock: Clock) -> Store:
@@ -111,3 +218,11 @@ def on_loss(config: Config) -> OnLoss:
     """The limits' policy for when Redis is away."""
     policy = config.redis.on_loss if config.redis else ConfiguredOnLoss()
     return OnLoss(rates=Loss(policy.rates), budgets=Loss(policy.budgets))
+
+
+def installed_version() -> str:
+    """The distribution's version; empty where the package runs without being installed."""
+    try:
+        return version("dashscope-image-gateway")
+    except PackageNotFoundError:
+        return ""

@@ -216,6 +216,8 @@ class Choice(Struct, frozen=True):
     upstream_name: str
     model: Model
     response_format: ResponseFormat
+    family: str = ""
+    """The catalogue's entry, which several dated snapshots may share."""
 
 
 class Catalogue(Struct, frozen=True):
@@ -229,22 +231,22 @@ class Catalogue(Struct, frozen=True):
         """Follow a name: an alias, a model or a dated snapshot of one. None if there is none."""
         alias = self.aliases.get(name)
         target = alias.model if alias else name
-        model = self._model(target)
-        if model is None:
+        family = self._family(target)
+        if family is None:
             return None
-        return Choice(name, target, model, alias.response_format if alias else "url")
+        response_format = alias.response_format if alias else "url"
+        return Choice(name, target, self.models[family], response_format, family)
 
     def has_model(self, name: str) -> bool:
         """Whether a model or a snapshot has this name; aliases do not count."""
-        return self._model(name) is not None
+        return self._family(name) is not None
 
-    def _model(self, name: str) -> Model | None:
-        return self.models.get(name) or self._snapshot(name)
-
-    def _snapshot(self, name: str) -> Model | None:
+    def _family(self, name: str) -> str | None:
+        if name in self.models:
+            return name
         for base, model in self.models.items():
             if name.startswith(base) and matches(model.snapshots, name[len(base) :]):
-                return model
+                return base
         return None
 
 

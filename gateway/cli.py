@@ -79,17 +79,17 @@ def serve(
             "--workers: more than one worker needs Redis, or each would count limits alone. "
             f"Add `redis: {{url: redis://HOST:6379/0}}` to {config}, or use one worker."
         )
-    start(replace(loaded, listen=listen), workers, "")
+    start(replace(loaded, listen=listen), workers, "", config)
 
 
-def start(config: Config, workers: int, text: str) -> None:
+def start(config: Config, workers: int, text: str, path: Path | None = None) -> None:
     """Serve, and say where once requests are taken."""
 
     def announce(port: int) -> None:
         print(f"gateway: listening on http://{config.listen.host}:{port}{text}", flush=True)
 
     try:
-        run_server(config, workers, announce)
+        run_server(config, workers, announce, path)
     except OSError as fault:
         where = f"{config.listen.host}:{config.listen.port}"
         stop(f"gateway: cannot listen on {where}: {fault.strerror or fault}")

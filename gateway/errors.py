@@ -3,6 +3,7 @@
     GatewayError
     ├── InvalidRequest            400  the caller's mistake; `param` names the field
     │   ├── UnknownParameter      400
+    │   ├── IdempotencyConflict   422  the key came before with another body
     │   ├── ModerationBlocked     400  the vendor's safety system refused prompt or picture
     │   ├── BodyTooLarge          413
     │   ├── UnsupportedMediaType  415
@@ -12,6 +13,7 @@
     │   └── ModelNotFound         404
     ├── MethodNotAllowed          405
     ├── BodyTimeout               408  the body did not arrive in time
+    ├── NotCached                 504  only-if-cached, and it is not
     ├── RateLimited               429  wait, then try again
     │   └── UpstreamThrottled     429  the account behind the gateway is at its limit
     ├── BudgetExhausted           429  trying again does not help
@@ -33,7 +35,10 @@ Messages are written for the caller: they never hold a vendor key, host, URL or 
 
 from __future__ import annotations
 
+import re
 from typing import ClassVar
+
+WORD = re.compile(r"(?<=[a-z])(?=[A-Z])")
 
 
 class GatewayError(Exception):
@@ -49,6 +54,11 @@ class GatewayError(Exception):
     type: ClassVar[str] = "server_error"
     code: ClassVar[str | None] = None
     retry: ClassVar[bool | None] = None
+
+    @classmethod
+    def label(cls) -> str:
+        """The class as a metric's label: `ModelNotFound` is `model_not_found`."""
+        return WORD.sub("_", cls.__name__).lower()
 
     def __init__(
         self,
@@ -80,6 +90,13 @@ class UnknownParameter(InvalidRequest):
     """A key that neither OpenAI's API nor the gateway knows."""
 
     code = "unknown_parameter"
+
+
+class IdempotencyConflict(InvalidRequest):
+    """The idempotency key came before with another body."""
+
+    status = 422
+    code = "idempotency_key_reused"
 
 
 class ModerationBlocked(InvalidRequest):
@@ -151,6 +168,15 @@ class BodyTimeout(GatewayError):
     status = 408
     type = "invalid_request_error"
     code = "request_timeout"
+
+
+class NotCached(GatewayError):
+    """`Cache-Control: only-if-cached`, and no result is kept."""
+
+    status = 504
+    type = "invalid_request_error"
+    code = "not_cached"
+    retry = False
 
 
 class RateLimited(GatewayError):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from random import random
 from typing import cast
 
@@ -16,6 +16,7 @@ from gateway.errors import (
     UpstreamThrottled,
 )
 from gateway.exchange import Exchange
+from gateway.metrics import Metrics
 from gateway.pacing import NoSlot, Pacer
 from gateway.protocol.dashscope import GenerationRequest
 from gateway.translate.failure import Remedy, UpstreamFailure
@@ -41,12 +42,23 @@ class Clock(Struct, frozen=True):
     chance: Callable[[], float] = random
 
 
+Keep = Callable[[int, Sequence[str]], Awaitable[None]]
+"""Told, after each answer, what the call of an index has brought so far."""
+
+
+async def keep_nothing(_index: int, _urls: Sequence[str]) -> None:
+    """For a request whose images nobody else could use."""
+
+
 class Run:
     """What the calls of one request share."""
 
     def __init__(self, tenant: str, exchange: Exchange, *, slot_by: float, deadline: float) -> None:
         self.tenant = tenant
         self.log = exchange.log
+        self.parts: Mapping[int, Sequence[str]] = {}
+        """What was paid for before, by the index of the call."""
+        self.keep: Keep = keep_nothing
         self.slot_by = slot_by
         """A call that could not start before this would not be done by the deadline."""
         self.deadline = deadline
@@ -75,12 +87,19 @@ class Generator:
     """Makes the upstream calls of requests. All state is in its parts."""
 
     def __init__(
-        self, *, accounts: Accounts, pacer: Pacer, client: DashScope, clock: Clock
+        self,
+        *,
+        accounts: Accounts,
+        pacer: Pacer,
+        client: DashScope,
+        clock: Clock,
+        metrics: Metrics,
     ) -> None:
         self._accounts = accounts
         self._pacer = pacer
         self._client = client
         self._clock = clock
+        self._metrics = metrics
 
     async def generate(self, plan: Plan, run: Run) -> list[str]:
         """All image URLs, in the order of the calls.
@@ -89,12 +108,11 @@ class Generator:
             GatewayError: why a call failed for good; the calls not yet sent are then held back.
         """
         if len(plan.calls) == 1:
-            run.pausing()
-            return await self._complete(plan.calls[0], run, slots=1)
-        owed = len(plan.calls)
+            return await self._complete(plan, 0, run)
+        run.sending()
         tasks = [
-            asyncio.create_task(self._complete(call, run, slots=owed - index))
-            for index, call in enumerate(plan.calls)
+            asyncio.create_task(self._complete(plan, index, run))
+            for index in range(len(plan.calls))
         ]
         run.unsent.update(tasks)
         results = await asyncio.gather(*tasks, return_exceptions=True)
@@ -102,17 +120,22 @@ class Generator:
             if isinstance(result, Exception) and not isinstance(result, GatewayError):
                 raise result
         if run.failed is not None:
-            raise after_payment(run.failed, run.generated)
+            raise run.failed
         return [url for urls in results if isinstance(urls, list) for url in urls]
 
-    async def _complete(self, call: GenerationRequest, run: Run, slots: int) -> list[str]:
-        """One call's images, asking again for those that an answer lacked."""
-        urls: list[str] = []
+    async def _complete(self, plan: Plan, index: int, run: Run) -> list[str]:
+        """One call's images, less those paid for before; asks again for what an answer lacked."""
+        call = plan.calls[index]
         wanted = call.parameters.n or 1
+        urls = list(run.parts.get(index, ()))[:wanted]
+        if len(urls) == wanted:
+            return urls
         try:
             for _ in range(1 + TOP_UPS):
-                found = await self._send(remaining(call, len(urls)), run, slots)
+                rest = remaining(call, len(urls))
+                found = await self._send(rest, plan.family, run, slots=len(plan.calls) - index)
                 urls += found[: wanted - len(urls)]
+                await run.keep(index, urls)
                 if len(urls) == wanted:
                     return urls
                 run.log.warning("incomplete_answer", wanted=wanted, received=len(urls))
@@ -125,20 +148,23 @@ class Generator:
             run.give_up()
             raise
 
-    async def _send(self, call: GenerationRequest, run: Run, slots: int) -> list[str]:
+    async def _send(self, call: GenerationRequest, family: str, run: Run, slots: int) -> list[str]:
         """One successful upstream call, over accounts and attempts."""
         tried: set[str] = set()
         attempt = 0
         while True:
             attempt += 1
-            route = await self._route(call.model, run, tried, slots)
+            with self._metrics.queue_seconds.labels(family).time():
+                route = await self._route(call.model, run, tried, slots)
+            name = route.account.name
             try:
-                urls = await self._attempt(route, call, run)
+                urls = await self._attempt(route, call, family, run)
             except UpstreamFailure as failure:
-                tried.add(route.account.name)
+                tried.add(name)
                 wait = self._wait_s(failure, call.model, attempt, tried, run)
                 if wait is None:
                     raise shown(failure) from failure
+                self._metrics.retries.labels(name, family, failure.remedy.value).inc()
             else:
                 run.generated += len(urls)
                 return urls
@@ -158,23 +184,29 @@ class Generator:
             raise UpstreamThrottled(message, retry_after_s=late.retry_after_s) from None
         return self._accounts.admit(model, name, run.deadline - self._clock.steady())
 
-    async def _attempt(self, route: Route, call: GenerationRequest, run: Run) -> list[str]:
+    async def _attempt(
+        self, route: Route, call: GenerationRequest, family: str, run: Run
+    ) -> list[str]:
         left_s = self._left_s(run)
+        name = route.account.name
         run.sending()
         run.sent = True
         try:
-            reply = await self._client.generate(route.account, call, left_s)
+            with self._metrics.upstream_seconds.labels(name, family).time():
+                reply = await self._client.generate(route.account, call, left_s)
         except UpstreamFailure as failure:
+            self._metrics.upstream_calls.labels(name, family, failure.label).inc()
             await self._learn(route, call.model, failure, run)
             raise
         except BaseException:
             route.breaker.abandoned()
             raise
         self._accounts.record(route, None)
+        self._metrics.upstream_calls.labels(name, family, "ok").inc()
         urls = image_urls(reply)
         run.log.info(
             "upstream_answered",
-            account=route.account.name,
+            account=name,
             images=len(urls),
             upstream_request_id=reply.request_id,
         )
@@ -191,6 +223,7 @@ class Generator:
             upstream_message=failure.message[:SHOWN_MESSAGE],
             upstream_request_id=failure.request_id,
             remedy=failure.remedy.value,
+            cause=repr(failure.__cause__)[:SHOWN_MESSAGE] if failure.__cause__ else None,
         )
         if failure.remedy is Remedy.THROTTLED:
             rest_s = failure.error.retry_after_s or THROTTLED_S
@@ -221,10 +254,3 @@ def shown(failure: UpstreamFailure) -> GatewayError:
     if failure.remedy is Remedy.THROTTLED and failure.error.retry_after_s is None:
         failure.error.retry_after_s = THROTTLED_S
     return failure.error
-
-
-def after_payment(error: GatewayError, generated: int) -> GatewayError:
-    """The error to show; once images were paid for, SDKs must not repeat the request unasked."""
-    if generated:
-        error.should_retry = False
-    return error

@@ -1,41 +1,103 @@
-"""One image request from the caller's body to the answer: translate → admit → call → deliver."""
+"""One image request from the caller's body to its result.
+
+translate → find its place in the ledger, and admit it → lead, follow, or take what is there
+
+Delivering the result is `gateway.api.images`' part.
+"""
 
 from __future__ import annotations
 
 import asyncio
-from base64 import b64encode
+from collections.abc import Coroutine
+from typing import Any, TypeVar
 
 from msgspec import Struct
 
-from gateway.admission import Admission
-from gateway.catalogue import Catalogue, Size
+from gateway.admission import Admission, Pass
+from gateway.caching import CacheControl, Record, fingerprint, is_cacheable, record_of, scope_of
+from gateway.catalogue import Catalogue
+from gateway.errors import ClientGone, GatewayError, IdempotencyConflict, NotCached
 from gateway.exchange import Exchange
 from gateway.generation import Clock, Generator, Run
-from gateway.protocol.openai import Image, ImageRequest, ImagesResponse
+from gateway.ledger import (
+    Done,
+    Entry,
+    Failed,
+    Follow,
+    How,
+    Idempotency,
+    Lead,
+    Ledger,
+    Place,
+    Refusal,
+)
+from gateway.protocol.openai import ImageRequest
 from gateway.tenants import Caller, choose_model
 from gateway.translate.request import Plan, to_dashscope
-from gateway.translate.response import PNG_HEADER_BYTES, png_size, to_openai
-from gateway.upstream.images import ImageFetcher
 
+T = TypeVar("T")
+
+CACHE = {
+    How.HIT: "hit",
+    How.JOINED: "joined",
+    How.REPLAYED: "replayed",
+    How.ADOPTED: "replayed",
+}
 GENERATION_S = 30.0
 """What a generation takes: a call whose slot comes later than this before the deadline is refused,
 since its picture would be paid for and come too late."""
 
 
-class Job(Struct, frozen=True):
+class Wish(Struct, frozen=True, kw_only=True):
+    """What a client says beside the body: how old a result may be, and whether it asked before."""
+
+    adoption: str
+    """Hash of tenant, key and body."""
+    control: CacheControl = CacheControl()
+    idempotency: Idempotency | None = None
+    is_retry: bool = False
+    patience_s: float
+    """How long it waits."""
+    deadline_s: float
+    """How long a generation may take, whether it still waits or not."""
+
+
+class Result(Struct, frozen=True):
+    """All images of a request, and where they came from."""
+
+    place: Done | Lead
+    record: Record
+    cache: str
+    """`x-cache`."""
+
+
+class Job:
     """A request under way, in a task of its own: what is paid for must outlive its caller."""
 
-    plan: Plan
-    run: Run
-    task: asyncio.Task[list[str]]
-    """Ends with the images' URLs, in order, or the GatewayError to show."""
-    patience_s: float
-    """How long its caller waits."""
+    __slots__ = ("_pipeline", "cache_s", "place", "plan", "run", "task", "wish")
+
+    def __init__(
+        self, plan: Plan, wish: Wish, run: Run, pipeline: Pipeline, *, cache_s: float
+    ) -> None:
+        self.cache_s = cache_s
+        self.plan = plan
+        self.wish = wish
+        self.run = run
+        self._pipeline = pipeline
+        self.place: Place | None = None
+        self.task: asyncio.Task[Result]
 
     def leave(self) -> bool:
         """The caller waits no longer: send nothing more. Whether anything is under way."""
         self.run.give_up()
+        if self.run.sent and isinstance(self.place, Done | Lead):
+            self._pipeline.let_go(self.place)
         return self.run.sent
+
+    async def delivered(self) -> None:
+        """The caller has its answer."""
+        if isinstance(self.place, Done | Lead):
+            await self._pipeline.delivered(self.place)
 
 
 class Pipeline:
@@ -47,77 +109,180 @@ class Pipeline:
         default_model: str,
         *,
         admission: Admission,
+        ledger: Ledger,
         generator: Generator,
-        fetcher: ImageFetcher,
         clock: Clock,
     ) -> None:
         self._catalogue = catalogue
         self._default_model = default_model
         self._admission = admission
+        self._ledger = ledger
         self._generator = generator
-        self._fetcher = fetcher
         self._clock = clock
-        self._running: set[asyncio.Task[list[str]]] = set()
+        self._running: set[asyncio.Task[Any]] = set()
+        self.delivered = ledger.delivered
 
-    def start(
-        self, caller: Caller, request: ImageRequest, exchange: Exchange, patience_s: float
-    ) -> Job:
-        """Translate a request and begin to generate; `patience_s` is how long its caller waits.
+    def use(self, catalogue: Catalogue, default_model: str) -> None:
+        """Follow a changed configuration, from the next request on."""
+        self._catalogue = catalogue
+        self._default_model = default_model
+
+    def start(self, caller: Caller, request: ImageRequest, exchange: Exchange, wish: Wish) -> Job:
+        """Translate a request and begin to serve it.
 
         Raises:
             GatewayError: it cannot be honoured; nothing was begun.
         """
         tenant = caller.tenant
         choice = choose_model(self._catalogue, tenant, request.model, self._default_model)
+        exchange.model = choice.family
         plan = to_dashscope(request, choice, tenant.size_policy)
-        now = self._clock.steady()
+        now, patience_s = self._clock.steady(), wish.patience_s
         run = Run(
             tenant.name,
             exchange,
             slot_by=now + patience_s - min(GENERATION_S, patience_s / 2),
-            deadline=now + patience_s,
+            deadline=now + max(patience_s, wish.deadline_s),
         )
-        task = asyncio.create_task(self._generate(caller, plan, run, exchange))
-        self._running.add(task)
-        task.add_done_callback(self._ended)
-        return Job(plan, run, task, patience_s)
+        job = Job(plan, wish, run, self, cache_s=tenant.cache.ttl_s)
+        job.task = self._spawn(self._serve(caller, job, exchange))
+        return job
+
+    def let_go(self, place: Done | Lead) -> None:
+        """Its client has left; its retry may have the result."""
+        self._spawn(self._ledger.let_go(place))
 
     async def drain(self) -> None:
         """Wait for what is under way for callers that have left."""
         if self._running:
             await asyncio.wait(self._running)
 
-    def _ended(self, task: asyncio.Task[list[str]]) -> None:
+    def _spawn(self, work: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
+        task = asyncio.create_task(work)
+        self._running.add(task)
+        task.add_done_callback(self._ended)
+        return task
+
+    def _ended(self, task: asyncio.Task[Any]) -> None:
         """Let go of a task; a failure that nobody waits for any more has been logged already."""
         self._running.discard(task)
         if not task.cancelled():
             task.exception()
 
-    async def _generate(
-        self, caller: Caller, plan: Plan, run: Run, exchange: Exchange
-    ) -> list[str]:
-        held = await self._admission.admit(caller.tenant, plan, exchange)
+    async def _serve(self, caller: Caller, job: Job, exchange: Exchange) -> Result:
+        job.run.pausing()
+        entry = self._entry(caller, job, exchange)
+        place, held = await self._enter(caller, job, entry, exchange)
+        started = self._clock.steady()
         try:
-            return await self._generator.generate(plan, run)
+            return await self._result(place, job, entry)
         finally:
-            await self._admission.settle(held, run.generated)
+            exchange.waited_s += self._clock.steady() - started
+            await self._admission.settle(held, job.run.generated, exchange.request_id)
 
-    async def deliver(self, plan: Plan, urls: list[str]) -> ImagesResponse:
-        """The answer in the format asked for.
+    def _entry(self, caller: Caller, job: Job, exchange: Exchange) -> Entry:
+        """Everything by which the request may find a result."""
+        cache, wish, plan = caller.tenant.cache, job.wish, job.plan
+        key = fingerprint(plan)
+        shared = is_cacheable(cache.mode, plan) and not wish.control.no_store
+        max_age_s = wish.control.max_age_s
+        return Entry(
+            scope=scope_of(caller.tenant.name, cache.group),
+            request=exchange.request_id,
+            plan=key,
+            images=plan.images,
+            cache_key=key if shared else None,
+            max_age_ms=None if max_age_s is None else max_age_s * 1000,
+            fresh=wish.control.no_cache,
+            only_if_cached=wish.control.only_if_cached,
+            needs_url=plan.response_format == "url",
+            idempotency=wish.idempotency,
+            adoption=wish.adoption,
+            is_retry=wish.is_retry,
+        )
 
-        Raises:
-            ImageUnavailable: an image cannot be fetched; none is left out.
+    async def _enter(
+        self, caller: Caller, job: Job, entry: Entry, exchange: Exchange
+    ) -> tuple[Done | Follow | Lead, Pass]:
+        """Find the request's place and admit it, in one round trip where both succeed.
+
+        Whether it pays is known only with its place, so it is admitted as if it did. One that does
+        not pay is asked again as such before it is refused.
         """
-        images, size = await self._images(plan, urls)
-        return to_openai(images, created=int(self._clock.now()), size=size)
+        admitting = asyncio.ensure_future(self._admission.admit(caller, job.plan, exchange))
+        try:
+            place = job.place = await self._ledger.enter(entry)
+        except BaseException:
+            await self._take_back(admitting, exchange)
+            raise
+        try:
+            held = await admitting
+        except GatewayError as error:
+            held = await self._admit_anew(caller, job, place, exchange, error)
+        except BaseException:
+            await leave(place)
+            raise
+        if isinstance(place, Refusal):
+            await self._admission.settle(held, 0, exchange.request_id)
+            raise refusal(place)
+        return place, held
 
-    async def _images(self, plan: Plan, urls: list[str]) -> tuple[list[Image], Size | None]:
-        """The images, and their size as far as it is known."""
-        if plan.response_format == "url":
-            for url in urls:
-                self._fetcher.check(url)
-            return [Image(url=url) for url in urls], plan.size
-        bodies = await asyncio.gather(*(self._fetcher.fetch(url) for url in urls))
-        sizes = {png_size(body[:PNG_HEADER_BYTES]) for body in bodies}
-        images = [Image(b64_json=b64encode(body).decode()) for body in bodies]
-        return images, sizes.pop() if len(sizes) == 1 else None
+    async def _take_back(self, admitting: asyncio.Task[Pass], exchange: Exchange) -> None:
+        """Undo an admission whose request was given up meanwhile."""
+        admitting.cancel()
+        await asyncio.wait([admitting])
+        if not admitting.cancelled() and admitting.exception() is None:
+            await self._admission.settle(admitting.result(), 0, exchange.request_id)
+
+    async def _admit_anew(
+        self, caller: Caller, job: Job, place: Place, exchange: Exchange, error: GatewayError
+    ) -> Pass:
+        if isinstance(place, Done | Follow):
+            return await self._admission.admit(caller, job.plan, exchange, pays=False)
+        await leave(place)
+        raise error
+
+    async def _result(self, place: Done | Follow | Lead, job: Job, entry: Entry) -> Result:
+        if isinstance(place, Follow):
+            patience_s = job.wish.patience_s
+            outcome = await place.outcome(self._clock.steady() + patience_s)
+            if isinstance(outcome, Failed):
+                raise outcome.error
+            job.place = place = outcome
+        if isinstance(place, Done):
+            return Result(place, place.record, CACHE[place.how])
+        keep_s = 0.0 if entry.cache_key is None else job.cache_s
+        record = await self._lead(place, job, keep_s)
+        return Result(place, record, "bypass" if entry.cache_key is None else "miss")
+
+    async def _lead(self, lead: Lead, job: Job, keep_s: float) -> Record:
+        """Generate for everyone who waits; the result stays in the cache for `keep_s`."""
+        plan, run = job.plan, job.run
+        run.parts, run.keep = lead.parts, lead.progress
+        try:
+            urls = await self._generator.generate(plan, run)
+        except GatewayError as error:
+            await lead.fail(error)
+            raise
+        except BaseException:
+            await leave(lead)
+            raise
+        if len(urls) < plan.images:
+            await lead.step_down(answered=False)
+            raise ClientGone("The client closed the connection.")
+        record = record_of(plan, urls, self._clock.now())
+        await lead.finish(record, keep_s)
+        return record
+
+
+async def leave(place: Place) -> None:
+    """Give a lead up before anything was sent; one of those who wait for it takes over."""
+    if isinstance(place, Lead) and not await place.abandon():
+        await place.step_down(answered=False)
+
+
+def refusal(place: Refusal) -> GatewayError:
+    """The error for a request that can have no place."""
+    if place is Refusal.CONFLICT:
+        return IdempotencyConflict("This Idempotency-Key came before with a different body.")
+    return NotCached("No result is kept for this request, and only-if-cached was asked.")

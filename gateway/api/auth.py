@@ -48,6 +48,10 @@ class Authenticator:
         self._keys = keys
         self._now = now
 
+    def use(self, keys: KeyRing) -> None:
+        """Follow a changed configuration, from the next request on."""
+        self._keys = keys
+
     def __call__(self, scope: Scope) -> Caller:
         """Find the caller.
 

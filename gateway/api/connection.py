@@ -31,8 +31,10 @@ async def result_of(
             await finished_or_gone(task, receive)
     except TimeoutError:
         if leave():
-            message = "The image service did not finish in time; the image may be generated."
-            raise UpstreamTimeout(message) from None
+            # An SDK's retry is given what is being made now, so it costs nothing.
+            error = UpstreamTimeout("The images were not ready in time; they are still being made.")
+            error.should_retry = True
+            raise error from None
         raise ServiceUnavailable("The deadline passed before the images were begun.") from None
     if task.done():
         return task.result()

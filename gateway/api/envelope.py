@@ -1,4 +1,4 @@
-"""The outermost layer: a request id, the processing time and the log line of every answer."""
+"""The outermost layer: a request id, the log line and the metrics of every answer."""
 
 from __future__ import annotations
 
@@ -8,7 +8,18 @@ from time import perf_counter
 from litestar.enums import ScopeType
 from litestar.types import ASGIApp, Message, Receive, Scope, Send
 
-from gateway.exchange import open_exchange
+from gateway.exchange import Exchange, open_exchange
+from gateway.metrics import Metrics
+
+IMAGE_PATHS = frozenset({"/v1/images/generations", "/images/generations"})
+LOGGED_PATH = 200
+
+
+class Readiness:
+    """Whether new requests should come here; a drain ends that for good."""
+
+    def __init__(self) -> None:
+        self.draining = False
 
 
 class Envelope:
@@ -18,38 +29,74 @@ class Envelope:
     or carry characters that do not belong in a log.
     """
 
-    def __init__(self, app: ASGIApp) -> None:
+    def __init__(self, app: ASGIApp, metrics: Metrics, readiness: Readiness) -> None:
         self._app = app
+        self._metrics = metrics
+        self._readiness = readiness
+
+    def drain(self) -> None:
+        """No longer ready: the process is about to end."""
+        self._readiness.draining = True
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass the request on, adding headers to its answer."""
         if scope["type"] != ScopeType.HTTP:
             await self._app(scope, receive, send)
             return
+        exchange = open_exchange(scope, f"req_{token_hex(16)}")
+        if scope["path"] not in IMAGE_PATHS:
+            await self._answer(scope, receive, send, exchange)
+            return
+        self._metrics.in_flight.inc()
+        try:
+            await self._answer(scope, receive, send, exchange)
+        finally:
+            self._metrics.in_flight.dec()
+
+    async def _answer(self, scope: Scope, receive: Receive, send: Send, exchange: Exchange) -> None:
         started = perf_counter()
-        request_id = f"req_{token_hex(16)}"
-        exchange = open_exchange(scope, request_id)
         status = 0
+        complete = False
 
         async def send_with_headers(message: Message) -> None:
-            nonlocal status
+            nonlocal status, complete
             if message["type"] == "http.response.start":
                 status = message["status"]
-                elapsed_ms = round((perf_counter() - started) * 1000)
-                message["headers"] = [
-                    *message["headers"],
-                    *((name.encode(), text.encode()) for name, text in exchange.headers.items()),
-                    (b"x-request-id", request_id.encode()),
-                    (b"openai-processing-ms", str(elapsed_ms).encode()),
-                    (b"openai-version", b"2020-10-01"),
-                    (b"x-content-type-options", b"nosniff"),
-                ]
+                message["headers"] = [*message["headers"], *added(exchange, started)]
+            elif message["type"] == "http.response.body":
+                complete = not message["more_body"]
             await send(message)
 
-        await self._app(scope, receive, send_with_headers)
+        try:
+            await self._app(scope, receive, send_with_headers)
+        finally:
+            self._record(scope, exchange, status, perf_counter() - started)
+        if complete and exchange.after_sent is not None:
+            await exchange.after_sent()
+
+    def _record(self, scope: Scope, exchange: Exchange, status: int, seconds: float) -> None:
         exchange.log.info(
             "answered",
-            path=scope["path"][:200],
+            path=scope["path"][:LOGGED_PATH],
             status=status,
-            ms=round((perf_counter() - started) * 1000, 1),
+            outcome=exchange.outcome,
+            ms=round(seconds * 1000, 1),
+            own_ms=round((seconds - exchange.waited_s) * 1000, 1),
         )
+        if scope["path"] in IMAGE_PATHS:
+            model = exchange.model
+            self._metrics.requests.labels(exchange.tenant, model, exchange.outcome).inc()
+            self._metrics.request_seconds.labels(model).observe(seconds)
+            self._metrics.own_seconds.labels(model).observe(max(0.0, seconds - exchange.waited_s))
+
+
+def added(exchange: Exchange, started: float) -> list[tuple[bytes, bytes]]:
+    """The headers that every answer carries, and those of this one."""
+    elapsed_ms = round((perf_counter() - started) * 1000)
+    return [
+        *((name.encode(), text.encode()) for name, text in exchange.headers.items()),
+        (b"x-request-id", exchange.request_id.encode()),
+        (b"openai-processing-ms", str(elapsed_ms).encode()),
+        (b"openai-version", b"2020-10-01"),
+        (b"x-content-type-options", b"nosniff"),
+    ]

@@ -9,23 +9,28 @@ from litestar import Request, Response, post
 from litestar.handlers import HTTPRouteHandler
 from litestar.types import Receive, Scope
 
+from gateway.api.answers import Answers
 from gateway.api.auth import Authenticator
-from gateway.api.body import read_body, to_image_request
+from gateway.api.body import parse_json, read_body, to_image_request
 from gateway.api.connection import result_of
-from gateway.api.replies import json_response
+from gateway.caching import CacheControl, adoption_hash, idempotency
 from gateway.config import Tenant
+from gateway.errors import InvalidRequest
 from gateway.exchange import exchange_of
+from gateway.ledger import Idempotency
 from gateway.logs import prompt_facts
-from gateway.pipeline import Job, Pipeline
-from gateway.translate.request import Plan
+from gateway.pipeline import Job, Pipeline, Wish
+from gateway.tenants import Caller
 
-LONGEST_LEAD_S = 1.0
 PATHS = ["/v1/images/generations", "/images/generations"]
+LONGEST_LEAD_S = 1.0
+LONGEST_IDEMPOTENCY_KEY = 255
 
 
 def image_routes(
     authenticate: Authenticator,
     pipeline: Pipeline,
+    answers: Answers,
     *,
     max_body_bytes: int,
     deadline_s: float,
@@ -34,49 +39,67 @@ def image_routes(
 
     async def start(scope: Scope, receive: Receive) -> Job:
         """Everything up to the waiting, so that what is read here is not held meanwhile."""
-        caller = authenticate(scope)
-        wanted = to_image_request(await read_body(scope, receive, max_body_bytes))
         exchange = exchange_of(scope)
+        caller = authenticate(scope)
+        exchange.tenant = caller.tenant.name
+        body = await read_body(scope, receive, max_body_bytes)
+        wanted = to_image_request(body)
         exchange.log = exchange.log.bind(
             tenant=caller.tenant.name, key=caller.key.label, **prompt_facts(wanted.prompt)
         )
-        told = dict(scope["headers"]).get(b"x-stainless-read-timeout")
-        patience = patience_s(told, caller.tenant, deadline_s)
-        return pipeline.start(caller, wanted, exchange, patience)
+        wish = to_wish(dict(scope["headers"]), caller, body, deadline_s)
+        return pipeline.start(caller, wanted, exchange, wish)
 
     @post(PATHS, status_code=200)
     async def generate(request: Request[Any, Any, Any]) -> Response[bytes]:
         job = await start(request.scope, request.receive)
-        urls = await result_of(job.task, request.receive, job.patience_s, job.leave)
-        response = await pipeline.deliver(job.plan, urls)
-        return json_response(response, headers=notes(job.plan))
+        patience_s = job.wish.patience_s
+        result = await result_of(job.task, request.receive, patience_s, job.leave)
+        return await answers.answer(job, result, exchange_of(request.scope))
 
     return [generate]
 
 
-def patience_s(sdk_timeout: bytes | None, tenant: Tenant, default_s: float) -> float:
-    """Seconds this request may take: the tenant's or the default, or the SDK's own if shorter.
+def to_wish(headers: dict[bytes, bytes], caller: Caller, body: bytes, deadline_s: float) -> Wish:
+    """What the headers say of caching, repeating and waiting.
+
+    Raises:
+        InvalidRequest: an Idempotency-Key that cannot be one.
+    """
+    tenant = caller.tenant
+    allowed_s = tenant.deadline_s or deadline_s
+    control = headers.get(b"cache-control")
+    return Wish(
+        adoption=adoption_hash(tenant.name, caller.key.hash, body),
+        control=CacheControl.parse(control.decode("latin-1")) if control else CacheControl(),
+        idempotency=to_idempotency(headers.get(b"idempotency-key"), tenant, body),
+        is_retry=headers.get(b"x-stainless-retry-count", b"0") not in {b"0", b""},
+        patience_s=patience_s(headers.get(b"x-stainless-read-timeout"), allowed_s),
+        deadline_s=allowed_s,
+    )
+
+
+def to_idempotency(key: bytes | None, tenant: Tenant, body: bytes) -> Idempotency | None:
+    """The client's key for this request, if it sent one."""
+    if key is None:
+        return None
+    text = key.decode("latin-1").strip()
+    if not text or len(text) > LONGEST_IDEMPOTENCY_KEY or not text.isprintable():
+        message = f"An Idempotency-Key has 1 to {LONGEST_IDEMPOTENCY_KEY} printable characters."
+        raise InvalidRequest(message, code="invalid_idempotency_key")
+    return idempotency(tenant.name, text, parse_json(body))
+
+
+def patience_s(sdk_timeout: bytes | None, allowed_s: float) -> float:
+    """Seconds the client waits: what it is allowed, or the SDK's own time-out if shorter.
 
     openai-python sends its read timeout as `x-stainless-read-timeout`. An answer after it is lost,
     and the SDK sends the request again, so the gateway gives up a little earlier.
     """
-    allowed = tenant.deadline_s or default_s
     try:
         told = float(sdk_timeout or b"")
     except ValueError:
-        return allowed
+        return allowed_s
     if not isfinite(told) or told <= 0:
-        return allowed
-    return min(allowed, told - min(told / 10, LONGEST_LEAD_S))
-
-
-def notes(plan: Plan) -> dict[str, str]:
-    """Headers on what became of the request's fields."""
-    headers = {"x-gateway-model": plan.model}
-    if plan.size is not None:
-        headers["x-gateway-size"] = str(plan.size)
-    if plan.ignored:
-        headers["x-gateway-ignored"] = ", ".join(plan.ignored)
-    if plan.warnings:
-        headers["x-gateway-warning"] = "; ".join(plan.warnings)
-    return headers
+        return allowed_s
+    return min(allowed_s, told - min(told / 10, LONGEST_LEAD_S))

@@ -14,22 +14,36 @@ from gateway.protocol.openai import Model, ModelList
 from gateway.tenants import choose_model, usable
 
 
-def model_routes(authenticate: Authenticator, catalogue: Catalogue) -> list[HTTPRouteHandler]:
+class Models:
     """The handlers of the model endpoints."""
 
-    @get(["/v1/models", "/models"])
-    async def list_models(request: Request[Any, Any, Any]) -> Response[bytes]:
-        tenant = authenticate(request.scope).tenant
-        return json_response(ModelList([to_model(choice) for choice in usable(catalogue, tenant)]))
+    def __init__(self, authenticate: Authenticator, catalogue: Catalogue) -> None:
+        self._authenticate = authenticate
+        self._catalogue = catalogue
 
-    # The SDKs send a slash inside an id as %2F, which arrives here decoded.
-    @get(["/v1/models/{name:path}", "/models/{name:path}"])
-    async def retrieve_model(request: Request[Any, Any, Any]) -> Response[bytes]:
-        name: str = request.path_params["name"]
-        tenant = authenticate(request.scope).tenant
-        return json_response(to_model(choose_model(catalogue, tenant, name.lstrip("/"), "")))
+    def use(self, catalogue: Catalogue) -> None:
+        """Follow a changed configuration, from the next request on."""
+        self._catalogue = catalogue
 
-    return [list_models, retrieve_model]
+    def routes(self) -> list[HTTPRouteHandler]:
+        """The routes, for Litestar."""
+
+        @get(["/v1/models", "/models"])
+        async def list_models(request: Request[Any, Any, Any]) -> Response[bytes]:
+            tenant = self._authenticate(request.scope).tenant
+            models = [to_model(choice) for choice in usable(self._catalogue, tenant)]
+            return json_response(ModelList(models))
+
+        # The SDKs send a slash inside an id as %2F, which arrives here decoded.
+        @get(["/v1/models/{name:path}", "/models/{name:path}"])
+        async def retrieve_model(request: Request[Any, Any, Any]) -> Response[bytes]:
+            tenant = self._authenticate(request.scope).tenant
+            name: str = request.path_params["name"]
+            return json_response(
+                to_model(choose_model(self._catalogue, tenant, name.lstrip("/"), ""))
+            )
+
+        return [list_models, retrieve_model]
 
 
 def to_model(choice: Choice) -> Model:

@@ -1,18 +1,33 @@
-"""GET /healthz, /readyz: for whoever keeps the gateway running."""
+"""GET /healthz, /readyz and /metrics: for whoever keeps the gateway running."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from ipaddress import ip_address, ip_network
+from typing import Any
 
-from litestar import Response, get
+from litestar import Request, Response, get
 from litestar.handlers import HTTPRouteHandler
+from litestar.types import Scope
 
+from gateway.api.envelope import Readiness
 from gateway.api.replies import json_response
+from gateway.errors import NotFound
+from gateway.metrics import CONTENT_TYPE, Metrics
 from gateway.store.base import Closable, StoreUnavailable
 
+FORWARDED = frozenset({b"forwarded", b"x-forwarded-for", b"x-real-ip", b"via"})
 
-def operation_routes(store: Closable, degraded: Callable[[], bool]) -> list[HTTPRouteHandler]:
-    """The handlers of the operations endpoints; `degraded` says that decisions are made alone."""
+
+def operation_routes(
+    store: Closable,
+    readiness: Readiness,
+    degraded: Callable[[], dict[str, bool]],
+    metrics: Metrics,
+    allowed: Sequence[str],
+) -> list[HTTPRouteHandler]:
+    """The handlers; `degraded` says which functions decide without the store."""
+    networks = [ip_network(network) for network in allowed]
 
     @get("/healthz")
     async def healthz() -> Response[bytes]:
@@ -22,12 +37,37 @@ def operation_routes(store: Closable, degraded: Callable[[], bool]) -> list[HTTP
     # taking every replica out of service would turn a partial failure into a whole one.
     @get("/readyz")
     async def readyz() -> Response[bytes]:
+        if readiness.draining:
+            return json_response({"status": "draining"}, 503)
         parts = {"store": "ok"}
         try:
             await store.ping()
         except StoreUnavailable:
             parts["store"] = "unavailable"
-        alone = degraded() or parts["store"] != "ok"
-        return json_response({"status": "degraded" if alone else "ready", "parts": parts})
+        alone = {name for name, is_alone in degraded().items() if is_alone}
+        parts |= dict.fromkeys(sorted(alone), "without the store")
+        healthy = set(parts.values()) == {"ok"}
+        return json_response({"status": "ready" if healthy else "degraded", "parts": parts})
 
-    return [healthz, readyz]
+    @get("/metrics")
+    async def read_metrics(request: Request[Any, Any, Any]) -> Response[bytes]:
+        peer = request.client.host if request.client else ""
+        if is_forwarded(request.scope) or not any(is_in(peer, network) for network in networks):
+            raise NotFound("Nothing is at this path. Images are made at /v1/images/generations.")
+        return Response(metrics.render(), headers={"content-type": CONTENT_TYPE})
+
+    return [healthz, readyz, read_metrics]
+
+
+def is_forwarded(scope: Scope) -> bool:
+    """Whether a proxy stands in between, behind which anybody may be."""
+    return any(name in FORWARDED for name, _ in scope["headers"])
+
+
+def is_in(peer: str, network: Any) -> bool:  # noqa: ANN401 - IPv4Network or IPv6Network
+    """Whether an address is one of a network's; an IPv4 one inside IPv6 is unwrapped."""
+    try:
+        address = ip_address(peer)
+    except ValueError:
+        return False
+    return (getattr(address, "ipv4_mapped", None) or address) in network

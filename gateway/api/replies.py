@@ -32,6 +32,8 @@ BY_STATUS: dict[int, tuple[type[GatewayError], str]] = {
     422: (errors.InvalidRequest, "The request is malformed."),
 }
 
+UNEXPECTED = (errors.InternalFault, "The gateway could not handle the request.")
+
 encode = msgspec.json.Encoder().encode
 
 
@@ -63,22 +65,23 @@ def retry_headers(error: GatewayError) -> dict[str, str]:
 
 def on_gateway_error(request: AnyRequest, error: GatewayError) -> Response[bytes]:
     """A failure with its own words."""
-    exchange_of(request.scope).log.info("refused", status=error.status, code=error.reason)
+    exchange_of(request.scope).outcome = error.label()
     return error_response(error)
 
 
-def on_framework_error(_: AnyRequest, error: HTTPException) -> Response[bytes]:
+def on_framework_error(request: AnyRequest, error: HTTPException) -> Response[bytes]:
     """Litestar's refusals, in words of ours: its own may repeat what the caller sent."""
-    if error.status_code not in BY_STATUS:
-        return error_response(errors.InternalFault("The gateway could not handle the request."))
-    kind, message = BY_STATUS[error.status_code]
+    kind, message = BY_STATUS.get(error.status_code, UNEXPECTED)
+    exchange_of(request.scope).outcome = kind.label()
     allow = {k.lower(): v for k, v in (error.headers or {}).items() if k.lower() == "allow"}
     return error_response(kind(message), allow)
 
 
 def on_defect(request: AnyRequest, error: Exception) -> Response[bytes]:
     """A bug: the client gets the request id, the log gets the rest."""
-    exchange_of(request.scope).log.error("defect", exc_info=error)
+    exchange = exchange_of(request.scope)
+    exchange.outcome = errors.InternalFault.label()
+    exchange.log.error("defect", exc_info=error)
     message = "The gateway failed; its operator finds the cause under this request's x-request-id."
     return error_response(errors.InternalFault(message))
 

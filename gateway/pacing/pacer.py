@@ -12,8 +12,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections import Counter
 from collections.abc import Callable, Sequence
-from itertools import count
 
 from gateway.pacing.eta import Outlook, slot_at
 from gateway.pacing.queue import Line, QueueBounds, QueueFull, SlotTooLate, Waiter
@@ -22,6 +22,8 @@ from gateway.store.base import Grant, PaceStore, Turn
 
 REFRESH_S = 5.0
 """A waiting worker shows itself this often; the store forgets it after three times as long."""
+MARGIN_S = 0.03
+"""A slot expected this close before the deadline may yet miss it, after the whole wait."""
 GATHER_S = 0.005
 """Least time between two claims made only because calls joined: they are looked at together."""
 
@@ -50,7 +52,6 @@ class Pacer:
         self._bounds = bounds
         self._on_wait = on_wait
         self._pumps: dict[str, _Pump] = {}
-        self._unpaced = count()
 
     @property
     def degraded(self) -> bool:
@@ -70,6 +71,8 @@ class Pacer:
         this one on: a request of ten calls asks for ten slots at once with `calls` 10, 9 … 1 and
         the same deadline, and either all are too late or none. Raises QueueFull, SlotTooLate.
         """
+        if not accounts:
+            raise ValueError("a call needs an account")
         unpaced = [name for name in accounts if self._accounts.rate(model, name) is None]
         if unpaced:
             return self._pick_unpaced(model, unpaced)
@@ -91,7 +94,7 @@ class Pacer:
 
     def _pick_unpaced(self, model: str, names: list[str]) -> str:
         usable = [name for name in names if self._accounts.is_usable(model, name)] or names
-        return usable[next(self._unpaced) % len(usable)]
+        return usable[0]
 
     def _open(self, model: str) -> _Pump:
         pump = self._pumps[model] = _Pump(model, self._slots, self._on_wait)
@@ -195,13 +198,12 @@ class _Pump:
         claimed_at = self._loop.time()
         waiting = self.line.waiting()
         turn = await self._slots.claim(self._model, self.line.accounts(), waiting, report=report)
+        if report:
+            self._weigh(turn)
         if turn.grant:
             await asyncio.sleep(turn.grant.delay_us / 1e6)
             if not self._hand(turn.grant):
                 await self._slots.give_back(self._model, turn.grant)
-        if report:
-            self._outlook = Outlook(turn, self._slots.worker, self.line.waiting())
-            self._weigh()
         await self._rest(claimed_at, turn.wait_us / 1e6)
         self._expire()
         if not self.line.size and sum(waiting.values()) > (turn.grant is not None):
@@ -233,24 +235,31 @@ class _Pump:
         while (first := self.line.next_deadline()) and first.deadline <= now:
             self._refuse(first, SlotTooLate(self.expected_in_s(first.tenant, 0)))
 
-    def _weigh(self) -> None:
-        """Refuse those who joined since the last look and whose slot would come too late."""
+    def _weigh(self, turn: Turn) -> None:
+        """Refuse those who joined since the last look and whose slot would come too late.
+
+        Before the slot just granted is given to anyone: it may be one of them that asks for many.
+        """
+        own = Counter(self.line.waiting())
+        granted = Counter([turn.grant.tenant] if turn.grant else ())
+        self._outlook = Outlook(turn, self._slots.worker, own - granted)
         now = self._loop.time()
         rhythm = self._slots.rhythm(self._model, self.line.accounts())
         all_served_at = slot_at(rhythm, self._outlook.total, now)
         for tenant in list(self.line.tenants):
-            refused = 0
-            partner: Waiter | None = None
+            gone = granted[tenant]
+            refused: Waiter | None = None
             for position, waiter in reversed(list(self.line.unweighed(tenant))):
                 waiter.weighed = True
-                if all_served_at <= waiter.deadline:
+                latest = waiter.deadline - MARGIN_S
+                if waiter.calls == 1 and all_served_at <= latest and not refused:
                     continue
-                last = position - refused + waiter.calls - 1
-                at = slot_at(rhythm, self._outlook.before(tenant, last), now)
-                if at > waiter.deadline or (partner and waiter.follows(partner)):
+                last = position - gone + waiter.calls - 1
+                at = slot_at(rhythm, self._outlook.before(tenant, last), now) if last >= 0 else now
+                if at > latest or (refused and waiter.follows(refused)):
                     self._refuse(waiter, SlotTooLate(at - now))
-                    refused += 1
-                    partner = waiter
+                    gone += 1
+                    refused = waiter
 
 
 def _wake(sleep: asyncio.Future[None]) -> None:

@@ -11,11 +11,13 @@ from typing import Protocol
 
 from msgspec import Struct
 
+from gateway.store.flights import Flights
+
 CONCURRENCY_RETRY_MS = 1_000
 """Suggested wait when only concurrency is full: nobody knows when a running request ends."""
 SETTLED_KEPT = 10_000
 """Reservations per tenant of which the store knows that they were settled or expired …"""
-SETTLED_KEPT_MS = 3_600_000
+SETTLED_KEPT_MS = 900_000
 """… and for how long: within both bounds a repeated settlement does nothing."""
 
 
@@ -290,5 +292,5 @@ class Closable(Protocol):
         """Release connections; the store is not used afterwards."""
 
 
-class Store(LimitStore, Membership, PaceStore, Closable, Protocol):
+class Store(LimitStore, Membership, PaceStore, Flights, Closable, Protocol):
     """A backend with every capability, as the application is given it."""

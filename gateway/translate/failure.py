@@ -48,6 +48,10 @@ class Row(Struct, frozen=True, kw_only=True):
     remedy: Remedy = Remedy.NONE
     retry_after_s: float | None = None
 
+    def label(self, code: str) -> str:
+        """What a metric may call this failure: a code, or the pattern of codes, that it covers."""
+        return next((glob for glob in self.codes if matches((glob,), code)), f"http_{self.status}")
+
     def covers(self, status: int, code: str, message: str) -> bool:
         """Whether this row describes the failure."""
         return (
@@ -58,17 +62,28 @@ class Row(Struct, frozen=True, kw_only=True):
 
 
 class UpstreamFailure(Exception):
-    """A failed upstream call: the error to show, what may be done, and what the log should say."""
+    """A failed upstream call: the error to show, what may be done, and what the log should say.
 
-    def __init__(self, error: GatewayError, remedy: Remedy, *, status: int = 0, code: str = "",
-                 message: str = "", request_id: str | None = None) -> None:  # fmt: skip
+    `label` is what a metric may call it; `reply` is the vendor's answer, if there was one.
+    """
+
+    def __init__(
+        self,
+        error: GatewayError,
+        remedy: Remedy,
+        *,
+        label: str = "other",
+        status: int = 0,
+        reply: GenerationReply | None = None,
+    ) -> None:
         super().__init__(error.message)
         self.error = error
         self.remedy = remedy
+        self.label = label
         self.status = status
-        self.code = code
-        self.message = message
-        self.request_id = request_id
+        self.code = (reply and reply.code) or ""
+        self.message = (reply and reply.message) or ""
+        self.request_id = reply.request_id if reply else None
 
 
 NO_CREDIT = (
@@ -158,8 +173,7 @@ def to_failure(
     return UpstreamFailure(
         row.error(row.text, param=row.param, code=row.code, retry_after_s=wait_s),
         row.remedy,
+        label=row.label(code) if row.codes or row.status else "other",
         status=status,
-        code=code,
-        message=message,
-        request_id=reply.request_id if reply else None,
+        reply=reply,
     )

@@ -39,6 +39,8 @@ class Plan(Struct, frozen=True, kw_only=True):
 
     model: str
     """Catalogue or snapshot name, as the vendor is sent it."""
+    family: str
+    """The catalogue's entry."""
     entry: Model
     calls: tuple[GenerationRequest, ...]
     images: int
@@ -65,6 +67,7 @@ def to_dashscope(request: ImageRequest, choice: Choice, size_policy: SizePolicy)
     parameters = to_parameters(request, choice, size)
     return Plan(
         model=choice.upstream_name,
+        family=choice.family,
         entry=model,
         calls=tuple(
             GenerationRequest(choice.upstream_name, prompt, call)

@@ -31,18 +31,31 @@ class Accounts:
     def __init__(
         self, accounts: Iterable[Account], catalogue: Catalogue, clock: Callable[[], float]
     ) -> None:
-        self._accounts = tuple(accounts)
-        self._catalogue = catalogue
         self._clock = clock
         self._routes: dict[str, dict[str, Route]] = {}
+        self.use(accounts, catalogue)
+
+    def use(self, accounts: Iterable[Account], catalogue: Catalogue) -> None:
+        """Follow a changed configuration; what is known of an unchanged account is kept."""
+        self._accounts = tuple(accounts)
+        self._catalogue = catalogue
         self._rates: dict[tuple[str, str], float | None] = {}
+        self._before, self._routes = self._routes, {}
 
     def routes(self, model: str) -> dict[str, Route]:
         """The routes for a model by the account's name, in the order of the file."""
         if model not in self._routes:
             served = (a for a in self._accounts if matches(a.models, model))
-            self._routes[model] = {a.name: Route(a, self._clock) for a in served}
+            self._routes[model] = {a.name: self._route(model, a) for a in served}
         return self._routes[model]
+
+    def _route(self, model: str, account: Account) -> Route:
+        known = self._before.get(model, {}).get(account.name)
+        return known if known and known.account == account else Route(account, self._clock)
+
+    def known(self) -> Iterable[tuple[str, dict[str, Route]]]:
+        """The models that were asked for so far, with their routes."""
+        return self._routes.items()
 
     def rate(self, model: str, account: str) -> float | None:
         """Calls a second that an account may be sent of a model; None is no limit."""

@@ -123,14 +123,14 @@ def broken(fault: Exception) -> UpstreamFailure:
     if isinstance(cause, NEVER_SENT):
         message = "The image service cannot be reached; nothing was generated."
         error = errors.UpstreamUnreachable(message)
-        return UpstreamFailure(error, Remedy.RESEND, message=type(cause).__name__)
-    return lost(errors.UpstreamAmbiguous, "closed the connection", type(cause).__name__)
+        return UpstreamFailure(error, Remedy.RESEND, label="unreachable")
+    return lost(errors.UpstreamAmbiguous, "closed the connection")
 
 
-def lost(error: type[GatewayError], what: str, detail: str = "") -> UpstreamFailure:
+def lost(error: type[GatewayError], what: str) -> UpstreamFailure:
     """A call that was, or may have been, sent, and whose outcome will never be known."""
     message = f"The image service {what}; the image may have been generated."
-    return UpstreamFailure(error(message), Remedy.UNKNOWN, message=detail)
+    return UpstreamFailure(error(message), Remedy.UNKNOWN, label="lost")
 
 
 def retry_after(headers: httpx.Headers) -> float | None:

@@ -1,97 +1,37 @@
-"""Fetching result images: from allowed hosts at public addresses only, whole and verified.
+"""Fetching result images from the hosts that are allowed, over one pool of connections.
 
-A result URL is untrusted: whoever could put one into an answer would otherwise make the gateway
-read from inside its own network. The URL is used byte for byte, because its signature covers them,
-and the same parsed object is checked and fetched, so that no two parsers can disagree on its host.
+Nothing but the signed URL travels there: no key, no cookie, and no redirect is followed.
 """
 
 from __future__ import annotations
 
-import asyncio
-import ipaddress
-import re
-import socket
-from contextlib import suppress
+from functools import partial
+from math import inf
 
 import aiohttp
-from aiohttp.abc import AbstractResolver, ResolveResult
+import structlog
+from structlog.typing import FilteringBoundLogger
 from yarl import URL
 
 from gateway.config import Images
-from gateway.errors import UpstreamAmbiguous
-from gateway.translate.response import PNG_HEADER_BYTES, png_size
+from gateway.upstream.addresses import AllowList, PublicResolver, is_public
+from gateway.upstream.download import Download
+from gateway.upstream.patience import Deadline, ImageUnavailable, Patience, Timing
 
-ATTEMPTS = 4
-FIRST_WAIT_S = 0.2
-OK = 200
-SERVER_ERROR = 500
-PNG_END = b"\0\0\0\0IEND\xaeB`\x82"
-PLAIN_URL = re.compile(r"[!-~]{1,4096}")
+__all__ = ["ImageFetcher", "ImageUnavailable", "PublicResolver", "is_public"]
 
-
-class ImageUnavailable(UpstreamAmbiguous):
-    """An image was generated, and billed, but cannot be fetched."""
-
-    code = "image_unavailable"
-
-
-class Transient(Exception):
-    """A download that may go better the next time."""
-
-
-def is_public(address: str) -> bool:
-    """Whether anybody can reach an IP address; one wrapped inside IPv6 is unwrapped first."""
-    ip = ipaddress.ip_address(address.partition("%")[0])
-    if isinstance(ip, ipaddress.IPv6Address):
-        ip = ip.ipv4_mapped or ip.sixtofour or nat64(ip) or ip
-    return ip.is_global and not ip.is_multicast
-
-
-def nat64(ip: ipaddress.IPv6Address) -> ipaddress.IPv4Address | None:
-    """The IPv4 address behind RFC 6052's well-known prefix."""
-    if ip in ipaddress.IPv6Network("64:ff9b::/96"):
-        return ipaddress.IPv4Address(int(ip) & 0xFFFFFFFF)
-    return None
-
-
-class PublicResolver(AbstractResolver):
-    """Resolves names, and refuses private addresses at the moment of connecting.
-
-    The addresses it returns are the ones connected to, so a name cannot change its mind in between.
-    """
-
-    def __init__(self, exempt: frozenset[str]) -> None:
-        self._exempt = exempt
-        self._resolver = aiohttp.ThreadedResolver()
-
-    async def resolve(
-        self, host: str, port: int = 0, family: socket.AddressFamily = socket.AF_INET
-    ) -> list[ResolveResult]:
-        """Addresses of `host`.
-
-        Raises:
-            OSError: there is none, or none that is public.
-        """
-        found = await self._resolver.resolve(host, port, family)
-        if host in self._exempt:
-            return found
-        public = [result for result in found if is_public(result["host"])]
-        if not public:
-            raise OSError(f"{host} has no public address")
-        return public
-
-    async def close(self) -> None:
-        """Nothing is held."""
-        await self._resolver.close()
+CONNECT_S = 10.0
+IDLE_BUFFER_BYTES = 32 * 1024
+"""aiohttp stops reading a download that nobody reads at twice this; a reader raises it."""
 
 
 class ImageFetcher:
     """Checks and downloads result URLs."""
 
-    def __init__(self, images: Images) -> None:
+    def __init__(self, images: Images, timing: Timing | None = None) -> None:
         self._images = images
-        self._exact = frozenset(h for h in images.allowed_hosts if not h.startswith("."))
-        self._suffixes = tuple(h for h in images.allowed_hosts if h.startswith("."))
+        self._allowed = AllowList(images)
+        self._timing = timing or Timing()
         self._session: aiohttp.ClientSession | None = None
 
     def check(self, text: str) -> URL:
@@ -100,93 +40,76 @@ class ImageFetcher:
         Raises:
             ImageUnavailable: it may not be fetched, nor handed to a client.
         """
-        if PLAIN_URL.fullmatch(text):
-            with suppress(ValueError):
-                url = URL(text, encoded=True)
-                if self._allows(url):
-                    return url
-        raise ImageUnavailable("The image service returned an image address that is not allowed.")
+        url = self._allowed.parse(text)
+        if url is None:
+            message = "The image service returned an image address that is not allowed."
+            raise ImageUnavailable(message)
+        return url
 
-    def _allows(self, url: URL) -> bool:
-        schemes = {"https", "http"} if self._images.allow_http else {"https"}
-        host = url.host
-        if (
-            url.scheme not in schemes
-            or not host
-            or url.user is not None
-            or url.password is not None
-        ):
-            return False
-        if host in self._exact or f"{host}:{url.port}" in self._exact:
-            return True
-        return url.is_default_port() and not is_literal(host) and host.endswith(self._suffixes)
-
-    async def fetch(self, text: str) -> bytes:
-        """Download one image, a complete PNG of at most `max_bytes`.
+    async def open(self, text: str, deadline: Deadline, log: FilteringBoundLogger) -> Download:
+        """Begin a download. The caller closes it.
 
         Raises:
             ImageUnavailable: not allowed, not there, not a PNG, too large, or broken every time.
         """
-        url = self.check(text)
-        for attempt in range(ATTEMPTS):
-            if attempt:
-                await asyncio.sleep(FIRST_WAIT_S * 2**attempt)
-            try:
-                async with asyncio.timeout(self._images.timeout_s):
-                    return await self._download(url)
-            except (Transient, aiohttp.ClientError, OSError, TimeoutError):
-                continue
-        raise ImageUnavailable("A generated image could not be downloaded from the image service.")
+        connect = partial(self._get, self.check(text))
+        patience = Patience(deadline, self._images.timeout_s, self._timing, log)
+        download = Download(connect, patience, self._images.max_bytes)
+        try:
+            await download.open()
+        except BaseException:
+            download.close()
+            raise
+        return download
 
-    async def _download(self, url: URL) -> bytes:
-        async with self._open().get(url, allow_redirects=False) as response:
-            if response.status >= SERVER_ERROR:
-                raise Transient
-            if response.status != OK:
-                raise ImageUnavailable(
-                    "The image service does not hold a generated image any more."
-                )
-            body = await self._read(response)
-        if png_size(body[:PNG_HEADER_BYTES]) is None:
-            raise ImageUnavailable("The image service returned something that is not a PNG image.")
-        if not body.endswith(PNG_END):
-            raise Transient
-        return body
+    async def fetch(self, text: str) -> bytes:
+        """Download one image into memory.
 
-    async def _read(self, response: aiohttp.ClientResponse) -> bytes:
-        limit = self._images.max_bytes
-        body = bytearray()
-        if (response.content_length or 0) <= limit:
-            async for chunk in response.content.iter_any():
-                body += chunk
-                if len(body) > limit:
-                    break
-            else:
-                return bytes(body)
-        raise ImageUnavailable(f"A generated image is larger than this gateway's {limit} bytes.")
-
-    def _open(self) -> aiohttp.ClientSession:
-        if self._session is None:
-            hosts = frozenset(host.rpartition(":")[0] or host for host in self._exact) | self._exact
-            self._session = aiohttp.ClientSession(
-                connector=aiohttp.TCPConnector(resolver=PublicResolver(hosts), limit=0),
-                cookie_jar=aiohttp.DummyCookieJar(),
-                auto_decompress=False,
-                headers={"accept": "image/png", "accept-encoding": "identity"},
-                timeout=aiohttp.ClientTimeout(total=None),
-            )
-        return self._session
+        Raises:
+            ImageUnavailable: as `open`.
+        """
+        deadline = Deadline(inf, self._timing.steady)
+        download = await self.open(text, deadline, structlog.get_logger())
+        try:
+            blocks = Blocks()
+            await download.read_all(blocks)
+            return blocks.join()
+        finally:
+            download.close()
 
     async def aclose(self) -> None:
         """Close the pool."""
         if self._session is not None:
             await self._session.close()
 
+    async def _get(self, url: URL, headers: dict[str, str]) -> aiohttp.ClientResponse:
+        return await self._open().get(url, headers=headers, allow_redirects=False)
 
-def is_literal(host: str) -> bool:
-    """Whether a host is an IP address, which no resolver would get to see."""
-    try:
-        ipaddress.ip_address(host)
-    except ValueError:
-        return False
-    return True
+    def _open(self) -> aiohttp.ClientSession:
+        if self._session is None:
+            resolver = PublicResolver(self._allowed.exempt)
+            self._session = aiohttp.ClientSession(
+                connector=aiohttp.TCPConnector(resolver=resolver, limit=0),
+                cookie_jar=aiohttp.DummyCookieJar(),
+                auto_decompress=False,
+                headers={"accept": "image/png", "accept-encoding": "identity"},
+                timeout=aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_S),
+                read_bufsize=IDLE_BUFFER_BYTES,
+            )
+        return self._session
+
+
+class Blocks:
+    """An image in memory, as it arrived."""
+
+    def __init__(self) -> None:
+        self._blocks: list[bytes] = []
+
+    async def add(self, block: bytes) -> None:
+        self._blocks.append(block)
+
+    def clear(self) -> None:
+        self._blocks.clear()
+
+    def join(self) -> bytes:
+        return b"".join(self._blocks)

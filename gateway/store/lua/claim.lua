@@ -27,7 +27,9 @@ local index = 8
 for _ = 1, tonumber(ARGV[7]) do
   local name, interval_us = ARGV[index], tonumber(ARGV[index + 1])
   local floor_us = tonumber(ARGV[index + 2])
-  local free_us = math.max(slots[name] or 0, floor_us > 0 and now_us + floor_us or 0)
+  -- Nothing is further away, unless the clock was set back.
+  local free_us = math.min(slots[name] or 0, now_us + FURTHEST_US)
+  free_us = math.max(free_us, floor_us > 0 and now_us + floor_us or 0)
   accounts[#accounts + 1] = {name = name, interval_us = interval_us, free_us = free_us}
   index = index + 3
 end

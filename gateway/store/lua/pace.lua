@@ -6,7 +6,8 @@
 -- ARGV[1]  microseconds added to the server's time (tests only)
 
 local MODEL = KEYS[1]
-local TTL_MS = 3660000 -- beyond the longest back-off
+local FURTHEST_US = 3600000000
+local TTL_MS = 3660000
 
 local time = redis.call('TIME')
 local now_us = tonumber(time[1]) * 1000000 + tonumber(time[2]) + tonumber(ARGV[1])

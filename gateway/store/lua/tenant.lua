@@ -1,7 +1,7 @@
 -- What take, renew, release and usage share: one tenant's state, at the server's time.
 -- store/memory/limits.py says the same in Python; tests/contract hold the two together.
 --
--- KEYS     1 window        hash: requests, images, oldest; r<second>, i<second> of the last minute
+-- KEYS     1 window        hash: requests, images, oldest, newest; r<second>, i<second> of the last minute
 --          2 leases        zset: reservation -> expiry, ms
 --          3 reservations  hash: reservation -> images:cost:second:day:month
 --          4 gone          zset: settled and expired reservations -> when, ms
@@ -12,7 +12,7 @@ local WINDOW, LEASES, RESERVATIONS, GONE, DAY, MONTH = unpack(KEYS)
 local SECONDS = 60
 local WINDOW_TTL_MS = 62000
 local KEPT_TTL_MS = 3456000000 -- 40 days: a dead worker's money comes back in the same month
-local GONE_MAX, GONE_MS = 10000, 3600000
+local GONE_MAX, GONE_MS = 10000, 900000
 
 local time = redis.call('TIME')
 local now_ms = tonumber(time[1]) * 1000 + math.floor(tonumber(time[2]) / 1000) + tonumber(ARGV[1])
@@ -46,12 +46,14 @@ local month, next_month = month_of(day)
 local requests, images, oldest
 
 local function drop_expired()
-  local held = redis.call('HMGET', WINDOW, 'requests', 'images', 'oldest')
+  local held = redis.call('HMGET', WINDOW, 'requests', 'images', 'oldest', 'newest')
   requests, images, oldest = tonumber(held[1]) or 0, tonumber(held[2]) or 0, tonumber(held[3])
-  local first = second - SECONDS
   if not oldest then return end
-  -- Everything is too old, or the clock was set back.
-  if oldest + SECONDS < first or oldest > second then
+  -- The window's time does not go back, unless the clock was set back for good.
+  local newest = tonumber(held[4]) or 0
+  if newest > second and newest <= second + SECONDS then second = newest end
+  local first = second - SECONDS
+  if oldest + SECONDS < first or newest > second then
     redis.call('DEL', WINDOW)
     requests, images, oldest = 0, 0, nil
   elseif oldest < first then
@@ -89,7 +91,7 @@ local function book_request()
   requests = requests + 1
   oldest = math.min(oldest or second, second)
   redis.call('HINCRBY', WINDOW, 'r' .. second, 1)
-  redis.call('HSET', WINDOW, 'requests', requests, 'oldest', oldest)
+  redis.call('HSET', WINDOW, 'requests', requests, 'oldest', oldest, 'newest', second)
   redis.call('PEXPIRE', WINDOW, WINDOW_TTL_MS)
 end
 
@@ -125,24 +127,27 @@ local function room_in_ms(kind, total, amount, limit)
     excess = excess - bucket[2]
     if excess <= 0 then return leaves_ms(bucket[1]) end
   end
-  return 0
+  return leaves_ms(second)
 end
 
 -- The calendar day and month.
 
 local day_booked, month_booked
 
-local function open_period(key, name)
+-- A period that began a moment ago is kept if the clock slips back before it.
+local function open_period(key, name, following)
   local held = redis.call('HMGET', key, 'name', 'booked')
-  if tonumber(held[1]) == name then return tonumber(held[2]) end
+  local known = tonumber(held[1])
+  if known == name or known == following then return tonumber(held[2]), known end
   redis.call('DEL', key)
   redis.call('HSET', key, 'name', name, 'booked', 0)
   redis.call('PEXPIRE', key, KEPT_TTL_MS)
-  return 0
+  return 0, name
 end
 
 local function open_periods()
-  day_booked, month_booked = open_period(DAY, day), open_period(MONTH, month)
+  month_booked, month = open_period(MONTH, month, (month_of(day + 1)))
+  day_booked, day = open_period(DAY, day, day + 1)
 end
 
 local function book_day(name, amount)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime, timedelta
+from functools import lru_cache
 
 from msgspec import Struct
 
@@ -22,7 +23,9 @@ from gateway.store.base import (
     Usage,
     Verdict,
 )
-from gateway.store.memory.window import SlidingMinute
+from gateway.store.memory.window import SECONDS, SlidingMinute
+
+DAY_MS = 86_400_000
 
 
 class MemoryLimits:
@@ -67,15 +70,16 @@ class _Period:
     """A calendar day or month: what is reserved and used of its budget, and use per model."""
 
     def __init__(self) -> None:
-        self.name = ""
+        self.name = 0
         self.booked = 0
         self.use: dict[str, ModelUse] = {}
 
-    def advance(self, name: str) -> None:
-        if name != self.name:
+    def advance(self, name: int, following: int) -> None:
+        """A period that began a moment ago is kept if the clock slips back before it."""
+        if self.name not in {name, following}:
             self.name, self.booked, self.use = name, 0, {}
 
-    def book(self, name: str, amount: int) -> None:
+    def book(self, name: int, amount: int) -> None:
         if name == self.name:
             self.booked = max(0, self.booked + amount)
 
@@ -92,13 +96,14 @@ class _Booking(Struct):
     images: int
     cost: int
     second: int
-    day: str
-    month: str
+    day: int
+    month: int
 
 
 class _Tenant:
     def __init__(self) -> None:
         self.now_ms = 0
+        self._second = 0
         self.requests = SlidingMinute()
         self.images = SlidingMinute()
         self.day = _Period()
@@ -109,17 +114,23 @@ class _Tenant:
         self._gone: OrderedDict[str, int] = OrderedDict()
         """Settled reservations, and expired ones: these still have their booking."""
 
-    @property
-    def _second(self) -> int:
-        return self.now_ms // 1000
-
     def advance(self, now_ms: int) -> None:
         self.now_ms = now_ms
+        self._second = self._steady(now_ms // 1000)
         self.requests.advance(self._second)
         self.images.advance(self._second)
-        now = datetime.fromtimestamp(self._second, UTC)
-        self.day.advance(f"{now:%Y-%m-%d}")
-        self.month.advance(f"{now:%Y-%m}")
+        day = now_ms // DAY_MS
+        self.day.advance(day, day + 1)
+        self.month.advance(_month(day), _month(day + 1))
+
+    def _steady(self, second: int) -> int:
+        """The windows' time does not go back, unless the clock was set back for good."""
+        newest = max(self.requests.newest, self.images.newest)
+        if newest <= second + SECONDS:
+            return max(newest, second)
+        self.requests.clear()
+        self.images.clear()
+        return second
 
     def expire(self) -> None:
         """Give back what dead workers hold: images and money, not the request itself."""
@@ -231,8 +242,15 @@ def _level(limit: int | None, used: int, reset_ms: int) -> Level | None:
     return None if limit is None else Level(limit, max(0, limit - used), reset_ms)
 
 
+@lru_cache(maxsize=8)
+def _month(day: int) -> int:
+    """The month in which a day lies, both numbered."""
+    date = datetime.fromtimestamp(day * DAY_MS // 1000, UTC)
+    return date.year * 100 + date.month
+
+
 def _until_next_day_ms(now_ms: int) -> int:
-    return 86_400_000 - now_ms % 86_400_000
+    return DAY_MS - now_ms % DAY_MS
 
 
 def _until_next_month_ms(now_ms: int) -> int:

@@ -113,7 +113,9 @@ class _Model:
 
     def _free(self, account: PacedAccount, now_us: int) -> int:
         floor_us = now_us + account.floor_us if account.floor_us else 0
-        return max(self._free_us.get(account.name, 0), floor_us)
+        # Nothing is further away than the longest back-off, unless the clock was set back.
+        furthest_us = now_us + BACK_OFF_MAX_MS * 1000
+        return max(min(self._free_us.get(account.name, 0), furthest_us), floor_us)
 
     def _best_place(self, worker: str) -> tuple[int, int, str, int, str]:
         """Tag and last service of the tenant whose turn is first, its own service there, names."""

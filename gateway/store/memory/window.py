@@ -17,12 +17,19 @@ class SlidingMinute:
         self._second = 0
         self._buckets: dict[int, int] = {}
 
+    @property
+    def newest(self) -> int:
+        """The last second in which anything is counted."""
+        return max(self._buckets, default=0)
+
+    def clear(self) -> None:
+        self._buckets.clear()
+        self.total = 0
+
     def advance(self, second: int) -> None:
         """Drop what is older than the minute that ends in `second`."""
         if second == self._second:
             return
-        if self._buckets and min(self._buckets) > second:
-            self._buckets.clear()  # the clock was set back
         for expired in [bucket for bucket in self._buckets if bucket < second - SECONDS]:
             del self._buckets[expired]
         self._second = second
@@ -47,15 +54,15 @@ class SlidingMinute:
     def room_in_ms(self, amount: int, limit: int, now_ms: int) -> int | None:
         """Until `amount` more fits under `limit`: 0 for now, None for never."""
         excess = self.total + amount - limit
+        if excess <= 0:
+            return 0
         if amount > limit:
             return None
         for second in sorted(self._buckets):
-            if excess <= 0:
-                break
             excess -= self._buckets[second]
             if excess <= 0:
                 return _leaves_ms(second) - now_ms
-        return 0
+        return _leaves_ms(self._second) - now_ms
 
 
 def _leaves_ms(second: int) -> int:

@@ -4,6 +4,7 @@ Keys, all with a time to live, those of one call in one cluster slot:
 
     <prefix>{t:<tenant>}:window|leases|reservations|gone|day|month
     <prefix>{m:<model>}:pace
+    <prefix>{f:<scope>}:…, see gateway.store.redis.flights
     <prefix>workers
 """
 
@@ -35,7 +36,8 @@ from gateway.store.base import (
     Usage,
     Verdict,
 )
-from gateway.store.redis.lane import Reply, Timeouts
+from gateway.store.redis.flights import RedisFlights
+from gateway.store.redis.lane import Command, Reply, Timeouts
 from gateway.store.redis.scripts import Script, load
 from gateway.store.redis.servers import connect
 
@@ -51,7 +53,7 @@ BACK_OFF = load("pace", "back_off")
 GIVE_BACK = load("pace", "give_back")
 
 
-class RedisStore:
+class RedisStore(RedisFlights):
     """Connects when first used, and again by itself. `clock_offset_ms` is for tests only."""
 
     def __init__(
@@ -167,9 +169,7 @@ class RedisStore:
     def _model_keys(self, model: str) -> tuple[str, ...]:
         return (f"{self._prefix}{{m:{model}}}:pace",)
 
-    async def _run(
-        self, script: Script, keys: tuple[str, ...], args: tuple[str | int, ...]
-    ) -> Reply:
+    async def _run(self, script: Script, keys: tuple[str, ...], args: Command) -> Reply:
         rest = (len(keys), *keys, *args)
         reply = await self._servers.call(keys[0], ("EVALSHA", script.sha, *rest))
         if isinstance(reply, NoScriptError):

@@ -1,0 +1,93 @@
+"""Sending a delivery as an answer of exact length, no faster than the client takes it."""
+
+from __future__ import annotations
+
+import asyncio
+from contextlib import aclosing
+from typing import Any
+
+from litestar import Response
+from litestar.response.base import ASGIResponse
+from litestar.types import Receive, Scope, Send
+
+from gateway.api.connection import finished_or_gone
+from gateway.delivery import OpenDelivery
+from gateway.errors import ClientGone, GatewayError
+from gateway.exchange import Exchange, exchange_of
+
+STALLED_S = 60.0
+"""A client that takes nothing for so long is given up: it holds connections and memory."""
+
+
+class StreamedImages(Response[bytes]):
+    """An answer for handlers to return; it closes its delivery."""
+
+    def __init__(self, delivery: OpenDelivery, headers: dict[str, str]) -> None:
+        super().__init__(b"", media_type="application/json", status_code=200, headers=headers)
+        self.delivery = delivery
+
+    def to_asgi_response(self, *_: Any, **__: Any) -> ASGIResponse:  # noqa: ANN401 - Litestar's own
+        """Called by Litestar, with the application's defaults, of which there are none."""
+        return StreamingImages(self.delivery, {**self.headers})
+
+
+class StreamingImages(ASGIResponse):
+    """Sends the delivery."""
+
+    def __init__(self, delivery: OpenDelivery, headers: dict[str, str]) -> None:
+        length = delivery.content_length
+        super().__init__(content_length=length, media_type="application/json", headers=headers)
+        self._delivery = delivery
+        self._begun = False
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Send it, or break off: the server closes a connection whose answer is incomplete.
+
+        Raises:
+            GatewayError: the first image failed before anything was sent.
+        """
+        async with aclosing(self._delivery):
+            task = asyncio.create_task(self._send(send))
+            try:
+                await finished_or_gone(task, receive)
+            finally:
+                task.cancel()
+                await asyncio.wait([task])
+        if task.cancelled():
+            broken_off(exchange_of(scope), ClientGone.label(), "the client hung up")
+            return
+        try:
+            task.result()
+        except GatewayError as cause:
+            if not self._begun:
+                raise
+            broken_off(exchange_of(scope), cause.label(), str(cause))
+        except TimeoutError:
+            broken_off(exchange_of(scope), "client_stalled", "the client takes nothing")
+
+    async def _send(self, send: Send) -> None:
+        async with aclosing(self._delivery.body()) as pieces:
+            piece = await anext(pieces)
+            self._begun = True
+            self._delivery.begun()
+            await self.start_response(send)
+            await send_piece(send, piece)
+            async for later in pieces:
+                await send_piece(send, later)
+        await send_piece(send, b"", more=False)
+
+
+def broken_off(exchange: Exchange, outcome: str, cause: str) -> None:
+    """Note why an answer that began did not end."""
+    exchange.outcome = outcome
+    exchange.log.warning("delivery_broken_off", cause=cause)
+
+
+async def send_piece(send: Send, piece: bytes, *, more: bool = True) -> None:
+    """Send some of the body.
+
+    Raises:
+        TimeoutError: the client does not take it.
+    """
+    async with asyncio.timeout(STALLED_S):
+        await send({"type": "http.response.body", "body": piece, "more_body": more})

@@ -1,0 +1,40 @@
+"""The configuration file: one YAML document, typed, unknown keys refused, every fault at once.
+
+`${NAME}` in any value is replaced from the environment; a `Secret` may also be `{file: PATH}`.
+`gateway.decoding` finds the faults of form; this module adds those of meaning.
+"""
+
+from gateway.config.loading import load_config, with_catalogue
+from gateway.config.sections import (
+    Account,
+    Cache,
+    Config,
+    Images,
+    Key,
+    Limits,
+    Listen,
+    Metrics,
+    OnLoss,
+    Pacing,
+    Redis,
+    Tenant,
+    Upstream,
+)
+
+__all__ = [
+    "Account",
+    "Cache",
+    "Config",
+    "Images",
+    "Key",
+    "Limits",
+    "Listen",
+    "Metrics",
+    "OnLoss",
+    "Pacing",
+    "Redis",
+    "Tenant",
+    "Upstream",
+    "load_config",
+    "with_catalogue",
+]

@@ -1,0 +1,134 @@
+"""Faults of a configuration that its types cannot show: what fits together, and what is safe."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from ipaddress import ip_network
+from urllib.parse import SplitResult, urlsplit
+
+from gateway.catalogue import Model, matches
+from gateway.config.sections import REDIS_SCHEMES, Account, Config, Redis
+from gateway.decoding import Fault
+
+
+def faults_of_meaning(config: Config) -> Iterator[Fault]:
+    """Every such fault, in the order of the file."""
+    if not config.accounts:
+        yield Fault("accounts", "at least one account is needed")
+    for index, account in enumerate(config.accounts):
+        yield from account_faults(account, f"accounts[{index}]")
+    yield from network_faults(config)
+    if config.catalogue.models:
+        yield from alias_faults(config)
+    yield from repeated("accounts", [account.name for account in config.accounts])
+    yield from repeated("tenants", [tenant.name for tenant in config.tenants])
+    if config.catalogue.models:
+        yield from default_model_faults(config)
+    yield from key_faults(config)
+
+
+def network_faults(config: Config) -> Iterator[Fault]:
+    """Hosts, networks and servers that cannot be meant."""
+    for index, network in enumerate(config.metrics.allow):
+        if not is_network(network):
+            yield Fault(f"metrics.allow[{index}]", "expected a network such as 10.0.0.0/8")
+    if config.redis is not None:
+        yield from redis_faults(config.redis)
+    for index, host in enumerate(config.images.allowed_hosts):
+        if "://" in host or "/" in host or not host.strip("."):
+            yield Fault(f"images.allowed_hosts[{index}]", "expected a host or a .suffix, no URL")
+
+
+def alias_faults(config: Config) -> Iterator[Fault]:
+    """Aliases that lead nowhere; one of another alias would hide which model answers."""
+    for name, alias in config.aliases.items():
+        if not config.catalogue.has_model(alias.model):
+            yield Fault(f"aliases.{name}.model", f"no model named {alias.model!r}")
+
+
+def catalogue_faults(models: Mapping[str, Model]) -> Iterator[Fault]:
+    """Models that no request could use, or that could not be paid for."""
+    for name, model in models.items():
+        path = f"models.models.{name}"
+        if not model.price or model.price[-1].up_to is not None:
+            yield Fault(f"{path}.price", "the last tier must have no `up_to`")
+        try:
+            model.sizes.validate()
+        except ValueError as fault:
+            yield Fault(f"{path}.sizes", str(fault))
+        else:
+            if model.default_size is not None and not model.sizes.allows(model.default_size):
+                yield Fault(f"{path}.default_size", f"expected {model.sizes}")
+
+
+def account_faults(account: Account, path: str) -> Iterator[Fault]:
+    """An account that could not be called, or whose key would travel in the clear."""
+    parts = split_url(account.base_url)
+    if parts is None:
+        yield Fault(f"{path}.base_url", "expected https://HOST/api/v1")
+    elif parts.scheme == "http" and parts.hostname not in {"127.0.0.1", "localhost", "::1"}:
+        yield Fault(f"{path}.base_url", "http:// would send the key in the clear; use https://")
+    key = account.api_key.reveal()
+    if not key or not key.isascii() or any(char.isspace() for char in key):
+        yield Fault(f"{path}.api_key", "expected a key without spaces or line ends")
+
+
+def split_url(url: str) -> SplitResult | None:
+    """The parts of an API's base URL; None if it is not one."""
+    try:
+        parts = urlsplit(url)
+        is_url = bool(parts.scheme in {"http", "https"} and parts.hostname and parts.port != 0)
+    except ValueError:
+        return None
+    return parts if is_url and not (parts.query or parts.fragment or parts.username) else None
+
+
+def is_network(text: str) -> bool:
+    """Whether a text names an IP network."""
+    try:
+        ip_network(text)
+    except ValueError:
+        return False
+    return True
+
+
+def redis_faults(redis: Redis) -> Iterator[Fault]:
+    """A URL of no known form; it is not shown, since it may hold a password."""
+    if not redis.url.reveal().startswith(REDIS_SCHEMES):
+        yield Fault("redis.url", f"expected one of {', '.join(REDIS_SCHEMES)}")
+
+
+def default_model_faults(config: Config) -> Iterator[Fault]:
+    """Default models that do not exist, or that their tenant may not use."""
+    if config.catalogue.find(config.default_model) is None:
+        yield Fault("default_model", f"no model or alias named {config.default_model!r}")
+    for index, tenant in enumerate(config.tenants):
+        name = tenant.default_model
+        if name is None:
+            continue
+        if config.catalogue.find(name) is None:
+            yield Fault(f"tenants[{index}].default_model", f"no model or alias named {name!r}")
+        elif not matches(tenant.models, name):
+            yield Fault(
+                f"tenants[{index}].default_model", f"{name!r} is not in the tenant's models"
+            )
+
+
+def key_faults(config: Config) -> Iterator[Fault]:
+    """A key that would open two doors, or a time whose zone has to be guessed."""
+    seen: dict[str, str] = {}
+    for index, tenant in enumerate(config.tenants):
+        for number, key in enumerate(tenant.keys):
+            path = f"tenants[{index}].keys[{number}]"
+            if key.hash in seen:
+                yield Fault(f"{path}.hash", f"the same key is at {seen[key.hash]}")
+            seen.setdefault(key.hash, path)
+            if key.expires_at is not None and key.expires_at.tzinfo is None:
+                yield Fault(f"{path}.expires_at", "expected a time zone, for example a final Z")
+
+
+def repeated(section: str, names: list[str]) -> Iterator[Fault]:
+    """Names that stand twice in a section."""
+    for index, name in enumerate(names):
+        if name in names[:index]:
+            yield Fault(f"{section}[{index}].name", f"{name!r} is already taken")

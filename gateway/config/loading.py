@@ -1,0 +1,72 @@
+"""From a file to a checked configuration."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+
+from msgspec import Struct
+from msgspec.structs import replace
+
+from gateway.catalogue import Alias, Catalogue, Model
+from gateway.config.checks import catalogue_faults, faults_of_meaning
+from gateway.config.sections import Config
+from gateway.decoding import ConfigError, Fault, decode, read_yaml
+
+
+class CatalogueFile(Struct, frozen=True):
+    """`config/models.yaml`."""
+
+    currency: str
+    models: dict[str, Model]
+
+
+def load_config(path: Path, environment: Mapping[str, str] = os.environ) -> Config:
+    """Read and check a configuration file.
+
+    Raises:
+        ConfigError: every fault in it, each with its path.
+    """
+    faults: list[Fault] = []
+    document = read_yaml(path, environment, faults)
+    if isinstance(document, dict) and "catalogue" in document:
+        faults.append(Fault("catalogue", "unknown key"))
+        del document["catalogue"]
+    config = decode(document, Config, "", faults)
+    if config is None or faults:
+        raise ConfigError(path, faults)
+    config = with_catalogue(config, path.parent, faults)
+    faults.extend(faults_of_meaning(config))
+    if faults:
+        raise ConfigError(path, faults)
+    return config
+
+
+def with_catalogue(
+    config: Config, folder: Path = Path(), faults: list[Fault] | None = None
+) -> Config:
+    """The same with its models and aliases filled in; `folder` is where `models` is relative to."""
+    faults = [] if faults is None else faults
+    return replace(config, catalogue=load_catalogue(config, folder, faults))
+
+
+def load_catalogue(config: Config, folder: Path, faults: list[Fault]) -> Catalogue:
+    """The shipped models and aliases, or the configured models, under the configured aliases."""
+    source = folder / config.models if config.models else shipped("models.yaml")
+    models = decode(read_yaml(source, {}, faults, "models"), CatalogueFile, "models", faults)
+    aliases = decode(
+        read_yaml(shipped("aliases.yaml"), {}, faults), dict[str, Alias], "aliases", faults
+    )
+    if models is None or aliases is None:
+        return Catalogue("", {})
+    faults.extend(catalogue_faults(models.models))
+    kept = {name: alias for name, alias in aliases.items() if alias.model in models.models}
+    return Catalogue(models.currency, models.models, {**kept, **config.aliases})
+
+
+def shipped(name: str) -> Path:
+    """A default file: inside an installed package, or beside it in a checkout."""
+    package = Path(__file__).parent.parent
+    installed = package / "_config" / name
+    return installed if installed.exists() else package.parent / "config" / name

@@ -1,0 +1,174 @@
+"""The sections of the configuration file, typed and frozen; every key with its default."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Annotated, Literal
+
+from msgspec import Meta, Struct, field
+
+from gateway.catalogue import Alias, Catalogue, Money, Rate
+from gateway.decoding import Secret
+
+Port = Annotated[int, Meta(ge=0, le=65535)]
+Positive = Annotated[float, Meta(gt=0)]
+Count = Annotated[int, Meta(ge=1)]
+Name = Annotated[str, Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")]
+KeyHash = Annotated[str, Meta(pattern=r"^sha256:[0-9a-f]{64}$")]
+Globs = tuple[str, ...]
+REDIS_SCHEMES = (
+    "redis://",
+    "rediss://",
+    "unix://",
+    "redis+sentinel://",
+    "rediss+sentinel://",
+    "redis+cluster://",
+    "rediss+cluster://",
+)
+
+
+class Listen(Struct, frozen=True):
+    """Where the gateway listens."""
+
+    host: str = "127.0.0.1"
+    port: Port = 8080
+
+
+class OnLoss(Struct, frozen=True):
+    """What happens while Redis is away: see docs/reliability.md for the bound of each."""
+
+    rates: Literal["local", "allow", "refuse"] = "local"
+    """Requests and images a minute, concurrent requests; `local` is this worker's share."""
+    budgets: Literal["local", "allow", "refuse"] = "refuse"
+    """Images a day, spend a month."""
+
+
+class Redis(Struct, frozen=True, kw_only=True):
+    """The store that workers and replicas share."""
+
+    url: Secret
+    """redis://, rediss://, unix://, redis+sentinel:// or redis+cluster://; docs/reliability.md."""
+    prefix: str = "gateway:"
+    connect_timeout_ms: Count = 100
+    command_timeout_ms: Count = 50
+    replicas: Count = 1
+    """Gateways that share it; used for the local share until Redis has told the number."""
+    on_loss: OnLoss = OnLoss()
+
+
+class Metrics(Struct, frozen=True):
+    """Who may read /metrics."""
+
+    allow: tuple[str, ...] = ("127.0.0.0/8", "::1/128")
+    """Networks of direct peers; a request that came through a proxy is refused."""
+
+
+class Pacing(Struct, frozen=True):
+    """How many upstream calls may wait for their slot in one worker."""
+
+    waiting_per_model: Count = 10_000
+    waiting_per_tenant: Count = 5_000
+    """Of one tenant for one model."""
+
+
+class Account(Struct, frozen=True, kw_only=True):
+    """A DashScope account. Accounts are tried in the order of the file."""
+
+    name: Name
+    base_url: str
+    api_key: Secret
+    models: Globs = ("*",)
+    """Models this account is used for."""
+    rates: dict[str, Rate] = field(default_factory=dict)
+    """By model or glob, over the catalogue's published rate; the first match holds."""
+
+
+class Images(Struct, frozen=True):
+    """Where result URLs may point, and how much is read from them."""
+
+    allowed_hosts: tuple[str, ...] = (".aliyuncs.com",)
+    """Exact hosts (`host`, `host:port`) or `.suffixes`; a private address only for an exact one."""
+    allow_http: bool = False
+    max_bytes: Count = 32 * 1024 * 1024
+    """The largest image, in bytes."""
+    timeout_s: Positive = 60.0
+    """Without a byte of an image."""
+    budget_bytes: Annotated[int, Meta(ge=1024 * 1024)] = 32 * 1024 * 1024
+    """Of images in a worker's memory at once, whatever their number and size."""
+
+
+class Upstream(Struct, frozen=True):
+    """How the vendor is called."""
+
+    deadline_s: Positive = 300.0
+    """For a whole image request; the vendor's own limit is 300 s."""
+    connect_timeout_s: Positive = 5.0
+    keepalive_s: Positive = 15.0
+    """How long an idle connection is kept."""
+    max_connections: Count = 10_000
+
+
+class Key(Struct, frozen=True, kw_only=True):
+    """One key of a tenant; `hash` is `sha256:` and the hex SHA-256 of the whole key."""
+
+    hash: KeyHash
+    label: str = ""
+    expires_at: datetime | None = None
+
+
+class Limits(Struct, frozen=True, kw_only=True):
+    """What a tenant may use; an absent one is no limit."""
+
+    requests_per_minute: Count | None = None
+    images_per_minute: Count | None = None
+    concurrent_requests: Count | None = None
+    images_per_day: Count | None = None
+    spend_per_month: Money | None = None
+    """In the catalogue's currency."""
+
+
+class Cache(Struct, frozen=True, kw_only=True):
+    """Which of a tenant's answers are kept, and for how long."""
+
+    mode: Literal["off", "seeded", "always"] = "seeded"
+    ttl_s: Positive = 86_400.0
+    """A result never outlives its signed URLs, unless the images' bytes are held."""
+    group: Name | None = None
+    """Tenants of one group share their results; absent: a tenant's results are its own."""
+
+
+class Tenant(Struct, frozen=True, kw_only=True):
+    """A team or an application, with its keys and rights."""
+
+    name: Name
+    keys: tuple[Key, ...]
+    models: Globs = ("*",)
+    """Names or globs of the models and aliases it may use."""
+    default_model: str | None = None
+    """For requests that name none; absent: the top-level `default_model`."""
+    size_policy: Literal["nearest", "strict"] = "nearest"
+    deadline_s: Positive | None = None
+    limits: Limits = Limits()
+    cache: Cache = Cache()
+
+
+class Config(Struct, frozen=True, kw_only=True):
+    """The whole file."""
+
+    accounts: tuple[Account, ...]
+    tenants: tuple[Tenant, ...]
+    listen: Listen = Listen()
+    redis: Redis | None = None
+    images: Images = Images()
+    upstream: Upstream = Upstream()
+    pacing: Pacing = Pacing()
+    metrics: Metrics = Metrics()
+    usage_log: str | None = None
+    """A file to which one JSON line is appended for each paid generation."""
+    default_model: str = "qwen-image-2.0-pro"
+    models: str | None = None
+    """A catalogue to use instead of the shipped one; relative to this file."""
+    aliases: dict[str, Alias] = field(default_factory=dict)
+    max_body_bytes: Count = 1024 * 1024
+    catalogue: Catalogue = Catalogue("", {})
+    """Filled by `load_config` from `models` and the shipped tables; not a key of the file."""

@@ -1,0 +1,96 @@
+"""The bytes of images that one worker may hold in memory at a time, over all requests."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+
+from gateway.upstream.images import ImageUnavailable
+
+
+class Budget:
+    """Hands out bytes, first come, first served: a large wish is not overtaken by small ones."""
+
+    def __init__(self, total: int) -> None:
+        self.total = total
+        self.free = total
+        self._waiting: deque[tuple[int, asyncio.Future[None]]] = deque()
+
+    def try_take(self, count: int) -> bool:
+        """Take if that needs no waiting."""
+        if self._waiting or count > self.free:
+            return False
+        self.free -= count
+        return True
+
+    async def take(self, count: int) -> None:
+        """Wait until there is room. Whoever may wait holding bytes needs another way to go on."""
+        if self.try_take(count):
+            return
+        turn = asyncio.get_running_loop().create_future()
+        self._waiting.append((count, turn))
+        try:
+            await turn
+        except asyncio.CancelledError:
+            if turn.done() and not turn.cancelled():
+                self.free += count
+            turn.cancel()
+            self._admit()
+            raise
+
+    def give(self, count: int) -> None:
+        """Give back what was taken."""
+        self.free += count
+        self._admit()
+
+    def _admit(self) -> None:
+        while self._waiting:
+            count, turn = self._waiting[0]
+            if not turn.done():
+                if count > self.free:
+                    return
+                self.free -= count
+                turn.set_result(None)
+            self._waiting.popleft()
+
+
+class Pile:
+    """Bytes of one image that wait to be sent, counted in the budget."""
+
+    def __init__(self, budget: Budget) -> None:
+        self._budget = budget
+        self._blocks: deque[bytes] = deque()
+        self.held = 0
+        self.most = budget.total
+
+    async def add(self, block: bytes) -> None:
+        """Wait for room, then take the block in.
+
+        Raises:
+            ImageUnavailable: the pile would become larger than it may ever be.
+        """
+        if self.held + len(block) > self.most:
+            message = "A generated image, of no declared size, is too large for this gateway."
+            raise ImageUnavailable(message)
+        await self._budget.take(len(block))
+        self.put(block)
+
+    def put(self, block: bytes) -> None:
+        """Take a block in for which room was made."""
+        self._blocks.append(block)
+        self.held += len(block)
+
+    def pop(self) -> bytes:
+        """The oldest block; none if there is none."""
+        if not self._blocks:
+            return b""
+        block = self._blocks.popleft()
+        self.held -= len(block)
+        self._budget.give(len(block))
+        return block
+
+    def clear(self) -> None:
+        """Drop everything."""
+        self._blocks.clear()
+        self._budget.give(self.held)
+        self.held = 0

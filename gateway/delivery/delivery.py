@@ -1,0 +1,171 @@
+"""Delivers the images of a request: all are opened first, then sent one after the other.
+
+The length of the answer follows from the lengths that the hosts declare, so it is known before the
+first byte is sent. Whatever is hopeless until then is an error like any other; afterwards the
+answer stays shorter than declared, which no client takes for a complete one.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator, Callable, Sequence
+
+from structlog.typing import FilteringBoundLogger
+
+from gateway.catalogue import Size
+from gateway.delivery.answer import Base64Writer, base64_length, marked_images, split_answer
+from gateway.delivery.budget import Budget
+from gateway.delivery.keeping import Keep, Keeper
+from gateway.delivery.sources import FetchedImage, HeldImage, Source
+from gateway.protocol.openai import Image, ImagesResponse
+from gateway.upstream.images import ImageFetcher, ImageUnavailable
+from gateway.upstream.patience import Deadline
+
+BUDGET_BYTES = 32 * 1024 * 1024
+SENDING_S = 300.0
+"""What may be spent on waiting for image hosts once an answer has begun."""
+
+Describe = Callable[[list[Image], Size | None], ImagesResponse]
+"""Makes the answer of images, and of the size that they share."""
+
+
+class Delivery:
+    """The deliveries of a worker, and the budget they share."""
+
+    def __init__(
+        self,
+        fetcher: ImageFetcher,
+        *,
+        steady: Callable[[], float],
+        budget_bytes: int = BUDGET_BYTES,
+    ) -> None:
+        self._fetcher = fetcher
+        self._steady = steady
+        self.budget = Budget(budget_bytes)
+        self._holding = asyncio.Lock()
+
+    async def open(
+        self,
+        sources: Sequence[str | bytes],
+        describe: Describe,
+        *,
+        deadline: float,
+        log: FilteringBoundLogger,
+        keep: Keep | None = None,
+    ) -> OpenDelivery:
+        """Open every image, given by its URL or its bytes, by `deadline` on the steady clock.
+
+        The caller reads `body` or calls `aclose`.
+
+        Raises:
+            ImageUnavailable: one of them cannot be had.
+        """
+        until = Deadline(deadline, self._steady)
+        images = await self._open_all(sources, until, log)
+        try:
+            await self._hold_unmeasured(images, until)
+            return OpenDelivery(images, describe, until, self._steady, Keeper(keep, self.budget))
+        except BaseException:
+            await close_all(images)
+            raise
+
+    async def _open_all(
+        self, sources: Sequence[str | bytes], until: Deadline, log: FilteringBoundLogger
+    ) -> list[Source]:
+        tasks = [asyncio.create_task(self._open(source, until, log)) for source in sources]
+        try:
+            return list(await asyncio.gather(*tasks))
+        except BaseException:
+            for task in tasks:
+                task.cancel()
+            done = await asyncio.gather(*tasks, return_exceptions=True)
+            await close_all([image for image in done if not isinstance(image, BaseException)])
+            raise
+
+    async def _open(
+        self, source: str | bytes, until: Deadline, log: FilteringBoundLogger
+    ) -> Source:
+        if isinstance(source, bytes):
+            return HeldImage(source)
+        return FetchedImage(await self._fetcher.open(source, until, log), self.budget)
+
+    async def _hold_unmeasured(self, images: list[Source], until: Deadline) -> None:
+        """Read the images whose hosts declare no length into memory.
+
+        One request of the worker at a time: two that hold some and wait for more would wait
+        for each other. Everybody else who holds bytes gives them back without waiting for any.
+        """
+        unmeasured = [i for i in images if isinstance(i, FetchedImage) and not i.has_length]
+        if not unmeasured:
+            return
+        try:
+            async with asyncio.timeout(until.left_s()), self._holding:
+                for image in unmeasured:
+                    await image.hold(self.budget.total - sum(i.held for i in unmeasured))
+        except TimeoutError as cause:
+            message = "A generated image could not be read in time from the image service."
+            raise ImageUnavailable(message) from cause
+
+
+class OpenDelivery:
+    """An answer whose images are all open: its length and size are known."""
+
+    def __init__(
+        self,
+        images: list[Source],
+        describe: Describe,
+        until: Deadline,
+        steady: Callable[[], float],
+        keeper: Keeper,
+    ) -> None:
+        self._images = images
+        self._until = until
+        self._steady = steady
+        self._keeper = keeper
+        sizes = {image.size for image in images}
+        self.size = sizes.pop() if len(sizes) == 1 else None
+        self._glue = split_answer(describe(marked_images(len(images)), self.size))
+        self.content_length = sum(map(len, self._glue)) + sum(
+            base64_length(image.length) for image in images
+        )
+
+    async def body(self) -> AsyncGenerator[bytes, None]:
+        """The JSON in pieces of at most 256 KiB and a little; closes what it holds at its end.
+
+        Raises:
+            ImageUnavailable: hopeless. Once a piece was sent, the connection must be broken off.
+        """
+        try:
+            for image in self._images[1:]:
+                image.read_ahead()
+            text = b""
+            for index, image in enumerate(self._images):
+                text += self._glue[index]
+                writer = Base64Writer()
+                await image.begin()
+                self._keeper.begin(image.length)
+                while block := await image.read():
+                    self._keeper.add(block)
+                    paused = self._steady()
+                    yield text + writer.add(block)
+                    self._until.extend(self._steady() - paused)
+                    text = b""
+                text += writer.end()
+                await self._keeper.end(index)
+            yield text + self._glue[-1]
+        finally:
+            await self.aclose()
+
+    def begun(self) -> None:
+        """The first byte is on its way: from now on the client waits between bytes only."""
+        self._until.restart(SENDING_S)
+
+    async def aclose(self) -> None:
+        """Give up connections and bytes; harmless when there are none left."""
+        self._keeper.drop()
+        await close_all(self._images)
+
+
+async def close_all(images: Sequence[Source]) -> None:
+    """Close images that are open."""
+    await asyncio.gather(*(image.aclose() for image in images))

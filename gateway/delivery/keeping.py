@@ -1,0 +1,58 @@
+"""Copies of the images that are sent, for whoever wants them whole: a cache."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+
+from msgspec import Struct
+
+from gateway.delivery.budget import Budget
+
+
+class Keep(Struct, frozen=True):
+    """Who wants the images that were sent, and up to which size.
+
+    `receive` is given an image's number and its bytes, which are no longer valid once it returns.
+    It must not raise. An image for which the budget has no room just then is not kept: waiting
+    for room while holding some would be a deadlock between requests.
+    """
+
+    receive: Callable[[int, memoryview], Awaitable[None]]
+    max_bytes: int
+
+
+class Keeper:
+    """Copies one image at a time."""
+
+    def __init__(self, keep: Keep | None, budget: Budget) -> None:
+        self._keep = keep
+        self._budget = budget
+        self._copy: bytearray | None = None
+        self._filled = 0
+
+    def begin(self, length: int) -> None:
+        """The next image begins."""
+        keep = self._keep
+        if keep is not None and length <= keep.max_bytes and self._budget.try_take(length):
+            self._copy = bytearray(length)
+            self._filled = 0
+
+    def add(self, block: bytes | memoryview) -> None:
+        """Some of the image."""
+        if self._copy is not None:
+            end = self._filled + len(block)
+            self._copy[self._filled : end] = block
+            self._filled = end
+
+    async def end(self, index: int) -> None:
+        """The image is complete: hand it over."""
+        if self._copy is not None and self._keep is not None:
+            with memoryview(self._copy).toreadonly() as image:
+                await self._keep.receive(index, image)
+        self.drop()
+
+    def drop(self) -> None:
+        """Forget the image at hand."""
+        if self._copy is not None:
+            self._budget.give(len(self._copy))
+            self._copy = None

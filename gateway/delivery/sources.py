@@ -1,0 +1,132 @@
+"""Where the bytes of an image come from: its host, or memory."""
+
+from __future__ import annotations
+
+import asyncio
+from contextlib import suppress
+from typing import Protocol
+
+from gateway.catalogue import Size
+from gateway.delivery.budget import Budget, Pile
+from gateway.translate.response import PNG_HEADER_BYTES, png_size
+from gateway.upstream.download import BLOCK_BYTES, NOT_A_PNG, PNG_END, Download
+from gateway.upstream.images import ImageUnavailable
+
+
+class Source(Protocol):
+    """An image, read once from start to end in blocks."""
+
+    @property
+    def length(self) -> int: ...
+
+    @property
+    def size(self) -> Size | None: ...
+
+    def read_ahead(self) -> None:
+        """Start to read into memory, as far as the budget goes."""
+
+    async def begin(self) -> None:
+        """It is this image's turn: from now on it waits for no budget."""
+
+    async def read(self) -> bytes | memoryview:
+        """The next block; none at the end."""
+
+    async def aclose(self) -> None:
+        """Give up what is held."""
+
+
+class HeldImage:
+    """An image in memory already."""
+
+    def __init__(self, image: bytes) -> None:
+        self._rest = memoryview(image)
+        self.length = len(image)
+        self.size = png_size(image[:PNG_HEADER_BYTES])
+        if self.size is None or not image.endswith(PNG_END):
+            raise ImageUnavailable(NOT_A_PNG)
+
+    def read_ahead(self) -> None:
+        """It is here."""
+
+    async def begin(self) -> None:
+        """As before."""
+
+    async def read(self) -> memoryview:
+        block, self._rest = self._rest[:BLOCK_BYTES], self._rest[BLOCK_BYTES:]
+        return block
+
+    async def aclose(self) -> None:
+        self._rest = memoryview(b"")
+
+
+class FetchedImage:
+    """An image that downloads while it is sent, and before that as far as the budget goes."""
+
+    def __init__(self, download: Download, budget: Budget) -> None:
+        self._download = download
+        self._budget = budget
+        self._pile = Pile(budget)
+        self._ahead: asyncio.Task[None] | None = None
+
+    @property
+    def length(self) -> int:
+        length = self._download.length
+        if length is None:
+            raise ValueError("hold an image of unknown length first")
+        return length
+
+    @property
+    def size(self) -> Size | None:
+        return self._download.size
+
+    @property
+    def has_length(self) -> bool:
+        return self._download.length is not None
+
+    @property
+    def held(self) -> int:
+        """Bytes of the budget."""
+        return self._pile.held
+
+    async def hold(self, most: int) -> None:
+        """Read the whole image into memory, at most so many bytes, to learn its length."""
+        self._pile.most = most
+        await self._download.read_all(self._pile)
+
+    def read_ahead(self) -> None:
+        self._ahead = asyncio.create_task(self._read_ahead())
+
+    async def begin(self) -> None:
+        ahead, self._ahead = self._ahead, None
+        if ahead is not None:
+            ahead.cancel()
+            await asyncio.wait([ahead])
+            if not ahead.cancelled():
+                ahead.result()
+
+    async def read(self) -> bytes:
+        return self._pile.pop() or await self._download.read()
+
+    async def aclose(self) -> None:
+        try:
+            await self.begin()
+        finally:
+            self._download.close()
+            self._pile.clear()
+
+    async def _read_ahead(self) -> None:
+        """A failure is not the end: the image is asked for again when its turn comes."""
+        with suppress(ImageUnavailable):
+            while await self._read_block():
+                pass
+
+    async def _read_block(self) -> bool:
+        await self._budget.take(BLOCK_BYTES)
+        block = b""
+        try:
+            block = await self._download.read()
+        finally:
+            self._budget.give(BLOCK_BYTES - len(block))
+        if block:
+            self._pile.put(block)
+        return bool(block)

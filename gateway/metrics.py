@@ -1,0 +1,149 @@
+"""Every metric, declared once with its meaning; docs/metrics.md shows this table.
+
+Labels are bounded by construction: tenants and accounts come from the configuration, models from
+the catalogue (anything else is `other`), outcomes from the error classes, vendor codes from the
+table of those it documents. No prompt, key, user or request id is a label.
+
+Over several workers the values are kept in files that all of them map (prometheus-client's
+multi-process mode), so that a scrape of any worker sees all, a killed worker's counts included.
+"""
+
+from __future__ import annotations
+
+import os
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from prometheus_client import (
+    CollectorRegistry,
+    Counter,
+    Gauge,
+    Histogram,
+    generate_latest,
+    multiprocess,
+    values,
+)
+
+CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
+FOLDER = "PROMETHEUS_MULTIPROC_DIR"
+SECONDS = (
+    *(0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5),
+    *(1, 2.5, 5, 10, 20, 40, 80, 160, 300),
+)
+AGES = (1, 10, 60, 300, 900, 3600, 10800, 21600, 43200, 86400)
+
+
+def share_between_workers(folder: Path) -> None:
+    """Keep values in files of this folder from now on; before any `Metrics` and any fork."""
+    os.environ[FOLDER] = str(folder)
+    values.ValueClass = values.get_value_class()  # type: ignore[no-untyped-call]
+
+
+def worker_ended(pid: int) -> None:
+    """Forget a dead worker's gauges; its counters stay, since what it did was done."""
+    with suppress(OSError):
+        multiprocess.mark_process_dead(pid)  # type: ignore[no-untyped-call]
+
+
+class Metrics:
+    """The metrics of one worker, in a registry of its own."""
+
+    def __init__(self, version: str = "") -> None:
+        self.registry = CollectorRegistry()
+        self._declare_requests()
+        self._declare_upstream()
+        self._declare_store()
+        self._gauge("build_info", "The version that runs.", "version").labels(version).set(1)
+
+    def _declare_requests(self) -> None:
+        self.requests = self._counter(
+            "requests",
+            "Answers of the image endpoint, by outcome: ok, or the class of the error.",
+            "tenant", "model", "outcome",
+        )  # fmt: skip
+        self.request_seconds = self._histogram(
+            "request_seconds", "From the request's first byte to the answer's last.", "model"
+        )
+        self.own_seconds = self._histogram(
+            "own_seconds", "The same less waiting for slots, the vendor and downloads.", "model"
+        )
+        self.in_flight = self._gauge(
+            "requests_in_flight", "Image requests that have not been answered yet."
+        )
+        self.images = self._counter(
+            "images", "Images generated and billed, by size tier in megapixels.",
+            "tenant", "model", "tier",
+        )  # fmt: skip
+        self.spend = self._counter(
+            "spend", "What those images cost, in the catalogue's currency.", "tenant", "model"
+        )
+        self.limited = self._counter(
+            "limiter_refusals", "Requests refused by a tenant's limit.", "tenant", "limit"
+        )
+        self.cache_results = self._counter(
+            "cache_results", "Results of the look-up: hit, miss, bypass, joined, replayed.",
+            "tenant", "result",
+        )  # fmt: skip
+        self.cache_age = self._histogram(
+            "cache_age_at_hit_seconds", "Age of a result when it was found.", buckets=AGES
+        )
+
+    def _declare_upstream(self) -> None:
+        self.upstream_calls = self._counter(
+            "upstream_calls", "Calls to the vendor, by its code; ok for a success.",
+            "account", "model", "code",
+        )  # fmt: skip
+        self.upstream_seconds = self._histogram(
+            "upstream_seconds", "From sending a call to its whole answer.", "account", "model"
+        )
+        self.queue_seconds = self._histogram(
+            "queue_seconds", "How long a call waited for its slot.", "model"
+        )
+        self.queue_length = self._gauge("queue_length", "Calls that wait for a slot.", "model")
+        self.retries = self._counter(
+            "upstream_retries", "Calls sent again, by why.", "account", "model", "remedy"
+        )
+        self.breaker = self._gauge(
+            "breaker_open", "1 while an account is not called because it failed.",
+            "account", "model", mode="max",
+        )  # fmt: skip
+        self.download_seconds = self._histogram(
+            "download_seconds", "From asking for a request's images to the last byte of them."
+        )
+        self.download_bytes = self._counter("download_bytes", "Bytes of images fetched.")
+
+    def _declare_store(self) -> None:
+        self.store_seconds = self._histogram(
+            "store_seconds", "One decision of the store, as the worker saw it.", "operation"
+        )
+        self.degraded = self._gauge(
+            "store_degraded", "1 while a worker decides without the store.", "function", mode="max"
+        )
+        self.owed = self._gauge(
+            "settlements_owed", "Settlements that wait for the store to come back."
+        )
+
+    def render(self) -> bytes:
+        """What a scrape reads, over all workers."""
+        if FOLDER not in os.environ:
+            return generate_latest(self.registry)
+        everyone = CollectorRegistry()
+        multiprocess.MultiProcessCollector(everyone)  # type: ignore[no-untyped-call]
+        return generate_latest(everyone)
+
+    def _counter(self, name: str, meaning: str, *labels: str) -> Counter:
+        return Counter(f"gateway_{name}", meaning, labels, registry=self.registry)
+
+    def _histogram(
+        self, name: str, meaning: str, *labels: str, buckets: tuple[float, ...] = SECONDS
+    ) -> Histogram:
+        return Histogram(
+            f"gateway_{name}", meaning, labels, registry=self.registry, buckets=buckets
+        )
+
+    def _gauge(self, name: str, meaning: str, *labels: str, mode: Any = "livesum") -> Gauge:  # noqa: ANN401
+        mode = {"max": "livemax"}.get(mode, mode)
+        return Gauge(
+            f"gateway_{name}", meaning, labels, registry=self.registry, multiprocess_mode=mode
+        )

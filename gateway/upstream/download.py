@@ -1,0 +1,238 @@
+"""One image on its way from its host: whole, in order and verified, whatever breaks underneath."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Awaitable, Callable
+from typing import Protocol
+
+import aiohttp
+
+from gateway.catalogue import Size
+from gateway.translate.response import PNG_HEADER_BYTES, png_size
+from gateway.upstream.patience import ImageUnavailable, Patience
+
+BLOCK_BYTES = 256 * 1024 + PNG_HEADER_BYTES
+"""The most that is handed out at a time: what event loops read from a socket at once."""
+PNG_END = b"\0\0\0\0IEND\xaeB`\x82"
+SMALLEST_PNG = PNG_HEADER_BYTES + len(PNG_END)
+NOT_A_PNG = "The image service returned something that is not a PNG image."
+CHANGED = "A generated image changed while it was downloaded from the image service."
+CONTENT_RANGE = re.compile(r"bytes (\d+)-\d+/(\d+)")
+
+Connect = Callable[[dict[str, str]], Awaitable[aiohttp.ClientResponse]]
+"""Sends the request with more headers, and returns once the answer's head is there."""
+
+
+class Broken(Exception):
+    """A download that may go better the next time."""
+
+
+BREAKS = (Broken, aiohttp.ClientError, OSError, TimeoutError)
+
+
+class Shelf(Protocol):
+    """Where an image of unknown length is put until it is known."""
+
+    async def add(self, block: bytes) -> None: ...
+
+    def clear(self) -> None: ...
+
+
+class Download:
+    """A download that resumes where it broke. `close` it; cancelling a call loses no bytes."""
+
+    def __init__(self, connect: Connect, patience: Patience, max_bytes: int) -> None:
+        self._connect = connect
+        self._patience = patience
+        self._max_bytes = max_bytes
+        self._response: aiohttp.ClientResponse | None = None
+        self._head = b""
+        self._tail = b""
+        self._received = 0
+        self._etag: str | None = None
+        self._size: Size | None = None
+        self._length: int | None = None
+
+    @property
+    def length(self) -> int | None:
+        """In bytes; None until it is known, where the host did not declare it."""
+        return self._length
+
+    @property
+    def size(self) -> Size | None:
+        return self._size
+
+    async def open(self) -> None:
+        """Connect, and read as far as the picture's size.
+
+        Raises:
+            ImageUnavailable: not there, not a PNG, too large, or out of attempts or time.
+        """
+        while True:
+            try:
+                await self._begin()
+                return
+            except BREAKS as cause:
+                self.close()
+                await self._patience.pause(cause, 0)
+
+    async def read(self) -> bytes:
+        """The next bytes; none at the end. The last ones come only if they do end a PNG.
+
+        Raises:
+            ImageUnavailable: the rest cannot be had, or would not fit what came before.
+        """
+        while self._length is not None and self._received < self._length:
+            try:
+                block = await self._next_block(self._response or await self._resume())
+            except BREAKS as cause:
+                self.close()
+                await self._patience.pause(cause, self._received)
+            else:
+                return self._accept(block, self._length)
+        return b""
+
+    async def read_all(self, shelf: Shelf) -> None:
+        """Put the whole image on a shelf, from its first byte; its `length` is known afterwards.
+
+        Raises:
+            ImageUnavailable: as `open`.
+        """
+        while True:
+            try:
+                await self._collect(self._response or await self._begin(), shelf)
+                return
+            except BREAKS as cause:
+                self.close()
+                shelf.clear()
+                await self._patience.pause(cause, 0)
+
+    def close(self) -> None:
+        """Give the connection up; what was received stays."""
+        if self._response is not None:
+            self._response.close()
+            self._response = None
+
+    async def _begin(self) -> aiohttp.ClientResponse:
+        response = self._response = await self._patience.limit(self._connect({}))
+        require(response, 200)
+        self._length = declared_length(response, self._max_bytes)
+        self._etag = response.headers.get("etag")
+        head = b""
+        while len(head) < PNG_HEADER_BYTES:
+            head += await self._receive(response, PNG_HEADER_BYTES - len(head))
+        self._size = png_size(head)
+        if self._size is None:
+            raise ImageUnavailable(NOT_A_PNG)
+        self._head, self._tail = head, b""
+        self._received = len(head)
+        return response
+
+    async def _resume(self) -> aiohttp.ClientResponse:
+        headers = {"range": f"bytes={self._received}-"}
+        if self._etag and not self._etag.startswith("W/"):
+            headers["if-match"] = self._etag
+        response = await self._patience.limit(self._connect(headers))
+        try:
+            require(response, 200, 206)
+            repeated = self._received - first_byte(response, self._length, self._etag)
+            require_overlap(repeated)
+            while repeated:
+                repeated -= len(await self._receive(response, min(repeated, BLOCK_BYTES)))
+        except BaseException:
+            response.close()
+            raise
+        self._response = response
+        return response
+
+    async def _receive(self, response: aiohttp.ClientResponse, most: int) -> bytes:
+        block = await self._patience.limit(response.content.read(most))
+        if not block:
+            raise Broken("the answer ended early")
+        return block
+
+    async def _next_block(self, response: aiohttp.ClientResponse) -> bytes:
+        block = await self._next_or_end(response)
+        if not block:
+            raise Broken("the answer ended early")
+        return block
+
+    async def _next_or_end(self, response: aiohttp.ClientResponse) -> bytes:
+        """What arrived, without copying it; empty at the end."""
+        ends_chunk = True
+        block = b""
+        while not block and ends_chunk:
+            block, ends_chunk = await self._patience.limit(response.content.readchunk())
+        return block
+
+    def _accept(self, block: bytes, length: int) -> bytes:
+        self._received += len(block)
+        self._tail = (self._tail + block[-len(PNG_END) :])[-len(PNG_END) :]
+        if self._received > length or (self._received == length and self._tail != PNG_END):
+            raise ImageUnavailable("A generated image arrived damaged from the image service.")
+        if self._head:
+            block, self._head = self._head + block, b""
+        return block
+
+    async def _collect(self, response: aiohttp.ClientResponse, shelf: Shelf) -> None:
+        await shelf.add(self._head)
+        while block := await self._next_or_end(response):
+            self._received += len(block)
+            if self._received > self._max_bytes:
+                raise too_large(self._max_bytes)
+            self._tail = (self._tail + block[-len(PNG_END) :])[-len(PNG_END) :]
+            await shelf.add(block)
+        if self._tail != PNG_END:
+            raise Broken("the image is cut short")
+        self._length, self._head = self._received, b""
+
+
+def require(response: aiohttp.ClientResponse, *statuses: int) -> None:
+    """Refuse any other status, and bytes that are not the image's own."""
+    status = response.status
+    if status >= 500 or status in {408, 429}:
+        raise Broken(f"status {status}")
+    if status == 412:
+        raise ImageUnavailable(CHANGED)
+    if status not in statuses:
+        raise ImageUnavailable("The image service does not hold a generated image any more.")
+    if response.headers.get("content-encoding", "identity").lower() != "identity":
+        raise ImageUnavailable("The image service returned an encoded image.")
+
+
+def declared_length(response: aiohttp.ClientResponse, limit: int) -> int | None:
+    """The length that an answer promises, within the limits."""
+    length = response.content_length
+    if length is None:
+        return None
+    if length > limit:
+        raise too_large(limit)
+    if length < SMALLEST_PNG:
+        raise ImageUnavailable(NOT_A_PNG)
+    return length
+
+
+def first_byte(response: aiohttp.ClientResponse, length: int | None, etag: str | None) -> int:
+    """Where the answer to a request for the rest begins, if it is still the same image's."""
+    start, total = 0, response.content_length
+    if response.status == 206:
+        found = CONTENT_RANGE.fullmatch(response.headers.get("content-range", ""))
+        if found is None:
+            raise ImageUnavailable(CHANGED)
+        start, total = int(found[1]), int(found[2])
+    same_length = total == length or (total is None and response.status == 200)
+    if not same_length or response.headers.get("etag", etag) != etag:
+        raise ImageUnavailable(CHANGED)
+    return start
+
+
+def require_overlap(repeated: int) -> None:
+    """Refuse an answer that begins after what was received."""
+    if repeated < 0:
+        raise ImageUnavailable(CHANGED)
+
+
+def too_large(limit: int) -> ImageUnavailable:
+    """The refusal of an image above `limit` bytes."""
+    return ImageUnavailable(f"A generated image is larger than this gateway's {limit} bytes.")
