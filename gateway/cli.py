@@ -6,6 +6,7 @@ import asyncio
 import os
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 from cyclopts import App
@@ -79,14 +80,18 @@ def serve(
             "--workers: more than one worker needs Redis, or each would count limits alone. "
             f"Add `redis: {{url: redis://HOST:6379/0}}` to {config}, or use one worker."
         )
-    start(replace(loaded, listen=listen), workers, "", config)
+    start(replace(loaded, listen=listen), workers, lambda _: "", config)
 
 
-def start(config: Config, workers: int, text: str, path: Path | None = None) -> None:
-    """Serve, and say where once requests are taken."""
+def start(
+    config: Config, workers: int, text: Callable[[str], str], path: Path | None = None
+) -> None:
+    """Serve, and say where once requests are taken; `text` has more to say of that address."""
 
     def announce(port: int) -> None:
-        print(f"gateway: listening on http://{config.listen.host}:{port}{text}", flush=True)
+        host = f"[{config.listen.host}]" if ":" in config.listen.host else config.listen.host
+        url = f"http://{host}:{port}"
+        print(f"gateway: listening on {url}{text(url)}", flush=True)
 
     try:
         run_server(config, workers, announce, path)
@@ -101,7 +106,7 @@ def demo(*, host: str = "127.0.0.1", port: int = 8080) -> None:
     key = new_key()
     simulator_port = None if os.environ.get("DASHSCOPE_API_KEY") else start_simulator()
     config = demo_config(key, Listen(host, port), simulator_port, os.environ)
-    start(config, 1, demo_text(key, f"http://{host}:{port}", simulator_port))
+    start(config, 1, lambda url: demo_text(key, url, simulator_port))
 
 
 @app.command

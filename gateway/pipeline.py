@@ -137,12 +137,12 @@ class Pipeline:
         choice = choose_model(self._catalogue, tenant, request.model, self._default_model)
         exchange.model = choice.family
         plan = to_dashscope(request, choice, tenant.size_policy)
-        now, patience_s = self._clock.steady(), wish.patience_s
+        now, patience_s = self._clock.steady(), min(wish.patience_s, wish.deadline_s)
         run = Run(
             tenant.name,
             exchange,
             slot_by=now + patience_s - min(GENERATION_S, patience_s / 2),
-            deadline=now + max(patience_s, wish.deadline_s),
+            deadline=now + wish.deadline_s,
         )
         job = Job(plan, wish, run, self, cache_s=tenant.cache.ttl_s)
         job.task = self._spawn(self._serve(caller, job, exchange))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from secrets import token_hex
+from typing import Any, cast
 
 import httptools
 import msgspec
@@ -21,15 +22,67 @@ class HeadTooLarge(httptools.HttpParserError):
     """The request line and headers together are over the limit."""
 
 
-class HttpProtocol(HttpToolsProtocol):
-    """One connection. What cannot be parsed is answered in OpenAI's form too, and ends it."""
+class Signal:
+    """An `asyncio.Event` for one reader: without the queue of readers, which is 0.8 KiB."""
 
-    _refused = False
-    _head_bytes = 0
-    _head_timer: asyncio.TimerHandle | None = None
+    __slots__ = ("_is_set", "_loop", "_reader")
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, *, is_set: bool = False) -> None:
+        self._loop = loop
+        self._is_set = is_set
+        self._reader: asyncio.Future[None] | None = None
+
+    def set(self) -> None:
+        """Let the reader go on."""
+        self._is_set = True
+        if self._reader is not None and not self._reader.done():
+            self._reader.set_result(None)
+        self._reader = None
+
+    def clear(self) -> None:
+        """Make the next reader wait."""
+        self._is_set = False
+
+    def wait(self) -> asyncio.Future[None]:
+        """Done once it is set."""
+        reader = self._loop.create_future()
+        if self._is_set:
+            reader.set_result(None)
+        else:
+            self._reader = reader
+        return reader
+
+
+class Pipelined(list[Any]):
+    """Requests that came before the answer to an earlier one; an empty deque is 0.7 KiB."""
+
+    __slots__ = ()
+
+    def appendleft(self, item: object) -> None:
+        """As a deque does it."""
+        self.insert(0, item)
+
+
+class HttpProtocol(HttpToolsProtocol):
+    """One connection. What cannot be parsed is answered in OpenAI's form too, and ends it.
+
+    Thousands of connections wait at once, so what each of them holds is kept small: attributes in
+    slots, since a 31st in the instance's dictionary would give every connection a table of its
+    own, and no `asyncio.Event` (docs/decisions/0007-waiting-in-two-tasks.md).
+    """
+
+    __slots__ = ("_head_bytes", "_head_timer", "_refused")
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:  # noqa: ANN401 - uvicorn's own
+        super().__init__(*args, **kwargs)
+        self._refused = False
+        self._head_bytes = 0
+        self._head_timer: asyncio.TimerHandle | None = None
+        self.pipeline = cast("Any", Pipelined())
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
+        self.flow._is_writable_event = cast("Any", Signal(self.loop, is_set=True))  # noqa: SLF001
         self._expect_head()
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -61,7 +114,10 @@ class HttpProtocol(HttpToolsProtocol):
 
     def on_headers_complete(self) -> None:
         self._end_head()
+        before = self.cycle
         super().on_headers_complete()
+        if self.cycle is not before:  # its task has not run yet
+            self.cycle.message_event = cast("Any", Signal(self.loop))
 
     def send_400_response(self, msg: str) -> None:  # noqa: ARG002 - uvicorn's words
         """Uvicorn's answer to what its parser rejects; a head that is too large ends here too."""

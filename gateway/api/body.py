@@ -118,13 +118,13 @@ def parse_json(body: bytes) -> dict[str, Any]:
     return value
 
 
-def to_image_request(body: bytes) -> ImageRequest:
-    """Decode and check the form of an image request; a null is the same as an absent key.
+def to_image_request(body: dict[str, Any]) -> ImageRequest:
+    """Check the form of an image request; a null is the same as an absent key.
 
     Raises:
         InvalidRequest: `param` names the field where one is at fault.
     """
-    fields = {name: value for name, value in parse_json(body).items() if value is not None}
+    fields = {name: value for name, value in body.items() if value is not None}
     for name, value in fields.items():
         if name not in KNOWN:
             raise UnknownParameter(f"Unknown parameter: '{shown(name)}'.", param=shown(name))

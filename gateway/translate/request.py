@@ -149,6 +149,8 @@ def split(parameters: Parameters, images: int, per_call: int) -> list[Parameters
 
 def remaining(call: GenerationRequest, received: int) -> GenerationRequest:
     """The same call for the images it still owes, with a seed that none of the others had."""
+    if not received:
+        return call
     before = call.parameters
     rest = msgspec.structs.replace(
         before,

@@ -14,14 +14,11 @@ if cache_key ~= '' then
   if cache_ms > 0 then
     one.cached = now_ms + cache_ms
     call('HSET', name, 'done', one.id)
-    call('ZADD', KEYS[1], text(one.cached), one.id)
-    call('HSET', BASE .. 'sizes', one.id, #ARGV[4])
     last(name, cache_ms)
-    last(KEYS[1], cache_ms)
-    last(BASE .. 'sizes', cache_ms)
   end
 end
 call('DEL', named('p', one.id))
 save(one, 'payload', ARGV[4])
+on_the_shelf(one)
 drop_expired(10)
 return 'kept'

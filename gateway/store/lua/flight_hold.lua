@@ -5,5 +5,6 @@ local one = open(ARGV[2])
 if one and one.phase == 'done' then
   one.held = now_ms + tonumber(ARGV[3])
   save(one)
+  on_the_shelf(one)
 end
 return 1

@@ -166,6 +166,16 @@ local function leave_parts(one, adoption)
   return has_parts
 end
 
+-- For as long as the policy lets it be served, and it can be.
+local function on_the_shelf(one)
+  local ends = math.min(one.cached, math.max(one.dies, one.held))
+  if ends <= now_ms then return end
+  call('ZADD', KEYS[1], text(ends), one.id)
+  call('HSET', BASE .. 'sizes', one.id, call('HSTRLEN', named('g', one.id), 'payload'))
+  last(KEYS[1], ends - now_ms)
+  last(BASE .. 'sizes', ends - now_ms)
+end
+
 local function off_the_shelf(id)
   call('ZREM', KEYS[1], id)
   call('HDEL', BASE .. 'sizes', id)

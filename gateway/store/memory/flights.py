@@ -361,7 +361,11 @@ class _Scope:
         return len(on_it)
 
     def _cached(self) -> list[Generation]:
-        return [one for one in self._known.values() if one.cached > self._now]
+        return [
+            one
+            for one in self._known.values()
+            if min(one.cached, max(one.dies, one.held)) > self._now
+        ]
 
     def _sweep(self) -> None:
         """Forget what has expired, what there is no room for, and pointers to nothing."""

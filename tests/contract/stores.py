@@ -1,0 +1,96 @@
+"""Every store, at a time that the test sets: what the contract suites run over."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import AsyncIterator, Callable
+from datetime import UTC, datetime
+from typing import Any
+
+import pytest
+
+from gateway.store.base import Ask, Limits, Reservation, Settlement, Store, Verdict
+from gateway.store.memory import MemoryStore
+from gateway.store.redis import RedisStore, Timeouts
+from tests.redis_server import RedisServer, available_redis_servers
+
+NOON = datetime(2026, 3, 14, 12, 0, 0, 100_000, UTC).timestamp()
+"""Early in a second: what a command takes on its way, even on a busy machine, changes no bucket."""
+PATIENT = Timeouts(connect_s=5.0, command_s=5.0)
+"""For tests of decisions, on machines that may be busy."""
+
+
+class Clock:
+    """Simulated Unix time."""
+
+    def __init__(self, now: float = NOON) -> None:
+        self.now = now
+
+    def __call__(self) -> float:
+        return self.now
+
+    def advance(self, seconds: float) -> None:
+        self.now += seconds
+
+    def offset_ms(self) -> int:
+        """What brings the clock of a server on this machine to this time."""
+        return round((self.now - time.time()) * 1000)
+
+
+KINDS = ["memory", *(f"redis-{version}" for version in available_redis_servers())]
+_servers: dict[str, RedisServer] = {}
+
+
+def server_of(kind: str) -> RedisServer:
+    """One server per version, for all tests of this process; closed when it ends."""
+    version = kind.removeprefix("redis-")
+    if version not in _servers:
+        _servers[version] = RedisServer(available_redis_servers()[version])
+    return _servers[version]
+
+
+def open_store(kind: str, clock: Clock, **options: Any) -> Store:
+    """An empty store of a kind."""
+    if kind == "memory":
+        return MemoryStore(clock)
+    server = server_of(kind)
+    server.flush()
+    return RedisStore(server.url, timeouts=PATIENT, clock_offset_ms=clock.offset_ms, **options)
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
+@pytest.fixture(params=KINDS)
+async def store(request: pytest.FixtureRequest, clock: Clock) -> AsyncIterator[Store]:
+    store = open_store(request.param, clock)
+    yield store
+    await store.aclose()
+
+
+def ask(
+    number: object,
+    limits: Limits,
+    *,
+    images: int = 1,
+    cost: int = 0,
+    tenant: str = "acme",
+    lease_ms: int = 30_000,
+) -> Ask:
+    reservation = Reservation(f"r{number}", "qwen-image", images, cost)
+    return Ask(tenant, limits, reservation, lease_ms)
+
+
+def used(number: object, images: int = 1, cost: int = 0, model: str = "qwen-image") -> Settlement:
+    return Settlement("acme", f"r{number}", model, images, cost)
+
+
+def remaining(verdict: Verdict) -> list[int | None]:
+    """What is left of each limit, in the order of `Limits`."""
+    levels = (verdict.requests, verdict.images, verdict.concurrent, verdict.day, verdict.month)
+    return [level.remaining if level else None for level in levels]
+
+
+Opener = Callable[[str, Clock], Store]

@@ -1,0 +1,102 @@
+"""Fixtures over the real gateway and the simulator; a folder's conftest.py takes them over."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+import httpx
+import pytest
+
+from gateway.config import Config
+from gateway.upstream import accounts, patience, retry
+from tests.running import (
+    Client,
+    HeldClock,
+    Logs,
+    RunningGateway,
+    account,
+    captured_logs,
+    config_for,
+)
+from tests.simulated import SimulatedDashScope
+
+Start = Callable[[Config], Client]
+
+
+@pytest.fixture(scope="session")
+def running_simulator() -> Iterator[SimulatedDashScope]:
+    with SimulatedDashScope(render="plain") as simulator:
+        yield simulator
+
+
+@pytest.fixture(scope="session")
+def running_other_simulator() -> Iterator[SimulatedDashScope]:
+    with SimulatedDashScope(render="plain") as simulator:
+        yield simulator
+
+
+@pytest.fixture(scope="session")
+def running_gateway() -> Iterator[RunningGateway]:
+    gateway = RunningGateway()
+    yield gateway
+    gateway.close()
+
+
+@pytest.fixture(scope="session")
+def http() -> Iterator[httpx.Client]:
+    with httpx.Client(trust_env=False, timeout=20) as client:
+        yield client
+
+
+@pytest.fixture
+def simulator(running_simulator: SimulatedDashScope) -> SimulatedDashScope:
+    """The vendor, as if just started."""
+    running_simulator.reset()
+    return running_simulator
+
+
+@pytest.fixture
+def other_simulator(running_other_simulator: SimulatedDashScope) -> SimulatedDashScope:
+    """A second one, for a second account."""
+    running_other_simulator.reset()
+    return running_other_simulator
+
+
+@pytest.fixture
+def clock() -> HeldClock:
+    return HeldClock()
+
+
+@pytest.fixture
+def logs() -> Iterator[Logs]:
+    """What the gateway logs."""
+    with captured_logs() as collected:
+        yield collected
+
+
+@pytest.fixture
+def start(
+    running_gateway: RunningGateway, http: httpx.Client, clock: HeldClock, logs: Logs
+) -> Start:
+    """Starts the gateway with a configuration."""
+
+    def with_config(config: Config) -> Client:
+        running_gateway.use(config, clock.clock())
+        hidden = [one.base_url.split("/")[2] for one in config.accounts]
+        return Client(http, running_gateway.url, hidden)
+
+    return with_config
+
+
+@pytest.fixture
+def gateway(start: Start, simulator: SimulatedDashScope) -> Client:
+    """A gateway with one account, just started."""
+    return start(config_for(account(simulator.base_url)))
+
+
+@pytest.fixture
+def quick_retries(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The waits between attempts, of calls and of downloads, a hundred times shorter."""
+    monkeypatch.setattr(retry, "FIRST_WAIT_S", retry.FIRST_WAIT_S / 100)
+    monkeypatch.setattr(patience, "FIRST_WAIT_S", patience.FIRST_WAIT_S / 100)
+    monkeypatch.setattr("gateway.generation.THROTTLED_S", accounts.THROTTLED_S / 100)

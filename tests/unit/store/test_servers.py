@@ -1,0 +1,71 @@
+"""From URLs to servers; nothing is connected."""
+
+from __future__ import annotations
+
+import pytest
+from redis.asyncio.connection import Connection, SSLConnection, UnixDomainSocketConnection
+from redis.asyncio.sentinel import SentinelConnectionPool
+
+from gateway.store.redis.lane import Timeouts
+from gateway.store.redis.servers import Cluster, Single, connect
+
+TIMEOUTS = Timeouts()
+
+
+def single(url: str) -> Single:
+    servers = connect(url, TIMEOUTS)
+    assert isinstance(servers, Single)
+    return servers
+
+
+@pytest.mark.parametrize(
+    ("url", "connection", "expected"),
+    [
+        (
+            "redis://cache.example:7000/3",
+            Connection,
+            {"host": "cache.example", "port": 7000, "db": 3},
+        ),
+        ("redis://me:p%2Fw@h/0", Connection, {"username": "me", "password": "p/w"}),
+        ("redis://:pw@[::1]:6380", Connection, {"host": "::1", "port": 6380, "password": "pw"}),
+        ("rediss://h/0?ssl_ca_certs=/ca.pem", SSLConnection, {"ssl_ca_certs": "/ca.pem"}),
+        (
+            "unix:///run/redis.sock?db=2",
+            UnixDomainSocketConnection,
+            {"path": "/run/redis.sock", "db": 2},
+        ),
+    ],
+)
+def test_one_server(url: str, connection: type, expected: dict[str, object]) -> None:
+    pool = single(url)._lane._pool
+    assert pool.connection_class is connection
+    assert expected.items() <= pool.connection_kwargs.items()
+
+
+def test_sentinels_and_the_service_behind_them() -> None:
+    servers = single("redis+sentinel://me:pw@one:26380,two/main/4")
+    pool = servers._lane._pool
+    assert isinstance(pool, SentinelConnectionPool)
+    assert pool.service_name == "main"
+    assert {"username": "me", "password": "pw", "db": 4}.items() <= pool.connection_kwargs.items()
+    hosts = [client.connection_pool.connection_kwargs for client in servers._sentinels]
+    assert [(host["host"], host["port"]) for host in hosts] == [("one", 26380), ("two", 26379)]
+    assert all(host.get("password") is None for host in hosts)
+
+
+def test_the_nodes_of_a_cluster() -> None:
+    servers = connect("rediss+cluster://me:pw@one:7000,two", TIMEOUTS)
+    assert isinstance(servers, Cluster)
+    assert servers._seeds == (("one", 7000), ("two", 6379))
+    pool = servers._lane(("one", 7000))._pool
+    assert pool.connection_class is SSLConnection
+    assert {"username": "me", "password": "pw"}.items() <= pool.connection_kwargs.items()
+
+
+@pytest.mark.parametrize(
+    "url",
+    ["redis+sentinel://one", "redis+sentinel://one/main/0/1", "redis+cluster:///", "amqp://one"],
+)
+def test_a_url_that_names_no_server_is_refused(url: str) -> None:
+    with pytest.raises(ValueError, match=r"URL|host"):
+        connect(url, TIMEOUTS)

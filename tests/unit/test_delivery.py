@@ -1,0 +1,390 @@
+"""Answers written while their images download, from a host whose every byte is scripted."""
+
+from __future__ import annotations
+
+import asyncio
+from base64 import b64encode
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager
+from math import inf
+from typing import Any
+
+import msgspec
+import pytest
+import structlog
+
+from gateway.catalogue import Size
+from gateway.config import Images
+from gateway.delivery import Delivery, Keep, OpenDelivery
+from gateway.protocol.openai import Image, ImagesResponse
+from gateway.translate.response import to_openai
+from gateway.upstream.images import ImageFetcher, ImageUnavailable
+from gateway.upstream.patience import Timing
+from tests.image_host import (
+    Answer,
+    Asked,
+    ImageHost,
+    Script,
+    answer,
+    chunked,
+    image_host,
+    png,
+    serve,
+)
+
+MIB = 1024 * 1024
+CREATED = 1_763_800_000
+
+Given = Script | list[Script] | bytes
+"""What a host does, request by request, or an image itself."""
+
+
+def describe(images: list[Image], size: Size | None) -> ImagesResponse:
+    return to_openai(images, created=CREATED, size=size)
+
+
+def whole_answer(images: Sequence[bytes], size: Size | None = None) -> bytes:
+    """What an answer built in memory would be."""
+    encoded = [Image(b64_json=b64encode(image).decode()) for image in images]
+    return msgspec.json.encode(describe(encoded, size))
+
+
+class Delivering:
+    """A worker's deliveries, from a host of their own."""
+
+    def __init__(self, host: ImageHost, budget_bytes: int) -> None:
+        config = Images(allowed_hosts=("127.0.0.1",), allow_http=True, max_bytes=8 * MIB)
+        self.host = host
+        self.now = 0.0
+        timing = Timing(lambda: self.now, lambda _: asyncio.sleep(0), lambda: 0.0)
+        self.fetcher = ImageFetcher(config, timing)
+        self.delivery = Delivery(self.fetcher, steady=lambda: self.now, budget_bytes=budget_bytes)
+        self.budget = self.delivery.budget
+
+    async def open(
+        self, *sources: Given, deadline: float = inf, keep: Keep | None = None
+    ) -> OpenDelivery:
+        given = [self._source(each) for each in sources]
+        log = structlog.get_logger()
+        return await self.delivery.open(given, describe, deadline=deadline, log=log, keep=keep)
+
+    def _source(self, given: Given) -> str | bytes:
+        if isinstance(given, bytes):
+            return given
+        return self.host.add(*(given if isinstance(given, list) else [given]))
+
+    async def send(self, *sources: Given, **more: Any) -> bytes:
+        opened = await self.open(*sources, **more)
+        sent = b"".join([piece async for piece in opened.body()])
+        assert len(sent) == opened.content_length
+        return sent
+
+    def is_at_rest(self) -> bool:
+        """Whether no request holds anything any more."""
+        connector = self.fetcher._session and self.fetcher._session.connector
+        held = len(connector._acquired) if connector else 0
+        return held == 0 and self.budget.free == self.budget.total
+
+
+@asynccontextmanager
+async def open_delivering(budget_bytes: int = 8 * MIB) -> AsyncIterator[Delivering]:
+    async with image_host() as host:
+        each = Delivering(host, budget_bytes)
+        yield each
+        await asyncio.sleep(0)
+        assert each.is_at_rest()
+        await each.fetcher.aclose()
+
+
+@pytest.fixture
+async def delivering() -> AsyncIterator[Delivering]:
+    async with open_delivering() as each:
+        yield each
+
+
+async def until(condition: Callable[[], bool]) -> None:
+    """Wait for what another connection does."""
+    async with asyncio.timeout(10):
+        while not condition():  # noqa: ASYNC110 - a socket sets no event
+            await asyncio.sleep(0.001)
+
+
+@pytest.mark.parametrize("count", [1, 2, 4, 10])
+async def test_the_answer_is_the_one_built_in_memory(count: int, delivering: Delivering) -> None:
+    """To the byte, whatever the lengths: three bytes make four characters."""
+    images = [png(300_000 + index, seed=index) for index in range(count)]
+
+    sent = await delivering.send(*map(serve, images))
+
+    assert sent == whole_answer(images, Size(1024, 1024))
+
+
+@pytest.mark.parametrize(
+    ("sizes", "shown"),
+    [
+        ([(1024, 1024)], "1024x1024"),
+        ([(1536, 1024), (1536, 1024)], "1536x1024"),
+        ([(1024, 1024), (1536, 1024)], None),
+        ([(1328, 1328)], None),
+    ],
+)
+async def test_the_size_is_what_the_pictures_say(
+    sizes: list[tuple[int, int]], shown: str | None, delivering: Delivering
+) -> None:
+    """Shown if they agree, and published schemas know it."""
+    images = [png(1000, *size) for size in sizes]
+
+    sent = msgspec.json.decode(await delivering.send(*map(serve, images)))
+
+    assert sent.get("size") == shown
+
+
+async def test_bytes_at_hand_are_sent_like_downloads(delivering: Delivering) -> None:
+    """A cached image beside one that is not."""
+    images = [png(600_001), png(600_002), png(69)]
+
+    sent = await delivering.send(images[0], serve(images[1]), images[2])
+
+    assert sent == whole_answer(images, Size(1024, 1024))
+
+
+@pytest.mark.parametrize("held", [b"", b"x" * 100, png(1000)[:-1]])
+async def test_bytes_at_hand_must_be_a_png(held: bytes, delivering: Delivering) -> None:
+    with pytest.raises(ImageUnavailable):
+        await delivering.open(held, serve(png(1000)))
+
+
+async def test_pieces_are_of_a_size_that_suits_a_socket(delivering: Delivering) -> None:
+    opened = await delivering.open(serve(png(3 * MIB)), png(3 * MIB))
+    pieces = [len(piece) async for piece in opened.body()]
+
+    assert max(pieces) < 360_000
+
+
+async def test_every_image_is_opened_before_anything_is_sent(delivering: Delivering) -> None:
+    """So one that is gone is still an error like any other, and the rest is let go."""
+    with pytest.raises(ImageUnavailable):
+        await delivering.open(serve(png(MIB)), serve(png(MIB)), gone)
+
+
+async def test_all_images_are_asked_for_at_once(delivering: Delivering) -> None:
+    """The first byte waits for the slowest of them, not for their sum."""
+    opened = await delivering.open(*[serve(png(MIB))] * 10)
+
+    assert delivering.host.connections == 10
+    await opened.aclose()
+
+
+async def test_waiting_for_an_image_can_be_given_up(delivering: Delivering) -> None:
+    task = asyncio.create_task(
+        delivering.open(serve(png(MIB)), lambda _: Answer(b"", "hang"), png(69))
+    )
+    await until(lambda: len(delivering.host.asked) == 2)
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+
+
+async def test_a_broken_download_is_resumed_on_the_way(delivering: Delivering) -> None:
+    images = [png(MIB), png(MIB + 1)]
+    scripts = ([serve(image, sent=400_000), serve(image)] for image in images)
+
+    assert await delivering.send(*scripts) == whole_answer(images, Size(1024, 1024))
+
+
+async def rest(opened: OpenDelivery, sent: list[bytes]) -> None:
+    async for piece in opened.body():
+        sent.append(piece)  # noqa: PERF401 - what came before a failure counts
+
+
+def gone(_: Asked) -> Answer:
+    return answer(404, b"")
+
+
+@pytest.mark.parametrize("place", [0, 1])
+async def test_hopeless_later_is_never_a_complete_answer(
+    place: int, delivering: Delivering
+) -> None:
+    """It raises, short of the declared length, and what was sent is not JSON."""
+    images: list[Given] = [serve(png(MIB)), serve(png(MIB))]
+    images[place] = [serve(png(MIB), sent=500_000), gone]
+    sent: list[bytes] = []
+    opened = await delivering.open(*images)
+
+    with pytest.raises(ImageUnavailable):
+        await rest(opened, sent)
+    assert sum(map(len, sent)) < opened.content_length
+    with pytest.raises(msgspec.DecodeError):
+        msgspec.json.decode(b"".join(sent))
+
+
+async def test_an_image_without_its_end_is_not_closed_with_a_quote(
+    delivering: Delivering,
+) -> None:
+    sent: list[bytes] = []
+    with pytest.raises(ImageUnavailable):
+        await rest(await delivering.open(serve(png(MIB)[:-4] + b"\0\0\0\0")), sent)
+    assert not b"".join(sent).endswith(b'"')
+
+
+async def test_later_images_are_read_ahead(delivering: Delivering) -> None:
+    """While the client takes the first one, the others arrive in memory."""
+    images = [png(2 * MIB, seed=seed) for seed in range(3)]
+    opened = await delivering.open(*map(serve, images))
+    body = opened.body()
+    sent = await anext(body)
+    await until(lambda: delivering.budget.free < delivering.budget.total - 3.9 * MIB)
+    sent += b"".join([piece async for piece in body])
+    assert sent == whole_answer(images, Size(1024, 1024))
+
+
+async def test_reading_ahead_stays_within_the_budget() -> None:
+    """Of all requests together; with nothing to spare they still all arrive."""
+    async with open_delivering(budget_bytes=600_000) as delivering:
+        lowest = delivering.budget.total
+        images = [png(MIB, seed=seed) for seed in range(4)]
+
+        async def one() -> bytes:
+            nonlocal lowest
+            opened = await delivering.open(*map(serve, images))
+            sent = b""
+            async for piece in opened.body():
+                sent += piece
+                lowest = min(lowest, delivering.budget.free)
+                await asyncio.sleep(0)
+            return sent
+
+        answers = await asyncio.gather(*(one() for _ in range(5)))
+
+        assert set(answers) == {whole_answer(images, Size(1024, 1024))}
+        assert 0 <= lowest < delivering.budget.total
+
+
+async def test_a_client_that_takes_nothing_costs_no_more_and_more(delivering: Delivering) -> None:
+    """What aiohttp buffers for the image being sent is bounded too."""
+    opened = await delivering.open(serve(png(8 * MIB - 1)))
+    body = opened.body()
+    await anext(body)
+    await asyncio.sleep(0.05)
+
+    [source] = opened._images
+    response = source._download._response  # type: ignore[attr-defined]
+    assert response.content._size < 512 * 1024
+    await body.aclose()
+
+
+async def test_closing_early_gives_everything_back(delivering: Delivering) -> None:
+    """At once: read ahead, being read, or not begun."""
+    opened = await delivering.open(*[serve(png(2 * MIB)) for _ in range(4)])
+    body = opened.body()
+    await anext(body)
+    await asyncio.sleep(0.01)
+
+    await body.aclose()
+
+    assert delivering.is_at_rest()
+    await opened.aclose()
+
+
+async def test_a_delivery_that_nobody_reads_can_be_closed(delivering: Delivering) -> None:
+    opened = await delivering.open(serve(png(MIB)), serve(png(MIB)))
+
+    await opened.aclose()
+
+    assert delivering.is_at_rest()
+
+
+async def test_cancelling_gives_everything_back(delivering: Delivering) -> None:
+    """While it waits for the host."""
+
+    def half(_: Asked) -> Answer:
+        return Answer(serve(png(2 * MIB))(_).raw[:MIB], "hang")
+
+    opened = await delivering.open(half, serve(png(2 * MIB)))
+    task = asyncio.create_task(rest(opened, []))
+    await asyncio.sleep(0.02)
+    task.cancel()
+    await asyncio.wait([task])
+
+    assert delivering.is_at_rest()
+
+
+async def test_the_clients_time_does_not_count(delivering: Delivering) -> None:
+    """The deadline is for the image hosts; begun, they get a new one."""
+    images = [png(2 * MIB), png(2 * MIB)]
+    opened = await delivering.open(*map(serve, images), deadline=10.0)
+    body = opened.body()
+    sent = await anext(body)
+    opened.begun()
+    async for piece in body:
+        sent += piece
+        delivering.now += 100.0
+
+    assert sent == whole_answer(images, Size(1024, 1024))
+
+
+class Kept:
+    """Somebody who wants whole images."""
+
+    def __init__(self, max_bytes: int = MIB) -> None:
+        self.images: dict[int, bytes] = {}
+        self.keep = Keep(self.receive, max_bytes)
+
+    async def receive(self, index: int, image: memoryview) -> None:
+        self.images[index] = bytes(image)
+
+
+async def test_images_can_be_kept(delivering: Delivering) -> None:
+    """Each up to a size, raw, as soon as it is complete and verified."""
+    kept = Kept(MIB)
+    images = [png(MIB - 1), png(MIB + 1), png(500)]
+
+    await delivering.send(*map(serve, images), keep=kept.keep)
+
+    assert kept.images == {0: images[0], 2: images[2]}
+
+
+async def test_a_damaged_image_is_not_kept(delivering: Delivering) -> None:
+    kept = Kept()
+    with pytest.raises(ImageUnavailable):
+        await delivering.send(serve(png(MIB)[:-1] + b"x"), keep=kept.keep)
+    assert kept.images == {}
+
+
+async def test_keeping_waits_for_no_budget() -> None:
+    """Where there is none, the image is sent all the same."""
+    async with open_delivering(budget_bytes=MIB // 2) as delivering:
+        kept = Kept()
+        await delivering.send(serve(png(MIB)), serve(png(1000)), keep=kept.keep)
+        assert list(kept.images) == [1]
+
+
+async def test_images_of_unknown_length(delivering: Delivering) -> None:
+    """They are held until their lengths are known; the answer declares its own all the same."""
+    images = [png(MIB), png(MIB + 1), png(MIB + 2)]
+
+    sent = await delivering.send(chunked(images[0]), serve(images[1]), chunked(images[2]))
+
+    assert sent == whole_answer(images, Size(1024, 1024))
+
+
+async def test_images_of_unknown_length_wait_for_each_other() -> None:
+    """Requests that would together exceed the budget hold theirs one after the other."""
+    async with open_delivering(budget_bytes=5 * MIB) as delivering:
+        images = [png(2 * MIB, seed=seed) for seed in range(2)]
+        answers = await asyncio.gather(*(delivering.send(*map(chunked, images)) for _ in range(4)))
+        assert set(answers) == {whole_answer(images, Size(1024, 1024))}
+
+
+async def test_images_of_unknown_length_that_never_fit() -> None:
+    """An error, rather than to wait for what cannot be."""
+    async with open_delivering(budget_bytes=3 * MIB) as delivering:
+        with pytest.raises(ImageUnavailable, match="too large"):
+            await delivering.open(chunked(png(2 * MIB)), chunked(png(2 * MIB)))
+
+
+async def test_waiting_for_the_budget_ends_with_the_deadline(delivering: Delivering) -> None:
+    await delivering.budget.take(delivering.budget.total)
+    with pytest.raises(ImageUnavailable, match="in time"):
+        await delivering.open(chunked(png(MIB)), deadline=0.05)
+    delivering.budget.give(delivering.budget.total)

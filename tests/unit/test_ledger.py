@@ -1,0 +1,663 @@
+"""Workers that share what they make, and what becomes of it when one of them is lost."""
+
+from __future__ import annotations
+
+import asyncio
+import tracemalloc
+from collections.abc import Awaitable, Callable
+from functools import wraps
+
+import pytest
+from msgspec.structs import replace
+
+from gateway.errors import GatewayError, RateLimited, UpstreamTimeout
+from gateway.ledger import Done, Failed, Follow, How, Idempotency, Lead, Ledger, Refusal
+from gateway.ledger import leading as leading_module
+from gateway.ledger.shared_errors import decode_error, encode_error, subclasses
+from gateway.store.flights import Claim, Phase
+from gateway.store.memory import MemoryStore
+from tests.unit.ledgers import (
+    LEASE_S,
+    SCOPE,
+    Gateway,
+    done,
+    entry,
+    follow,
+    lead,
+    now,
+    record,
+    unshared,
+    waiting,
+)
+from tests.virtual_time import run
+
+
+def in_virtual_time(test: Callable[..., Awaitable[None]]) -> Callable[..., None]:
+    """Run a test in a loop of its own, in which waiting takes no time."""
+
+    @wraps(test)
+    def started(*args: object, **named: object) -> None:
+        async def whole() -> None:
+            await test(*args, **named)
+
+        run(whole())
+
+    return started
+
+
+def loop_time() -> float:
+    return asyncio.get_running_loop().time()
+
+
+# --- one generation for identical requests
+
+
+@in_virtual_time
+async def test_fifty_identical_requests_in_two_workers_have_one_leader() -> None:
+    async with Gateway() as gateway:
+        places = await asyncio.gather(
+            *(gateway.workers[number % 2].enter(entry(f"r{number}")) for number in range(50))
+        )
+        leads = [place for place in places if isinstance(place, Lead)]
+        tasks = [waiting(place) for place in places if isinstance(place, Follow)]
+        await asyncio.sleep(30)
+        await leads[0].finish(record("one"), 3600)
+        outcomes = await asyncio.gather(*tasks)
+    assert len(leads) == 1
+    assert [isinstance(one, Done) and one.record.urls for one in outcomes] == [
+        record("one").urls for _ in range(49)
+    ]
+
+
+@in_virtual_time
+async def test_followers_in_the_leader_s_worker_are_told_at_once_and_ask_nobody() -> None:
+    async with Gateway(1) as gateway:
+        leader = await lead(gateway.workers[0], entry("r1"))
+        task = waiting(await follow(gateway.workers[0], entry("r2")))
+        await asyncio.sleep(60)
+        before = loop_time()
+        await leader.finish(record("one"), 3600)
+        outcome = await task
+        assert isinstance(outcome, Done)
+        assert outcome.how is How.JOINED
+        assert loop_time() - before < 0.01
+        assert "look" not in gateway.store.asked
+
+
+@in_virtual_time
+async def test_one_look_serves_all_the_followers_of_a_worker() -> None:
+    """Ten times a second at first, then once; and never while nothing is followed."""
+    async with Gateway() as gateway:
+        leader = await lead(gateway.workers[0], entry("r1"))
+        tasks = [
+            waiting(await follow(gateway.workers[1], entry(f"r{number}")))
+            for number in range(2, 30)
+        ]
+        await asyncio.sleep(60)
+        assert 55 <= gateway.store.asked.count("look") <= 70
+        await leader.finish(record("one"), 3600)
+        started = loop_time()
+        await asyncio.gather(*tasks)
+        assert loop_time() - started <= 1.1
+        looks = gateway.store.asked.count("look")
+        await asyncio.sleep(60)
+        assert gateway.store.asked.count("look") == looks
+        assert gateway.workers[1].followed == 0
+
+
+@in_virtual_time
+async def test_the_error_is_shared_as_it_was() -> None:
+    async with Gateway() as gateway:
+        leader = await lead(gateway.workers[0], entry("r1"))
+        tasks = [
+            waiting(await follow(worker, entry(f"f{id(worker)}"))) for worker in gateway.workers
+        ]
+        error = RateLimited("full", param="n", code="odd", retry_after_s=7.5)
+        await leader.fail(error)
+        for outcome in await asyncio.gather(*tasks):
+            assert isinstance(outcome, Failed)
+            assert type(outcome.error) is RateLimited
+            assert outcome.error is not error
+            assert vars(outcome.error) == vars(error)
+
+
+@in_virtual_time
+async def test_a_follower_s_own_deadline_is_kept() -> None:
+    """Its retry may join again: nothing is paid for that."""
+    async with Gateway() as gateway:
+        leader = await lead(gateway.workers[0], entry("r1"))
+        for worker in gateway.workers:
+            place = await follow(worker, entry(f"f{id(worker)}"))
+            started = loop_time()
+            outcome = await waiting(place, within_s=5)
+            assert isinstance(outcome, Failed)
+            assert isinstance(outcome.error, UpstreamTimeout)
+            assert outcome.error.should_retry
+            assert loop_time() - started == pytest.approx(5, abs=0.2)
+        await asyncio.sleep(0)
+        assert await leader.abandon()
+
+
+@in_virtual_time
+async def test_a_leader_that_steps_down_is_replaced_by_one_of_its_followers() -> None:
+    """Its obstacle is its own, its limits for instance: the others need not fail for it."""
+    async with Gateway() as gateway:
+        leader = await lead(gateway.workers[0], entry("r1"))
+        tasks = [
+            waiting(await follow(gateway.workers[number % 2], entry(f"f{number}")))
+            for number in range(10)
+        ]
+        await leader.step_down()
+        first, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+        (successor,) = [task.result() for task in first]
+        assert isinstance(successor, Lead)
+        assert successor.id == "r1"
+        await asyncio.sleep(30)
+        await successor.finish(record("two"), 0)
+        others = [await task for task in tasks if task not in first]
+        assert [type(one) for one in others] == [Done] * 9
+
+
+# --- lost leaders
+
+
+@in_virtual_time
+async def test_a_dead_leader_is_replaced_within_its_lease_by_exactly_one() -> None:
+    async with Gateway(3) as gateway:
+        leader = await lead(gateway.workers[0], entry("r1"))
+        await leader.progress(0, ["https://images/part.png"])
+        tasks = [
+            waiting(await follow(gateway.workers[1 + number % 2], entry(f"f{number}")))
+            for number in range(20)
+        ]
+        await asyncio.sleep(5)
+        await gateway.kill(0)
+        killed = loop_time()
+        first, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+        assert loop_time() - killed <= LEASE_S + 1.5
+        (successor,) = [task.result() for task in first]
+        assert isinstance(successor, Lead)
+        assert successor.parts == {0: ("https://images/part.png",)}
+        await asyncio.sleep(60)
+        await successor.finish(record("two"), 3600)
+        outcomes = await asyncio.gather(*tasks)
+        assert sum(isinstance(one, Lead) for one in outcomes) == 1
+        assert sum(isinstance(one, Done) for one in outcomes) == 19
+
+
+@in_virtual_time
+async def test_the_next_request_takes_over_too() -> None:
+    async with Gateway() as gateway:
+        await lead(gateway.workers[0], entry("r1"))
+        await gateway.kill(0)
+        await asyncio.sleep(LEASE_S + 1)
+        assert (await lead(gateway.workers[1], entry("r2"))).id == "r1"
+
+
+@in_virtual_time
+async def test_a_successor_that_dies_too_is_replaced() -> None:
+    async with Gateway(3) as gateway:
+        await lead(gateway.workers[0], entry("r1"))
+        second = waiting(await follow(gateway.workers[1], entry("r2")))
+        third = waiting(await follow(gateway.workers[2], entry("r3")))
+        await gateway.kill(0)
+        done_first, _ = await asyncio.wait([second, third], return_when=asyncio.FIRST_COMPLETED)
+        await gateway.kill(1 if second in done_first else 2)
+        last = third if second in done_first else second
+        assert isinstance(await last, Lead)
+
+
+@in_virtual_time
+async def test_a_follower_that_was_chosen_and_hangs_up_is_replaced() -> None:
+    async with Gateway() as gateway:
+        leader = await lead(gateway.workers[0], entry("r1"))
+        tasks = {
+            request: waiting(await follow(gateway.workers[1], entry(request)))
+            for request in ("r2", "r3", "r4")
+        }
+        before = len(gateway.store.began)
+        await leader.step_down()
+        while len(gateway.store.began) == before:  # noqa: ASYNC110 - the store is what is tested
+            await asyncio.sleep(0.0001)
+        chosen = tasks.pop(gateway.store.began[-1])
+        chosen.cancel()
+        first, rest = await asyncio.wait(tasks.values(), return_when=asyncio.FIRST_COMPLETED)
+        assert [type(task.result()) for task in first] == [Lead]
+        assert len(rest) == 1
+
+
+@in_virtual_time
+async def test_a_leader_that_was_taken_for_dead_keeps_its_result_for_its_own_caller() -> None:
+    """What it paid for is kept as parts, and its successor's work is not undone."""
+    async with Gateway() as gateway:
+        old = await lead(gateway.workers[0], entry("r1"))
+        gateway.workers[0]._upkeep.cancel()  # type: ignore[union-attr]
+        await asyncio.sleep(LEASE_S + 1)
+        new = await lead(gateway.workers[1], entry("r2"))
+        await old.progress(0, record("old").urls)
+        await old.finish(record("old"), 3600)
+        await new.fail(RateLimited("no"))
+        again = await lead(gateway.workers[1], entry("r3"))
+        assert again.parts == {0: record("old").urls}
+
+
+@in_virtual_time
+async def test_a_generation_that_nobody_ends_is_given_up() -> None:
+    async with Gateway(longest_s=60.0) as gateway:
+        await lead(gateway.workers[0], entry("r1"))
+        task = waiting(await follow(gateway.workers[0], entry("r2")))
+        await asyncio.sleep(90)
+        assert isinstance(task.result(), Lead)
+
+
+@in_virtual_time
+async def test_a_worker_that_ends_hands_over_at_once() -> None:
+    async with Gateway() as gateway:
+        leader = await lead(gateway.workers[0], entry("r1"))
+        await leader.progress(0, ["a"])
+        task = waiting(await follow(gateway.workers[1], entry("r2")))
+        await asyncio.sleep(5)
+        started = loop_time()
+        await gateway.workers[0].aclose()
+        outcome = await task
+        assert isinstance(outcome, Lead)
+        assert outcome.parts == {0: ("a",)}
+        assert loop_time() - started <= 1.5
+
+
+# --- clients that hang up
+
+
+@in_virtual_time
+async def test_a_leader_whose_client_hung_up_early_gives_up() -> None:
+    async with Gateway() as gateway:
+        leader = await lead(gateway.workers[0], entry("r1"))
+        assert await leader.abandon()
+        assert gateway.workers[0].leading == 0
+        assert (await lead(gateway.workers[1], entry("r2"))).id == "r2"
+
+
+@pytest.mark.parametrize("where", [0, 1])
+@in_virtual_time
+async def test_but_not_while_somebody_follows(where: int) -> None:
+    async with Gateway() as gateway:
+        leader = await lead(gateway.workers[0], entry("r1"))
+        task = waiting(await follow(gateway.workers[where], entry("r2")))
+        await asyncio.sleep(1)
+        assert not await leader.abandon()
+        await leader.finish(record("one"), 0)
+        assert isinstance(await task, Done)
+
+
+@in_virtual_time
+async def test_a_follower_that_hangs_up_is_no_longer_counted() -> None:
+    async with Gateway() as gateway:
+        leader = await lead(gateway.workers[0], entry("r1"))
+        tasks = [
+            waiting(await follow(worker, entry(f"{id(worker)}"))) for worker in gateway.workers
+        ]
+        await asyncio.sleep(1)
+        for task in tasks:
+            task.cancel()
+        await asyncio.wait(tasks)
+        await asyncio.sleep(0.01)
+        assert gateway.workers[1].followed == 0
+        assert await leader.abandon()
+
+
+@pytest.mark.parametrize("steps", range(8))
+@in_virtual_time
+async def test_a_request_cancelled_while_it_enters_leads_nothing(steps: int) -> None:
+    """Whether the store was asked already or not."""
+    async with Gateway() as gateway:
+        task = asyncio.create_task(gateway.workers[0].enter(entry("r1")))
+        for _ in range(steps):
+            await asyncio.sleep(0)
+        task.cancel()
+        await asyncio.wait([task])
+        await asyncio.sleep(1)
+        if task.cancelled():
+            assert (await lead(gateway.workers[1], entry("r2"))).id == "r2"
+
+
+# --- retries
+
+
+@in_virtual_time
+async def test_a_retry_in_another_worker_is_given_what_its_client_let_go() -> None:
+    async with Gateway() as gateway:
+        leader = await lead(gateway.workers[0], unshared("r1"))
+        await gateway.workers[0].let_go(leader)
+        task = waiting(await follow(gateway.workers[1], unshared("r2", is_retry=True)))
+        await leader.finish(record("one"))
+        outcome = await task
+        assert isinstance(outcome, Done)
+        await gateway.workers[1].delivered(outcome)
+        again = await done(gateway.workers[0], unshared("r3", is_retry=True))
+        assert again.how is How.ADOPTED
+        await asyncio.sleep(61)
+        await lead(gateway.workers[0], unshared("r4", is_retry=True))
+
+
+@in_virtual_time
+async def test_the_retry_of_a_refused_request_is_a_new_one() -> None:
+    async with Gateway() as gateway:
+        await lead(gateway.workers[0], unshared("r1"))
+        await gateway.workers[0].excuse(unshared("r2"))
+        await lead(gateway.workers[1], unshared("r3", is_retry=True))
+
+
+@in_virtual_time
+async def test_a_retry_pays_only_for_what_is_missing() -> None:
+    async with Gateway() as gateway:
+        leader = await lead(gateway.workers[0], unshared("r1", images=10))
+        await leader.progress(0, ["a", "b"])
+        await leader.fail(UpstreamTimeout("late"))
+        assert (await lead(gateway.workers[1], unshared("r2", images=10))).parts == {0: ("a", "b")}
+
+
+@in_virtual_time
+async def test_an_idempotency_key_replays_and_refuses_another_body() -> None:
+    async with Gateway() as gateway:
+        wanted = unshared("r1", idempotency=Idempotency("k", "b"))
+        leader = await lead(gateway.workers[0], wanted)
+        await leader.finish(record("one"))
+        repeat = await done(gateway.workers[1], replace(wanted, request="r2"))
+        assert (repeat.how, repeat.record) == (How.REPLAYED, record("one"))
+        other = replace(wanted, request="r3", idempotency=Idempotency("k", "other"))
+        assert await gateway.workers[1].enter(other) is Refusal.CONFLICT
+
+
+@in_virtual_time
+async def test_only_if_cached_is_answered_at_once() -> None:
+    async with Gateway() as gateway:
+        assert await gateway.workers[0].enter(entry("r1", only_if_cached=True)) is Refusal.MISSING
+
+
+# --- results that are no use
+
+
+@pytest.mark.parametrize("kept", [b"", b"garbage", b"\x81\xa1v\x02"], ids=str)
+@in_virtual_time
+async def test_a_corrupt_result_is_a_miss(kept: bytes) -> None:
+    async with Gateway() as gateway:
+        leader = await lead(gateway.workers[0], entry("r1"))
+        await leader.finish(record(), 3600)
+        gateway.store._scopes[SCOPE]._known["r1"].payload = kept
+        await lead(gateway.workers[1], entry("r2"))
+
+
+@in_virtual_time
+async def test_a_result_with_another_number_of_images_is_a_miss() -> None:
+    async with Gateway() as gateway:
+        leader = await lead(gateway.workers[0], entry("r1", images=2))
+        await leader.finish(record(images=2), 3600)
+        await lead(gateway.workers[1], entry("r2"))
+
+
+@in_virtual_time
+async def test_a_result_may_be_discarded_by_who_cannot_use_it() -> None:
+    async with Gateway() as gateway:
+        leader = await lead(gateway.workers[0], entry("r1"))
+        await leader.finish(record(life_s=61), 3600)
+        await gateway.workers[0].hold(leader, 3600)
+        await asyncio.sleep(600)
+        found = await done(gateway.workers[1], entry("r2"))
+        await gateway.workers[1].discard(found)
+        await lead(gateway.workers[1], entry("r3"))
+
+
+# --- without the store
+
+
+@in_virtual_time
+async def test_without_the_store_a_worker_shares_its_own() -> None:
+    async with Gateway() as gateway:
+        gateway.store.is_away = True
+        leader = await lead(gateway.workers[0], entry("r1"))
+        assert gateway.workers[0].degraded
+        task = waiting(await follow(gateway.workers[0], entry("r2")))
+        await leader.finish(record("one"), 3600)
+        assert isinstance(await task, Done)
+        await lead(gateway.workers[0], entry("r3"))
+
+
+@in_virtual_time
+async def test_without_the_store_retries_and_keys_hold_inside_the_worker() -> None:
+    async with Gateway() as gateway:
+        gateway.store.is_away = True
+        worker = gateway.workers[0]
+        leader = await lead(worker, unshared("r1"))
+        await leader.progress(0, ["a"])
+        await leader.fail(UpstreamTimeout("late"))
+        resumed = await lead(worker, unshared("r2", is_retry=True))
+        assert resumed.parts == {0: ("a",)}
+        await resumed.finish(record("one"))
+        assert (await done(worker, unshared("r3", is_retry=True))).how is How.ADOPTED
+        wanted = entry("r4", cache_key=None, idempotency=Idempotency("k", "b"))
+        await (await lead(worker, wanted)).finish(record("two"))
+        assert (await done(worker, replace(wanted, request="r5"))).how is How.REPLAYED
+        other = replace(wanted, request="r6", idempotency=Idempotency("k", "other"))
+        assert await worker.enter(other) is Refusal.CONFLICT
+
+
+@in_virtual_time
+async def test_what_runs_when_the_store_is_lost_is_still_shared_inside_the_worker() -> None:
+    async with Gateway() as gateway:
+        worker = gateway.workers[0]
+        leader = await lead(worker, entry("r1"))
+        gateway.store.is_away = True
+        task = waiting(await follow(worker, entry("r2")))
+        await asyncio.sleep(60)
+        await leader.finish(record("one"), 3600)
+        assert isinstance(await task, Done)
+
+
+@in_virtual_time
+async def test_the_store_is_told_later_what_it_missed() -> None:
+    async with Gateway() as gateway:
+        leader = await lead(gateway.workers[0], entry("r1"))
+        task = waiting(await follow(gateway.workers[1], entry("r2")))
+        gateway.store.is_away = True
+        await leader.progress(0, ["a"])
+        await leader.finish(record("one"), 3600)
+        assert gateway.workers[0].owed == 1
+        await asyncio.sleep(60)
+        gateway.store.is_away = False
+        back = loop_time()
+        outcome = await task
+        assert isinstance(outcome, Done)
+        assert loop_time() - back <= 2.5
+        assert gateway.workers[0].owed == 0
+        assert not gateway.workers[0].degraded
+        assert (await done(gateway.workers[1], entry("r3"))).how is How.HIT
+
+
+@in_virtual_time
+async def test_an_answer_that_was_lost_changes_nothing() -> None:
+    """The store did as it was asked, and was not heard."""
+    async with Gateway() as gateway:
+        worker = gateway.workers[0]
+        gateway.store.is_silent = True
+        leader = await lead(worker, entry("r1"))
+        gateway.store.is_silent = False
+        await asyncio.sleep(1)
+        task = waiting(await follow(gateway.workers[1], entry("r2")))
+        gateway.store.is_silent = True
+        await leader.finish(record("one"), 3600)
+        gateway.store.is_silent = False
+        assert isinstance(await task, Done)
+        await asyncio.sleep(1)
+        assert worker.owed == 0
+
+
+@in_virtual_time
+async def test_a_store_that_comes_back_empty_is_told_what_runs() -> None:
+    """Within a third of a lease; those who wait elsewhere go on waiting."""
+    async with Gateway() as gateway:
+        leader = await lead(gateway.workers[0], entry("r1"))
+        await leader.progress(0, ["a"])
+        task = waiting(await follow(gateway.workers[1], entry("r2")))
+        await asyncio.sleep(1)
+        gateway.store.lose_everything()
+        await asyncio.sleep(LEASE_S / 3 + 0.1)
+        assert isinstance(await gateway.workers[1].enter(entry("r3")), Follow)
+        await asyncio.sleep(20)
+        await leader.finish(record("one"), 3600)
+        assert isinstance(await task, Done)
+
+
+@in_virtual_time
+async def test_a_store_that_lost_a_dead_leader_s_generation_leaves_its_followers_alone() -> None:
+    """Nobody puts it back, so one of them starts anew."""
+    async with Gateway() as gateway:
+        await lead(gateway.workers[0], entry("r1"))
+        task = waiting(await follow(gateway.workers[1], entry("r2")))
+        await gateway.kill(0)
+        gateway.store.lose_everything()
+        started = loop_time()
+        assert isinstance(await task, Lead)
+        assert loop_time() - started <= LEASE_S
+
+
+@in_virtual_time
+async def test_what_was_led_alone_is_shared_once_the_store_is_back() -> None:
+    async with Gateway() as gateway:
+        gateway.store.is_away = True
+        leader = await lead(gateway.workers[0], entry("r1"))
+        await leader.progress(0, ["a"])
+        gateway.store.is_away = False
+        await asyncio.sleep(1)
+        task = waiting(await follow(gateway.workers[1], entry("r2")))
+        await gateway.kill(0)
+        outcome = await task
+        assert isinstance(outcome, Lead)
+        assert outcome.parts == {0: ("a",)}
+
+
+@in_virtual_time
+async def test_leaders_are_trusted_when_the_store_comes_back_after_their_leases() -> None:
+    """Everyone's lease has ended; that does not make anyone dead."""
+    async with Gateway() as gateway:
+        leader = await lead(gateway.workers[0], entry("r1"))
+        task = waiting(await follow(gateway.workers[1], entry("r2")))
+        await asyncio.sleep(3)
+        gateway.store.is_away = True
+        await asyncio.sleep(5 * LEASE_S)
+        gateway.store.is_away = False
+        await asyncio.sleep(20)
+        assert not task.done()
+        await leader.finish(record("one"), 3600)
+        assert isinstance(await task, Done)
+
+
+@in_virtual_time
+async def test_giving_up_while_the_store_is_away_is_told_later() -> None:
+    async with Gateway() as gateway:
+        leader = await lead(gateway.workers[0], entry("r1"))
+        gateway.store.is_away = True
+        assert await leader.abandon()
+        gateway.store.is_away = False
+        await asyncio.sleep(1)
+        (sight,) = await gateway.store.look(SCOPE, ["r1"])
+        assert sight.phase is Phase.DEAD
+
+
+@in_virtual_time
+async def test_only_so_many_endings_are_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(leading_module, "OWED_MAX", 3)
+    async with Gateway() as gateway:
+        gateway.store.is_away = True
+        worker = gateway.workers[0]
+        for number in range(5):
+            await (await lead(worker, entry(f"r{number}", cache_key=f"k{number}"))).finish(record())
+        assert (worker.owed, worker.dropped) == (3, 2)
+
+
+@in_virtual_time
+async def test_an_ending_told_late_says_how_long_it_still_lives() -> None:
+    async with Gateway() as gateway:
+        leader = await lead(gateway.workers[0], entry("r1"))
+        gateway.store.is_away = True
+        await leader.finish(record("one", life_s=300), 3600)
+        await asyncio.sleep(200)
+        gateway.store.is_away = False
+        await asyncio.sleep(1)
+        await done(gateway.workers[1], entry("r2"))
+        await asyncio.sleep(50)
+        await lead(gateway.workers[1], entry("r3"))
+
+
+@in_virtual_time
+async def test_a_store_in_the_process_needs_no_fallback() -> None:
+    ledger = Ledger(MemoryStore(now), now=now)
+    ledger.start()
+    leader = await lead(ledger, entry("r1"))
+    task = waiting(await follow(ledger, entry("r2")))
+    await asyncio.sleep(30)
+    await leader.finish(record("one"), 3600)
+    assert isinstance(await task, Done)
+    assert (await done(ledger, entry("r3"))).how is How.HIT
+    assert not ledger.degraded
+    await ledger.aclose()
+
+
+@in_virtual_time
+async def test_words_after_the_end_are_not_heard() -> None:
+    async with Gateway() as gateway:
+        leader = await lead(gateway.workers[0], entry("r1"))
+        await leader.finish(record("one"), 3600)
+        await leader.progress(0, ["late"])
+        await leader.fail(RateLimited("late"))
+        assert await leader.abandon()
+        assert (await done(gateway.workers[1], entry("r2"))).record == record("one")
+
+
+# --- errors, memory
+
+
+@pytest.mark.parametrize("kind", list(subclasses(GatewayError)), ids=lambda kind: kind.__name__)
+def test_every_error_travels_whole(kind: type[GatewayError]) -> None:
+    error = kind.__new__(kind)
+    GatewayError.__init__(error, "message", param="n", code="c", retry_after_s=1.5)
+    error.should_retry = None
+    travelled = decode_error(encode_error(error))
+    assert type(travelled) is kind
+    assert (vars(travelled), travelled.args) == (vars(error), error.args)
+
+
+@pytest.mark.parametrize("shared", [b"", b"garbage", b"\x96"])
+def test_an_error_that_cannot_be_read_is_the_gateway_s_own(shared: bytes) -> None:
+    assert decode_error(shared).status == 500
+
+
+@in_virtual_time
+async def test_a_follower_costs_little_memory() -> None:
+    """Without its task, which it has anyway."""
+    async with Gateway() as gateway:
+        await lead(gateway.workers[0], entry("r1"))
+        places = [await follow(gateway.workers[1], entry(f"f{number}")) for number in range(2000)]
+        deadline = loop_time() + 300
+        waits = [place.outcome(deadline) for place in places]
+        tracemalloc.start()
+        try:
+            before = tracemalloc.get_traced_memory()[0]
+            tasks = [asyncio.create_task(wait) for wait in waits]
+            tasks_alone = tracemalloc.get_traced_memory()[0] - before
+            await asyncio.sleep(2)
+            each = (tracemalloc.get_traced_memory()[0] - before - tasks_alone) / len(places)
+        finally:
+            tracemalloc.stop()
+        for task in tasks:
+            task.cancel()
+        await asyncio.wait(tasks)
+    assert each < 2048
+
+
+@in_virtual_time
+async def test_a_claim_of_another_worker_is_left_alone() -> None:
+    async with Gateway() as gateway:
+        leader = await lead(gateway.workers[0], entry("r1"))
+        await gateway.workers[1].keep_part(Claim(SCOPE, "r1", "r9"), 0, ["x"])
+        await leader.step_down()
+        assert (await lead(gateway.workers[1], entry("r2"))).parts == {}

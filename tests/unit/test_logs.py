@@ -1,0 +1,85 @@
+"""What the log says, and what it never does."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+from collections.abc import Callable, Iterator
+
+import pytest
+import structlog
+
+from gateway.logs import NOISY, configure_logs, prompt_facts
+
+Written = Callable[[], str]
+
+
+@pytest.fixture
+def written(capsys: pytest.CaptureFixture[str]) -> Iterator[Written]:
+    """What came out on standard error; the logging is put back afterwards."""
+    levels = {name: logging.getLogger(name).level for name in NOISY}
+    yield lambda: capsys.readouterr().err
+    structlog.reset_defaults()
+    for name, level in levels.items():
+        logging.getLogger(name).setLevel(level)
+
+
+def test_a_prompt_is_its_length_and_hash() -> None:
+    facts = prompt_facts("a secret fox")
+
+    digest = hashlib.sha256(b"a secret fox").hexdigest()
+    assert facts == {"prompt_length": 12, "prompt_sha256": digest[:16]}
+    assert "fox" not in json.dumps(facts)
+    assert facts == prompt_facts("a secret fox")
+    assert facts != prompt_facts("a secret hen")
+
+
+def test_a_line_is_json(written: Written) -> None:
+    configure_logs(json_lines=True)
+
+    structlog.get_logger().bind(request_id="req_1").warning("it_happened", odd='quo"te\n')
+
+    [line] = written().splitlines()
+    told = json.loads(line)
+    assert (told["event"], told["level"], told["request_id"]) == ("it_happened", "warning", "req_1")
+    assert told["odd"] == 'quo"te\n'
+    assert told["timestamp"].endswith("Z")
+
+
+def test_a_line_for_people_is_readable(written: Written) -> None:
+    configure_logs(json_lines=False)
+
+    structlog.get_logger().info("it_happened", answer=42)
+
+    line = written()
+    assert "it_happened" in line
+    assert not line.startswith("{")
+
+
+def test_a_level_hides_what_is_below(written: Written) -> None:
+    configure_logs(json_lines=True, level="warning")
+
+    structlog.get_logger().info("unimportant")
+    structlog.get_logger().error("important")
+
+    [line] = written().splitlines()
+    assert json.loads(line)["event"] == "important"
+
+
+def test_a_traceback_goes_to_the_log(written: Written) -> None:
+    configure_logs(json_lines=True)
+    try:
+        raise ValueError("inside")  # noqa: TRY301 - it is the traceback that is wanted
+    except ValueError as fault:
+        structlog.get_logger().error("defect", exc_info=fault)
+
+    assert "ValueError: inside" in json.loads(written())["exception"]
+
+
+def test_libraries_do_not_log_each_request(written: Written) -> None:
+    """One of them has a line per request at INFO, with the whole URL."""
+    configure_logs(json_lines=True)
+
+    for name in NOISY:
+        assert not logging.getLogger(name).isEnabledFor(logging.INFO)
