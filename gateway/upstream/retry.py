@@ -8,6 +8,8 @@ ATTEMPTS = 4
 FIRST_WAIT_S = 0.5
 LONGEST_WAIT_S = 8.0
 JITTER = 0.25
+PATIENCE_S = 10.0
+"""A longer wait is the client's to decide on: it is told how long."""
 
 RESENDABLE = frozenset({Remedy.RESEND, Remedy.THROTTLED, Remedy.OTHER_ACCOUNT})
 """Failures after which nothing was generated, so that sending again cannot pay twice."""
@@ -20,7 +22,7 @@ def wait_s(
 
     `attempt` counts from 1, `chance` is in [0, 1), `left_s` is what remains until the deadline,
     `other_account` says that another account can take the call at once.
-    The vendor's own Retry-After is obeyed in full or not at all.
+    The vendor's own Retry-After is obeyed in full, or passed on to the client at once.
     """
     if failure.remedy not in RESENDABLE or attempt >= ATTEMPTS:
         return None
@@ -31,4 +33,4 @@ def wait_s(
     backoff = min(FIRST_WAIT_S * 2 ** (attempt - 1), LONGEST_WAIT_S) * (1 - JITTER * chance)
     told = failure.error.retry_after_s
     wait = backoff if told is None else max(told, backoff)
-    return wait if wait < left_s else None
+    return wait if wait < min(left_s, PATIENCE_S) else None

@@ -56,10 +56,16 @@ def test_attempts_end(remedy: Remedy, other: bool) -> None:
 
 
 @pytest.mark.parametrize(
-    ("told", "waited"), [(None, 0.5), (0.0, 0.5), (0.1, 0.5), (3.0, 3.0), (99.0, 99.0)]
+    ("told", "waited"), [(None, 0.5), (0.0, 0.5), (0.1, 0.5), (3.0, 3.0), (9.9, 9.9)]
 )
 def test_the_vendor_s_retry_after_is_the_least(told: float | None, waited: float) -> None:
     assert wait(Remedy.THROTTLED, told=told) == waited
+
+
+@pytest.mark.parametrize("told", [10.0, 60.0, 3600.0])
+def test_a_long_wait_is_passed_on_to_the_client(told: float) -> None:
+    """It is told how long, and decides for itself."""
+    assert wait(Remedy.THROTTLED, told=told) is None
 
 
 @pytest.mark.parametrize(("told", "left_s"), [(None, 0.5), (10.0, 10.0), (10.0, 1.0), (None, -1.0)])
