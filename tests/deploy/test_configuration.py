@@ -1,0 +1,158 @@
+"""The configuration, the Redis settings and the secrets that both deployments share."""
+
+from __future__ import annotations
+
+import hashlib
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from redis import Redis
+from redis.exceptions import AuthenticationError, NoPermissionError
+
+from gateway.config import Config, load_config
+from gateway.decoding import REFERENCE
+from gateway.store.redis import RedisStore, Timeouts
+from tests.deploy.rendering import COMPOSE, DEPLOY, PRODUCTION, load, only, render
+from tests.redis_server import RedisServer
+
+GATEWAY_YAML = DEPLOY / "config" / "gateway.yaml"
+SECRETS = ("dashscope_api_key", "redis_url", "redis_users", "grafana_admin_password")
+
+
+def test_it_is_accepted_with_the_environment_of_either_deployment(secrets: Path) -> None:
+    for environment in (compose_environment(), kubernetes_environment()):
+        config = accepted(secrets, environment)
+
+        assert config.redis is not None
+        assert config.redis.replicas == int(environment["GATEWAY_REPLICAS"])
+
+
+def test_what_it_takes_from_outside_is_what_the_deployments_give() -> None:
+    asked_for = set(REFERENCE.findall(GATEWAY_YAML.read_text()))
+    container = only(render(PRODUCTION), "Deployment")["spec"]["template"]["spec"]["containers"][0]
+
+    assert asked_for == compose_environment().keys() == kubernetes_environment().keys()
+    assert all(entry.keys() == {"name", "value"} for entry in container["env"])
+
+
+def test_every_secret_it_reads_is_mounted_by_both_deployments() -> None:
+    asked_for = {line.split("/run/secrets/")[1].rstrip("}") for line in secret_lines()}
+    volumes = only(render(PRODUCTION), "Deployment")["spec"]["template"]["spec"]["volumes"]
+    (secret,) = [volume["secret"] for volume in volumes if "secret" in volume]
+
+    assert asked_for == set(load(COMPOSE)["services"]["gateway-1"]["secrets"])
+    assert asked_for == {item["path"] for item in secret["items"]}
+
+
+def test_secrets_are_made_once_and_kept(tmp_path: Path) -> None:
+    made = make_secrets(tmp_path)
+
+    assert set(made) == set(SECRETS)
+    assert made["dashscope_api_key"] == "sk-of-nobody\n"
+    assert make_secrets(tmp_path) == made
+    assert make_secrets(tmp_path / "other") != made
+    assert tmp_path.stat().st_mode & 0o077 == 0
+    password = made["redis_url"].split("@")[0].rpartition(":")[2]
+    assert len(password) == 48
+    assert password not in made["redis_users"]
+    assert f"#{hashlib.sha256(password.encode()).hexdigest()} " in made["redis_users"]
+
+
+def test_a_key_is_never_taken_from_an_empty_answer(tmp_path: Path) -> None:
+    run = subprocess.run(
+        [DEPLOY / "compose" / "make-secrets", tmp_path],
+        env={"PATH": "/usr/bin:/bin"},
+        input="\n",
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+    assert run.returncode == 1
+    assert "A DashScope API key is needed." in run.stderr
+    assert list(tmp_path.iterdir()) == []
+
+
+async def test_redis_lets_the_gateway_in_and_nobody_else(redis: RedisServer, secrets: Path) -> None:
+    url = redis_url(redis, secrets)
+    store = RedisStore(url, timeouts=Timeouts(1.0, 1.0))
+    try:
+        await store.ping()
+        await store.heartbeat("worker", 1000)
+    finally:
+        await store.aclose()
+
+    with Redis.from_url(redis.url) as stranger, pytest.raises(AuthenticationError):
+        stranger.get("gateway:workers")
+    with Redis.from_url(url) as gateway:
+        # It warns at its start where limits could be evicted.
+        assert gateway.info("memory")["maxmemory_policy"] == "noeviction"
+        for command in (("FLUSHALL",), ("CONFIG", "GET", "*"), ("SET", "other:key", "1")):
+            with pytest.raises(NoPermissionError):
+                gateway.execute_command(*command)
+
+
+def test_redis_forgets_no_limit_to_save_memory_or_at_a_restart() -> None:
+    settings = dict(
+        line.split(maxsplit=1)
+        for line in (DEPLOY / "compose" / "redis.conf").read_text().splitlines()
+        if line and not line.startswith("#")
+    )
+
+    # Every key of the gateway has a time to live, so volatile-* would evict limits too.
+    assert settings["maxmemory-policy"] == "noeviction"
+    assert settings["appendonly"] == "yes"
+
+
+@pytest.fixture
+def secrets(tmp_path: Path) -> Path:
+    """A folder as `make-secrets` fills it."""
+    make_secrets(tmp_path / "secrets")
+    return tmp_path / "secrets"
+
+
+@pytest.fixture
+def redis(secrets: Path) -> Iterator[RedisServer]:
+    """A real server with the settings of deploy/compose, where this machine's own may differ."""
+    own = ("dir ", "bind ")
+    settings = (DEPLOY / "compose" / "redis.conf").read_text().splitlines()
+    config = "\n".join(line for line in settings if not line.startswith(own))
+    with RedisServer(config=config.replace("/run/secrets", str(secrets)) + "\n") as server:
+        yield server
+
+
+def redis_url(server: RedisServer, secrets: Path) -> str:
+    url = (secrets / "redis_url").read_text().strip()
+    return url.replace("@redis:6379", f"@127.0.0.1:{server.port}")
+
+
+def make_secrets(folder: Path) -> dict[str, str]:
+    subprocess.run(
+        [DEPLOY / "compose" / "make-secrets", folder],
+        env={"PATH": "/usr/bin:/bin", "DASHSCOPE_API_KEY": "sk-of-nobody"},
+        capture_output=True,
+        check=True,
+    )
+    return {name: (folder / name).read_text() for name in SECRETS}
+
+
+def accepted(secrets: Path, environment: dict[str, str]) -> Config:
+    """The configuration, its secrets read from a folder of this machine."""
+    copy = secrets.parent / "gateway.yaml"
+    copy.write_text(GATEWAY_YAML.read_text().replace("/run/secrets", str(secrets)))
+    return load_config(copy, environment)
+
+
+def secret_lines() -> list[str]:
+    return [line for line in GATEWAY_YAML.read_text().splitlines() if "{file:" in line]
+
+
+def compose_environment() -> dict[str, str]:
+    return dict(load(COMPOSE)["services"]["gateway-1"]["environment"])
+
+
+def kubernetes_environment() -> dict[str, str]:
+    pod = only(render(PRODUCTION), "Deployment")["spec"]["template"]["spec"]
+    return {entry["name"]: entry["value"] for entry in pod["containers"][0]["env"]}

@@ -1,0 +1,29 @@
+"""docs/deployment.md speaks of what there is."""
+
+from __future__ import annotations
+
+import re
+
+from gateway.server import DRAIN_S, KEEP_ALIVE_S
+from tests.deploy.rendering import PRODUCTION, ROOT, only, render
+from tests.deploy.test_compose import MONITORING
+from tests.deploy.test_kubernetes import VERSIONS
+
+TEXT = (ROOT / "docs" / "deployment.md").read_text()
+
+
+def test_every_file_it_names_is_there() -> None:
+    named = set(re.findall(r"`((?:deploy|scripts|tests)/[\w./-]+)`", TEXT))
+    elsewhere = {source.replace("..", "deploy") for source in MONITORING}
+
+    assert len(named) > 8
+    assert [name for name in named if name not in elsewhere and not (ROOT / name).exists()] == []
+
+
+def test_its_numbers_are_those_of_the_code() -> None:
+    grace = only(render(PRODUCTION), "Deployment")["spec"]["template"]["spec"]
+
+    assert f"at most {DRAIN_S} s" in TEXT
+    assert f"60 s against {KEEP_ALIVE_S} s" in TEXT
+    assert f"grace period of {grace['terminationGracePeriodSeconds']} s" in TEXT
+    assert f"Kubernetes {VERSIONS[0]} and {VERSIONS[1]}" in TEXT

@@ -1,0 +1,107 @@
+"""The Dockerfile says what it must; scripts/prove-image builds it and runs the image."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import pytest
+
+from tests.deploy.dockerfile import exec_form, final, health_check, instructions
+from tests.deploy.rendering import BASE, COMPOSE, DEPLOY, PRODUCTION, ROOT, load, only, render
+from tests.running import GatewayProcess, closed_port
+
+
+def test_both_stages_are_on_one_base_that_is_pinned_by_an_argument() -> None:
+    first_word, base = instructions()[0]
+    image, _, digest = base.removeprefix("PYTHON_IMAGE=").partition("@")
+    tag = image.rpartition("/")[2].partition(":")[2]
+    stages = [rest.split()[0] for word, rest in instructions() if word == "FROM"]
+
+    assert first_word == "ARG"
+    assert stages == ["${PYTHON_IMAGE}"] * 2
+    assert re.match(r"3\.\d+", tag)
+    assert not digest or re.fullmatch(r"sha256:[0-9a-f]{64}", digest)
+
+
+def test_nothing_is_installed_that_the_lock_does_not_hold() -> None:
+    installs = [rest for word, rest in instructions() if word == "RUN" and "bin/pip" in rest]
+    online = [rest for rest in installs if "--no-index" not in rest]
+
+    assert len(online) == 1
+    assert {"--require-hashes", "--no-deps", "requirements.lock"} <= set(online[0].split())
+
+
+def test_it_runs_as_a_user_without_a_name_or_rights() -> None:
+    assert [int(number) > 0 for number in final("USER").split(":")] == [True, True]
+
+
+def test_it_starts_and_stops_without_a_shell() -> None:
+    assert exec_form(final("ENTRYPOINT")) == ["/opt/app/bin/gateway"]
+    assert exec_form(final("CMD"))[:3] == ["serve", "--config", "/etc/gateway/gateway.yaml"]
+    assert final("STOPSIGNAL") == "SIGTERM"
+
+
+def test_every_deployment_has_the_version_of_the_package() -> None:
+    version = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"]
+
+    images = [load(COMPOSE)["services"]["gateway-1"]["image"]]
+    for folder in (BASE, PRODUCTION):
+        pod = only(render(folder), "Deployment")["spec"]["template"]["spec"]
+        images += [container["image"] for container in pod["containers"]]
+
+    assert {image.rpartition(":")[2] for image in images} == {version}
+    assert ("ARG", f"VERSION={version}") in instructions()
+    assert 'org.opencontainers.image.version="${VERSION}"' in final("LABEL")
+
+
+def test_only_what_the_wheel_is_built_from_is_sent_to_the_build() -> None:
+    rules = [
+        line
+        for line in (ROOT / ".dockerignore").read_text().splitlines()
+        if line and not line.startswith("#")
+    ]
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())
+    wheel = project["tool"]["hatch"]["build"]["targets"]["wheel"]
+    sources = {*wheel["packages"], *wheel["force-include"], "pyproject.toml", "requirements.lock"}
+    described = {project["project"][key] for key in ("readme",) if key in project["project"]}
+
+    assert rules[0] == "*"
+    assert {f"!{name}" for name in sources | described} <= set(rules)
+
+
+def test_the_health_check_tells_a_gateway_that_answers_from_one_that_does_not(
+    tmp_path: Path,
+) -> None:
+    config = tmp_path / "gateway.yaml"
+    config.write_text(
+        "accounts: [{name: one, base_url: 'https://dashscope.aliyuncs.com/api/v1', api_key: k}]\n"
+        "tenants: []\n"
+    )
+
+    with GatewayProcess.serving(config, "--port", "0") as gateway:
+        assert check_health(gateway.url.rpartition(":")[2]) == 0
+    with closed_port() as port:
+        assert check_health(str(port)) != 0
+
+
+@pytest.mark.parametrize("name", ["Dockerfile", *sorted(
+    str(path.relative_to(ROOT)) for path in DEPLOY.rglob("*") if path.is_file()
+)])  # fmt: skip
+def test_nothing_in_it_moves_or_is_a_secret(name: str) -> None:
+    text = (ROOT / name).read_text()
+
+    assert ":latest" not in text
+    assert not re.search(r"\bsk-[0-9A-Za-z]{8}", text)
+
+
+def check_health(port: str) -> int:
+    python, *arguments = health_check()
+    assert python == "/opt/app/bin/python"
+    assert sum("8080" in argument for argument in arguments) == 1
+    there = [argument.replace("8080", port) for argument in arguments]
+    run = subprocess.run([sys.executable, *there], capture_output=True, check=False)
+    return run.returncode
