@@ -12,12 +12,13 @@ import os
 from collections.abc import Iterable, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Literal
+from typing import Literal, get_args
 
 import msgspec
 from msgspec import Struct
 
 Dimension = Literal["tenant", "key", "model", "day", "month", "size"]
+DIMENSIONS: tuple[Dimension, ...] = get_args(Dimension)
 
 
 class Generation(Struct, frozen=True, kw_only=True):
@@ -94,6 +95,20 @@ def sum_by(
         total.images += generation.images
         total.cost += generation.cost
     return dict(sorted(totals.items()))
+
+
+def to_dimensions(text: str) -> tuple[Dimension, ...]:
+    """From `tenant,model,day`.
+
+    Raises:
+        ValueError: one of them is none.
+    """
+    known: dict[str, Dimension] = {name: name for name in DIMENSIONS}
+    asked = [part.strip() for part in text.split(",")]
+    unknown = [part for part in asked if part not in known]
+    if unknown:
+        raise ValueError(f"--by: {unknown[0]!r} is none of {', '.join(DIMENSIONS)}")
+    return tuple(dict.fromkeys(known[part] for part in asked))
 
 
 def value(generation: Generation, dimension: Dimension) -> str:

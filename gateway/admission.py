@@ -6,9 +6,11 @@ import math
 from collections.abc import Callable, Iterable
 from datetime import UTC, datetime
 
+import msgspec
 from msgspec import Struct
 
 from gateway.accounting import Generation, UsageLog
+from gateway.catalogue import Money
 from gateway.config import Limits as LimitsConfig
 from gateway.config import Tenant
 from gateway.errors import BudgetExhausted, GatewayError, RateLimited, ServiceUnavailable
@@ -35,6 +37,7 @@ class Pass(Struct, frozen=True):
     caller: Caller
     plan: Plan
     reservation: Reservation
+    exchange: Exchange
 
 
 class Admission:
@@ -57,6 +60,12 @@ class Admission:
         self._metrics = metrics
         self._usage = usage
         self._now = now
+        self._verdicts: dict[str, Verdict] = {}
+
+    def verdicts(self) -> dict[str, Verdict]:
+        """The last verdict on each tenant with a budget, since this was last called."""
+        latest, self._verdicts = self._verdicts, {}
+        return latest
 
     def use(self, tenants: Iterable[Tenant]) -> None:
         """Follow a changed configuration, from the next request on."""
@@ -80,13 +89,16 @@ class Admission:
         tenant = caller.tenant.name
         # A tenant may have been removed while this request was being read.
         limits = self._limits.get(tenant) or to_store_limits(caller.tenant.limits)
-        with self._metrics.store_seconds.labels("take").time():
+        with exchange.phase("store", self._metrics.store_seconds.labels("take")):
             verdict = await self._limiter.admit(tenant, limits, reservation)
         exchange.headers.update(rate_headers(verdict))
+        exchange.notes |= {"model": plan.model, "n": plan.images, "size": size_of(plan)}
+        if verdict.day is not None or verdict.month is not None:
+            self._verdicts[tenant] = verdict
         if not verdict.allowed:
             self._metrics.limited.labels(tenant, verdict.reason or Reason.STORE_UNAVAILABLE).inc()
             raise refusal(verdict)
-        return Pass(caller, plan, reservation)
+        return Pass(caller, plan, reservation, exchange)
 
     async def settle(self, held: Pass, images: int, request_id: str) -> None:
         """End the request; `images` were generated and billed, the rest is given back."""
@@ -94,33 +106,45 @@ class Admission:
         cost = plan.entry.cost(plan.size).micros * images
         if images:
             self._book(held, images, cost, request_id)
-        await self._limiter.settle(
-            Settlement(tenant, held.reservation.id, plan.model, images, cost)
-        )
+        held.exchange.notes |= {"images": images, "cost": str(Money(cost))}
+        settlement = Settlement(tenant, held.reservation.id, plan.model, images, cost)
+        with held.exchange.phase("store", self._metrics.store_seconds.labels("release")):
+            await self._limiter.settle(settlement)
 
     def _book(self, held: Pass, images: int, cost: int, request_id: str) -> None:
         plan, caller = held.plan, held.caller
         tenant = caller.tenant.name
         self._metrics.images.labels(tenant, plan.family, tier(plan)).inc(images)
         self._metrics.spend.labels(tenant, plan.family).inc(cost / 1_000_000)
-        if self._usage is not None:
-            self._usage.append(
-                Generation(
-                    at=datetime.fromtimestamp(self._now(), UTC),
-                    request_id=request_id,
-                    tenant=tenant,
-                    key=caller.key.label,
-                    model=plan.model,
-                    size=None if plan.size is None else str(plan.size),
-                    images=images,
-                    cost=cost,
-                )
-            )
+        if self._usage is None:
+            return
+        generation = Generation(
+            at=datetime.fromtimestamp(self._now(), UTC),
+            request_id=request_id,
+            tenant=tenant,
+            key=caller.key.label,
+            model=plan.model,
+            size=size_of(plan),
+            images=images,
+            cost=cost,
+        )
+        try:
+            self._usage.append(generation)
+        except OSError as fault:
+            # The images are paid for: their client gets them, and the log gets the line.
+            self._metrics.usage_lost.inc()
+            lost = msgspec.to_builtins(generation)
+            held.exchange.log.exception("usage_record_lost", cause=str(fault), record=lost)
 
 
 def tier(plan: Plan) -> str:
     """The size of the images in whole megapixels, rounded up; `auto` where the model chooses."""
     return "auto" if plan.size is None else f"{math.ceil(plan.size.area / MEGAPIXEL)}mp"
+
+
+def size_of(plan: Plan) -> str | None:
+    """As `WxH`; none where the model chooses."""
+    return None if plan.size is None else str(plan.size)
 
 
 def to_store_limits(limits: LimitsConfig) -> Limits:

@@ -27,17 +27,23 @@ from gateway.config import Config
 from gateway.config import OnLoss as ConfiguredOnLoss
 from gateway.delivery import Delivery
 from gateway.generation import Clock, Generator
+from gateway.image_cache import ImageCache
 from gateway.ledger import Ledger
 from gateway.limits import Limiter, Loss, OnLoss
+from gateway.logs import masker
 from gateway.metrics import Metrics
 from gateway.pacing import Alone, Pacer, QueueBounds
 from gateway.pipeline import Pipeline
 from gateway.reload import Reloader
 from gateway.sampling import Sampler
 from gateway.store.base import Share
+from gateway.store.flights import ImageStore
 from gateway.store.memory import MemoryStore
+from gateway.store.memory.images import MemoryImages
 from gateway.store.redis import RedisStore, Timeouts
+from gateway.store.redis.images import RedisImages
 from gateway.tenants import KeyRing
+from gateway.tracing import Tracer, open_tracer
 from gateway.upstream.accounts import Accounts
 from gateway.upstream.client import DashScope, open_transport
 from gateway.upstream.images import ImageFetcher
@@ -62,6 +68,7 @@ class Parts:
         self.clock = clock
         self.metrics = Metrics(installed_version())
         self.readiness = Readiness()
+        self.tracer = open_tracer_for(config)
         self.store = store or open_store(config, clock)
         # Without Redis the store cannot be away, so nothing needs to stand in for it.
         spare = None if isinstance(self.store, MemoryStore) else MemoryStore(clock.now)
@@ -86,6 +93,8 @@ class Parts:
         self.admission = Admission(
             self.limiter, config.tenants, metrics=self.metrics, usage=self.usage, now=clock.now
         )
+        self.image_store = open_image_store(config, clock)
+        self.images = self._image_cache()
         self.pipeline = self._pipeline()
         self.sampler = Sampler(
             self.metrics,
@@ -94,7 +103,15 @@ class Parts:
             pacer=self.pacer,
             limiter=self.limiter,
             ledger=self.ledger,
+            admission=self.admission,
+            now=clock.now,
         )
+
+    def _image_cache(self) -> ImageCache | None:
+        settings = self.config.image_cache
+        if settings is None or self.image_store is None:
+            return None
+        return ImageCache(self.image_store, self.ledger, settings, self.clock.now)
 
     def _pipeline(self) -> Pipeline:
         config, clock = self.config, self.clock
@@ -115,6 +132,7 @@ class Parts:
 
     def apply(self, config: Config) -> None:
         """Follow a changed file; requests under way keep what they began with."""
+        masker.hide(config.secrets())
         self.pipeline.use(config.catalogue, config.default_model)
         self.admission.use(config.tenants)
         self.accounts.use(config.accounts, config.catalogue)
@@ -130,8 +148,12 @@ class Parts:
         closing = (self.sampler, self.pacer, self.ledger, self.limiter, self.client, self.fetcher)
         for part in (*closing, self.store):
             await part.aclose()
+        if self.image_store is not None:
+            await self.image_store.aclose()
         if self.usage is not None:
             self.usage.close()
+        if self.tracer is not None:
+            await asyncio.to_thread(self.tracer.close)
 
     def degraded(self) -> dict[str, bool]:
         """Which functions decide without the store."""
@@ -167,7 +189,14 @@ def create_app(
         parts.apply(changed)
 
     reloader = Reloader(path, config, apply) if path else None
-    answers = Answers(parts.fetcher, parts.delivery, clock=clock, metrics=parts.metrics)
+    answers = Answers(
+        parts.fetcher,
+        parts.delivery,
+        ledger=parts.ledger,
+        images=parts.images,
+        clock=clock,
+        metrics=parts.metrics,
+    )
     app = Litestar(
         [
             *image_routes(
@@ -187,7 +216,7 @@ def create_app(
         openapi_config=None,
         logging_config=None,
     )
-    return Envelope(app, parts.metrics, parts.readiness)
+    return Envelope(app, parts.metrics, parts.readiness, parts.tracer)
 
 
 def following(reloader: Reloader) -> Callable[[Litestar], AbstractAsyncContextManager[None]]:
@@ -214,10 +243,27 @@ def open_store(config: Config, clock: Clock) -> Store:
     return RedisStore(redis.url.reveal(), prefix=redis.prefix, timeouts=timeouts)
 
 
+def open_image_store(config: Config, clock: Clock) -> ImageStore | None:
+    """Where image bytes are kept, if they are."""
+    settings = config.image_cache
+    if settings is None:
+        return None
+    if settings.url is None:
+        return MemoryImages(clock.now)
+    return RedisImages(settings.url.reveal(), prefix=settings.prefix)
+
+
 def on_loss(config: Config) -> OnLoss:
     """The limits' policy for when Redis is away."""
     policy = config.redis.on_loss if config.redis else ConfiguredOnLoss()
     return OnLoss(rates=Loss(policy.rates), budgets=Loss(policy.budgets))
+
+
+def open_tracer_for(config: Config) -> Tracer | None:
+    """Where the configuration says, if it does."""
+    if config.otlp_endpoint is None:
+        return None
+    return open_tracer(config.otlp_endpoint, installed_version())
 
 
 def installed_version() -> str:

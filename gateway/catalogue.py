@@ -226,13 +226,15 @@ class Catalogue(Struct, frozen=True):
     currency: str
     models: dict[str, Model]
     aliases: dict[str, Alias] = field(default_factory=dict)
+    served: tuple[str, ...] = ("*",)
+    """Globs of the models that some account is used for; the others cannot be found."""
 
     def find(self, name: str) -> Choice | None:
         """Follow a name: an alias, a model or a dated snapshot of one. None if there is none."""
         alias = self.aliases.get(name)
         target = alias.model if alias else name
         family = self._family(target)
-        if family is None:
+        if family is None or not matches(self.served, target):
             return None
         response_format = alias.response_format if alias else "url"
         return Choice(name, target, self.models[family], response_format, family)

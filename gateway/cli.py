@@ -6,13 +6,17 @@ import asyncio
 import os
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable, Iterable
+from datetime import datetime
 from pathlib import Path
+from typing import TypeVar
+from urllib.parse import urlsplit
 
 from cyclopts import App
 from msgspec.structs import replace
 
-from gateway.app import open_store
+from gateway import shelves
+from gateway.app import open_image_store, open_store
 from gateway.config import Config, Listen, Tenant, load_config
 from gateway.decoding import ConfigError
 from gateway.demo import demo_config, demo_text, start_simulator
@@ -20,8 +24,12 @@ from gateway.generation import Clock
 from gateway.server import serve as run_server
 from gateway.simulator.app import serve as run_simulator
 from gateway.store.base import StoreUnavailable, Usage
+from gateway.store.flights import FlightShelf, ImageStore
 from gateway.tenants import hash_key, new_key
-from gateway.usage import as_json, as_table, read_usage
+from gateway.usage import as_json, as_table, read_usage, recorded
+
+T = TypeVar("T")
+ShelfWork = Callable[[FlightShelf, ImageStore | None, Iterable[str]], Awaitable[T]]
 
 app = App(
     name="gateway",
@@ -91,13 +99,29 @@ def start(
     def announce(port: int) -> None:
         host = f"[{config.listen.host}]" if ":" in config.listen.host else config.listen.host
         url = f"http://{host}:{port}"
-        print(f"gateway: listening on {url}{text(url)}", flush=True)
+        print(f"gateway: listening on {url}\n{outline(config, workers)}{text(url)}", flush=True)
 
     try:
         run_server(config, workers, announce, path)
     except OSError as fault:
-        where = f"{config.listen.host}:{config.listen.port}"
-        stop(f"gateway: cannot listen on {where}: {fault.strerror or fault}")
+        where = f"listen on {config.listen.host}:{config.listen.port}"
+        what = f"open {fault.filename}" if fault.filename else where
+        stop(f"gateway: cannot {what}: {fault.strerror or fault}")
+
+
+def outline(config: Config, workers: int) -> str:
+    """What runs, in a few lines; names and hosts, never a key or a password."""
+    parts = urlsplit(config.redis.url.reveal()) if config.redis else None
+    where = parts and (parts.netloc.rpartition("@")[2] or parts.path)
+    accounts = [f"{one.name} ({urlsplit(one.base_url).netloc})" for one in config.accounts]
+    lines = {
+        "workers": workers,
+        "store": f"Redis at {where}" if where else "in this process",
+        "accounts": ", ".join(accounts),
+        "tenants": len(config.tenants),
+        "models": f"{len(config.catalogue.models)}, and {len(config.catalogue.aliases)} aliases",
+    }
+    return "\n".join(f"  {name:10}{value}" for name, value in lines.items())
 
 
 @app.command
@@ -117,19 +141,38 @@ def simulate(*, host: str = "127.0.0.1", port: int = 8090) -> None:
 
 
 @app.command
-def usage(tenant: str | None = None, *, config: Path, json: bool = False) -> None:
+def usage(
+    tenant: str | None = None,
+    *,
+    config: Path,
+    since: datetime | None = None,
+    by: str | None = None,
+    json: bool = False,
+) -> None:
     """Show what each tenant has used today and this month, and what it has left.
+
+    With `--since` or `--by`, sum the usage record (`usage_log`) instead.
 
     Parameters
     ----------
     tenant
         Only this one.
     config
-        The configuration file, for the tenants' names and the store.
+        The configuration file, for the tenants' names, the store and the usage record.
+    since
+        Sum from this UTC time on, such as 2026-11-01 or 2026-11-01T12:00:00.
+    by
+        Sum for each of these: tenant, key, model, size, day, month; such as tenant,model,day.
     json
         Print JSON instead of a table.
     """
     loaded = read_config(config)
+    if since is not None or by is not None:
+        try:
+            print(recorded(loaded, tenant, since, by or "tenant,model", json=json))
+        except (OSError, ValueError) as fault:
+            stop(fault)
+        return
     tenants = [t for t in loaded.tenants if tenant in (None, t.name)]
     if not tenants:
         stop(f"No tenant named {tenant!r} in {config}.")
@@ -150,6 +193,66 @@ async def from_store(config: Config, tenants: list[Tenant]) -> list[Usage]:
         return await read_usage(store, tenants)
     finally:
         await store.aclose()
+
+
+cache = app.command(App(name="cache", help="What the tenants' caches hold."))
+
+
+@cache.command
+def stats(*, config: Path, tenant: str | None = None, json: bool = False) -> None:
+    """Show how much each tenant's cache holds, and how often it was of use.
+
+    Parameters
+    ----------
+    config
+        The configuration file, for the tenants' names and the store.
+    tenant
+        Only the cache of this one; a group's where it belongs to one.
+    json
+        Print JSON instead of a table.
+    """
+    reports = with_shelves(config, tenant, shelves.report)
+    print(shelves.as_json(reports) if json else shelves.as_table(reports))
+
+
+@cache.command
+def purge(*, config: Path, tenant: str | None = None) -> None:
+    """Empty the caches. Results stay where an idempotency key or a retry has a right to them.
+
+    Parameters
+    ----------
+    config
+        The configuration file, for the tenants' names and the store.
+    tenant
+        Only the cache of this one; a group's where it belongs to one.
+    """
+    print(f"{with_shelves(config, tenant, shelves.purge)} results purged")
+
+
+def with_shelves(path: Path, tenant: str | None, work: ShelfWork[T]) -> T:
+    """Do something with the caches that a configuration names, or end with a sentence."""
+    loaded = read_config(path)
+    names = shelves.scopes(loaded.tenants, tenant)
+    if not names:
+        stop(f"No tenant named {tenant!r} in {path}.")
+    if loaded.redis is None:
+        stop(f"{path} has no `redis:`, so the cache lives inside the running gateway only.")
+
+    async def run() -> T:
+        clock = Clock(time.time, time.monotonic)
+        store, images = open_store(loaded, clock), open_image_store(loaded, clock)
+        try:
+            return await work(store, images, names)
+        finally:
+            await store.aclose()
+            if images:
+                await images.aclose()
+
+    try:
+        return asyncio.run(run())
+    except StoreUnavailable as fault:
+        stop(f"Redis did not answer: {fault}")
+        raise
 
 
 @app.command

@@ -25,6 +25,7 @@ from msgspec import Struct
 T = TypeVar("T")
 REFERENCE = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)\}")
 MAX_SECRET_BYTES = 64 * 1024
+SHOWN = 200
 
 
 class Fault(Struct, frozen=True):
@@ -135,7 +136,7 @@ def read_yaml(
     try:
         text = path.read_text(encoding="utf-8")
         document = yaml.load(text, UniqueKeyLoader)  # noqa: S506 - a subclass of SafeLoader
-        return fill_in(document, environment, where, faults)
+        return beside(fill_in(document, environment, where, faults), path.parent)
     except OSError as fault:
         faults.append(Fault(where, f"cannot read {path}: {fault.strerror}"))
     except UnicodeDecodeError:
@@ -143,10 +144,30 @@ def read_yaml(
     except RecursionError:
         faults.append(Fault(where, f"{path} is nested too deeply"))
     except yaml.YAMLError as fault:
-        mark = getattr(fault, "problem_mark", None)
-        place = f"line {mark.line + 1}: " if mark else ""
-        faults.append(Fault(where, f"not YAML: {place}{getattr(fault, 'problem', fault)}"))
+        faults.append(Fault(where, f"not YAML: {described(fault)}"))
+    except ValueError as fault:  # a date that does not exist, a number that is none
+        faults.append(Fault(where, f"not YAML: {str(fault)[:SHOWN]}"))
     return REPORTED
+
+
+def beside(value: object, folder: Path) -> object:
+    """Let the relative paths of secrets' files start where the configuration file is."""
+    if isinstance(value, dict):
+        if set(value) == {"file"} and isinstance(value["file"], str):
+            return {"file": str(folder / value["file"])}
+        return {key: beside(item, folder) for key, item in value.items()}
+    if isinstance(value, list):
+        return [beside(item, folder) for item in value]
+    return value
+
+
+def described(fault: yaml.YAMLError) -> str:
+    """The line and what is wrong; names of anchors and tags may be mistyped secrets."""
+    mark = getattr(fault, "problem_mark", None)
+    problem = str(getattr(fault, "problem", fault))
+    if "alias" in problem or "tag" in problem or "anchor" in problem:
+        problem = "an alias, anchor or tag that is not known; put the value into quotes"
+    return f"line {mark.line + 1}: {problem}" if mark else problem
 
 
 def fill_in(
@@ -157,8 +178,11 @@ def fill_in(
         return {k: fill_in(v, environment, join(path, k), faults) for k, v in value.items()}
     if isinstance(value, list):
         return [fill_in(v, environment, f"{path}[{i}]", faults) for i, v in enumerate(value)]
-    if not isinstance(value, str) or not REFERENCE.search(value):
+    if not isinstance(value, str) or "${" not in value:
         return value
+    if "${" in REFERENCE.sub("", value):
+        faults.append(Fault(path, "expected ${NAME}, of letters, digits and underscores"))
+        return REPORTED
     missing = sorted({name for name in REFERENCE.findall(value) if name not in environment})
     faults.extend(Fault(path, f"the environment variable {name} is not set") for name in missing)
     if missing:

@@ -47,7 +47,6 @@ class GatewayError(Exception):
     `status` is the HTTP status; `type`, `code` and `param` fill OpenAI's error object;
     `retry` becomes `x-should-retry`, which the OpenAI SDKs put above their own rule for the
     status (None leaves it to them); `retry_after_s` becomes `retry-after` and `retry-after-ms`.
-    `paid` says that images were generated before the failure, so that a retry would pay again.
     """
 
     status: ClassVar[int] = 500
@@ -67,14 +66,13 @@ class GatewayError(Exception):
         param: str | None = None,
         code: str | None = None,
         retry_after_s: float | None = None,
-        paid: bool = False,
     ) -> None:
         super().__init__(message)
         self.message = message
         self.param = param
         self.reason = code or self.code
         self.retry_after_s = retry_after_s
-        self.should_retry = False if paid else self.retry
+        self.should_retry = self.retry
 
 
 class InvalidRequest(GatewayError):

@@ -2,14 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
-from typing import Any, cast
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
+from time import perf_counter
+from typing import Any, Protocol, cast
 
 import structlog
 from structlog.typing import FilteringBoundLogger
 
+from gateway.tracing import RequestSpan
+
 UNKNOWN = "other"
 STATE_KEY = "gateway.exchange"
+
+
+class Histogram(Protocol):
+    """Takes seconds."""
+
+    def observe(self, amount: float) -> None: ...
 
 
 class Exchange:
@@ -20,9 +30,13 @@ class Exchange:
         "headers",
         "log",
         "model",
+        "notes",
         "outcome",
         "request_id",
+        "span",
         "tenant",
+        "timings",
+        "upstream_ids",
         "waited_s",
     )
 
@@ -36,7 +50,44 @@ class Exchange:
         self.outcome = "ok"
         """`ok`, or the label of the error."""
         self.waited_s = 0.0
-        """How much of its time others took: slots, the vendor, downloads."""
+        """How much of its time others took: slots, the vendor, downloads, the client."""
+        self.timings: dict[str, float] = {}
+        """Seconds by phase; the longest, where a request passes one several times."""
+        self.upstream_ids: list[str] = []
+        """The vendor's ids of this request's calls."""
+        self.notes: dict[str, object] = {}
+        """What else its log line says."""
+        self.span: RequestSpan | None = None
+        """Where traces are on."""
+
+    @contextmanager
+    def phase(self, name: str, metric: Histogram) -> Iterator[None]:
+        """Time a part of the request: for its metric, its log line and its span."""
+        started = perf_counter()
+        try:
+            yield
+        finally:
+            seconds = perf_counter() - started
+            metric.observe(seconds)
+            self.spent(name, seconds)
+
+    def spent(self, phase: str, seconds: float) -> None:
+        """A phase that took so long has just ended."""
+        self.timings[phase] = max(seconds, self.timings.get(phase, 0.0))
+        if self.span is not None:
+            self.span.passed(phase, seconds)
+
+    def facts(self) -> dict[str, object]:
+        """What the request's log line says of its work."""
+        facts = self.notes | {f"{name}_ms": ms(spent) for name, spent in self.timings.items()}
+        if self.upstream_ids:
+            facts["upstream_request_ids"] = self.upstream_ids
+        return facts
+
+
+def ms(seconds: float) -> float:
+    """For people to read."""
+    return round(seconds * 1000, 1)
 
 
 def open_exchange(scope: Any, request_id: str) -> Exchange:  # noqa: ANN401 - any ASGI scope

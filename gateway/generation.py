@@ -56,6 +56,7 @@ class Run:
     def __init__(self, tenant: str, exchange: Exchange, *, slot_by: float, deadline: float) -> None:
         self.tenant = tenant
         self.log = exchange.log
+        self.exchange = exchange
         self.parts: Mapping[int, Sequence[str]] = {}
         """What was paid for before, by the index of the call."""
         self.keep: Keep = keep_nothing
@@ -64,6 +65,8 @@ class Run:
         self.deadline = deadline
         self.generated = 0
         self.failed: GatewayError | None = None
+        self.left = False
+        """Whether its caller waits no longer."""
         self.sent = False
         """Whether a call went out that may have been billed."""
         self.unsent: set[asyncio.Task[list[str]]] = set()
@@ -78,7 +81,7 @@ class Run:
         self.unsent.add(current_call())
 
     def give_up(self) -> None:
-        """Nobody waits for the result any more: send nothing further."""
+        """Send nothing further."""
         for task in self.unsent:
             task.cancel()
 
@@ -134,7 +137,8 @@ class Generator:
             for _ in range(1 + TOP_UPS):
                 rest = remaining(call, len(urls))
                 found = await self._send(rest, plan.family, run, slots=len(plan.calls) - index)
-                urls += found[: wanted - len(urls)]
+                urls += [url for url in dict.fromkeys(found) if url not in urls]
+                del urls[wanted:]
                 await run.keep(index, urls)
                 if len(urls) == wanted:
                     return urls
@@ -154,7 +158,7 @@ class Generator:
         attempt = 0
         while True:
             attempt += 1
-            with self._metrics.queue_seconds.labels(family).time():
+            with run.exchange.phase("queue", self._metrics.queue_seconds.labels(family)):
                 route = await self._route(call.model, run, tried, slots)
             name = route.account.name
             try:
@@ -192,7 +196,9 @@ class Generator:
         run.sending()
         run.sent = True
         try:
-            with self._metrics.upstream_seconds.labels(name, family).time():
+            with run.exchange.phase(
+                "upstream", self._metrics.upstream_seconds.labels(name, family)
+            ):
                 reply = await self._client.generate(route.account, call, left_s)
         except UpstreamFailure as failure:
             self._metrics.upstream_calls.labels(name, family, failure.label).inc()
@@ -204,6 +210,7 @@ class Generator:
         self._accounts.record(route, None)
         self._metrics.upstream_calls.labels(name, family, "ok").inc()
         urls = image_urls(reply)
+        note_id(run, reply.request_id)
         run.log.info(
             "upstream_answered",
             account=name,
@@ -215,6 +222,7 @@ class Generator:
     async def _learn(self, route: Route, model: str, failure: UpstreamFailure, run: Run) -> None:
         """Remember what a failure says of the account; everyone backs off from a full one."""
         self._accounts.record(route, failure)
+        note_id(run, failure.request_id)
         run.log.warning(
             "upstream_failed",
             account=route.account.name,
@@ -242,6 +250,12 @@ class Generator:
         if left <= 0:
             raise ServiceUnavailable("The deadline passed before the image service could be asked.")
         return left
+
+
+def note_id(run: Run, upstream_id: str | None) -> None:
+    """For the request's log line."""
+    if upstream_id:
+        run.exchange.upstream_ids.append(upstream_id)
 
 
 def current_call() -> asyncio.Task[list[str]]:

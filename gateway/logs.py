@@ -1,44 +1,120 @@
-"""Structured logs: JSON lines, or readable ones on a terminal.
+"""Structured logs: JSON lines, or readable ones on a terminal, the libraries' own included.
 
-Of a prompt, only its length and hash appear.
+Of a prompt, only its length and hash appear, unless its tenant wants it whole. Whatever looks like
+a key, and every secret of the configuration, is masked in the finished line.
 """
 
 from __future__ import annotations
 
 import hashlib
+import json
 import logging
+import re
 import sys
+from collections.abc import Iterable
 
+import msgspec
 import structlog
-from structlog.typing import Processor
+from structlog.typing import EventDict, Processor, WrappedLogger
 
 NOISY = ("httpx", "httpcore", "aiohttp", "uvicorn.access")
+MASK = "*****"
+SHORTEST_SECRET = 6
+"""Masking shorter ones would maim the log, and hide nothing."""
+PATTERNS = (
+    r"\bsk-[\w-]{8,}",  # keys of the vendor, of OpenAI and of this gateway
+    r"(?<=[Bb]earer )[^\s\"'\\]{6,}",
+    r"(?<=://)[^\s/@\"'\\]*:[^\s/@\"'\\]+(?=@)",  # user:password of a URL
+    r"(?<=Signature=)[^\s&\"'\\]+",  # what opens a signed URL
+)
 
 
-def configure_logs(*, json_lines: bool, level: str = "info") -> None:
+class Masker:
+    """Replaces secrets in finished lines. One per process, as logging is."""
+
+    def __init__(self) -> None:
+        self.forget()
+
+    def forget(self) -> None:
+        """Back to the patterns."""
+        self._known: set[str] = set()
+        self._compile()
+
+    def hide(self, secrets: Iterable[str]) -> None:
+        """Mask these from now on, wherever they appear; in JSON a text may be spelt otherwise."""
+        for secret in secrets:
+            if len(secret) >= SHORTEST_SECRET:
+                self._known |= {secret, json.dumps(secret)[1:-1], repr(secret)[1:-1]}
+        self._compile()
+
+    def _compile(self) -> None:
+        known = sorted(map(re.escape, self._known), key=len, reverse=True)
+        self._pattern = re.compile("|".join([*known, *PATTERNS]))
+
+    def __call__(self, _: WrappedLogger, __: str, line: EventDict | str) -> str:
+        """The last processor: from the rendered line to the one that is written."""
+        return self._pattern.sub(MASK, str(line))
+
+
+masker = Masker()
+
+
+def configure_logs(*, json_lines: bool, level: str = "info", secrets: Iterable[str] = ()) -> None:
     """Set up the process' logging, on standard error; called once, at start.
 
     httpx writes a line per request at INFO, which costs more than the request.
     """
+    masker.hide(secrets)
     renderer: Processor = (
-        structlog.processors.JSONRenderer() if json_lines else structlog.dev.ConsoleRenderer()
+        structlog.processors.JSONRenderer(serializer=to_json)
+        if json_lines
+        else structlog.dev.ConsoleRenderer()
     )
+    facts: list[Processor] = [
+        structlog.processors.add_log_level,
+        structlog.processors.TimeStamper(fmt="iso", utc=True),
+        structlog.processors.format_exc_info,
+    ]
     structlog.configure(
-        processors=[
-            structlog.processors.add_log_level,
-            structlog.processors.TimeStamper(fmt="iso", utc=True),
-            structlog.processors.format_exc_info,
-            renderer,
-        ],
+        processors=[*facts, renderer, masker],
         wrapper_class=structlog.make_filtering_bound_logger(level),
         logger_factory=structlog.WriteLoggerFactory(file=sys.stderr),
         cache_logger_on_first_use=True,
     )
+    route_libraries([structlog.stdlib.add_logger_name, *facts], renderer)
+
+
+def route_libraries(facts: list[Processor], renderer: Processor) -> None:
+    """Write what comes by Python's own logging, and its warnings, in the same form."""
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(
+        structlog.stdlib.ProcessorFormatter(
+            foreign_pre_chain=facts,
+            processors=[
+                structlog.stdlib.ProcessorFormatter.remove_processors_meta,
+                renderer,
+                masker,
+            ],
+        )
+    )
+    root = logging.getLogger()
+    root.handlers[:] = [handler]
+    root.setLevel(logging.WARNING)
+    logging.captureWarnings(capture=True)
     for name in NOISY:
         logging.getLogger(name).setLevel(logging.WARNING)
 
 
-def prompt_facts(prompt: str) -> dict[str, object]:
-    """What a log may say of a prompt: enough to recognise a repeat, nothing of what it says."""
-    digest = hashlib.sha256(prompt.encode()).hexdigest()
-    return {"prompt_length": len(prompt), "prompt_sha256": digest[:16]}
+def to_json(line: object, **_: object) -> str:
+    """As JSON; what has no form there, as it would print."""
+    return msgspec.json.encode(line, enc_hook=repr).decode()
+
+
+def prompt_facts(prompt: str, *, whole: bool = False) -> dict[str, object]:
+    """What a log may say of a prompt: enough to recognise a repeat, nothing of what it says.
+
+    `whole` adds the prompt itself.
+    """
+    digest = hashlib.sha256(prompt.encode(errors="surrogatepass")).hexdigest()
+    facts: dict[str, object] = {"prompt_length": len(prompt), "prompt_sha256": digest[:16]}
+    return facts | {"prompt": prompt} if whole else facts

@@ -15,6 +15,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from msgspec import Struct
 from prometheus_client import (
     CollectorRegistry,
     Counter,
@@ -46,15 +47,31 @@ def worker_ended(pid: int) -> None:
         multiprocess.mark_process_dead(pid)  # type: ignore[no-untyped-call]
 
 
+class Declared(Struct, frozen=True):
+    """One metric, for the documentation."""
+
+    name: str
+    kind: str
+    labels: tuple[str, ...]
+    meaning: str
+
+
 class Metrics:
     """The metrics of one worker, in a registry of its own."""
 
     def __init__(self, version: str = "") -> None:
         self.registry = CollectorRegistry()
+        self.declared: list[Declared] = []
         self._declare_requests()
         self._declare_upstream()
         self._declare_store()
-        self._gauge("build_info", "The version that runs.", "version").labels(version).set(1)
+        info = self._gauge("build_info", "1, beside the version that runs.", "version", mode="max")
+        info.labels(version).set(1)
+        self.heartbeat = self._gauge(
+            "heartbeat_timestamp_seconds",
+            "Unix time at which each worker had last found time for its upkeep; the oldest.",
+            mode="min",
+        )
 
     def _declare_requests(self) -> None:
         self.requests = self._counter(
@@ -66,7 +83,9 @@ class Metrics:
             "request_seconds", "From the request's first byte to the answer's last.", "model"
         )
         self.own_seconds = self._histogram(
-            "own_seconds", "The same less waiting for slots, the vendor and downloads.", "model"
+            "own_seconds",
+            "Of successes, the same less waiting for slots, vendor, image hosts and the client.",
+            "model",
         )
         self.in_flight = self._gauge(
             "requests_in_flight", "Image requests that have not been answered yet."
@@ -80,6 +99,14 @@ class Metrics:
         )
         self.limited = self._counter(
             "limiter_refusals", "Requests refused by a tenant's limit.", "tenant", "limit"
+        )
+        self.budget_used = self._gauge(
+            "budget_used_ratio",
+            "Part of a budget used or reserved, as of the tenant's last request; 0 once it renews.",
+            "tenant", "limit", mode="mostrecent",
+        )  # fmt: skip
+        self.usage_lost = self._counter(
+            "usage_records_lost", "Lines that could not be appended to the usage record."
         )
         self.cache_results = self._counter(
             "cache_results", "Results of the look-up: hit, miss, bypass, joined, replayed.",
@@ -109,14 +136,17 @@ class Metrics:
             "account", "model", mode="max",
         )  # fmt: skip
         self.download_seconds = self._histogram(
-            "download_seconds", "From asking for a request's images to the last byte of them."
+            "download_seconds", "How long a b64_json answer waited for the hosts of its images."
         )
-        self.download_bytes = self._counter("download_bytes", "Bytes of images fetched.")
+        self.download_bytes = self._counter(
+            "download_bytes", "Bytes of images fetched for answers."
+        )
 
     def _declare_store(self) -> None:
         self.store_seconds = self._histogram(
-            "store_seconds", "One decision of the store, as the worker saw it.", "operation"
-        )
+            "store_seconds", "One call of the store, as the worker saw it: take or release.",
+            "operation",
+        )  # fmt: skip
         self.degraded = self._gauge(
             "store_degraded", "1 while a worker decides without the store.", "function", mode="max"
         )
@@ -133,17 +163,22 @@ class Metrics:
         return generate_latest(everyone)
 
     def _counter(self, name: str, meaning: str, *labels: str) -> Counter:
-        return Counter(f"gateway_{name}", meaning, labels, registry=self.registry)
+        full = self._declare(f"{name}_total", "counter", labels, meaning)
+        return Counter(full, meaning, labels, registry=self.registry)
 
     def _histogram(
         self, name: str, meaning: str, *labels: str, buckets: tuple[float, ...] = SECONDS
     ) -> Histogram:
-        return Histogram(
-            f"gateway_{name}", meaning, labels, registry=self.registry, buckets=buckets
-        )
+        full = self._declare(name, "histogram", labels, meaning)
+        return Histogram(full, meaning, labels, registry=self.registry, buckets=buckets)
 
-    def _gauge(self, name: str, meaning: str, *labels: str, mode: Any = "livesum") -> Gauge:  # noqa: ANN401
-        mode = {"max": "livemax"}.get(mode, mode)
-        return Gauge(
-            f"gateway_{name}", meaning, labels, registry=self.registry, multiprocess_mode=mode
-        )
+    def _gauge(self, name: str, meaning: str, *labels: str, mode: str = "sum") -> Gauge:
+        """`mode` says what the values of several workers become; a dead worker's never counts."""
+        full = self._declare(name, "gauge", labels, meaning)
+        live: Any = f"live{mode}"
+        return Gauge(full, meaning, labels, registry=self.registry, multiprocess_mode=live)
+
+    def _declare(self, name: str, kind: str, labels: tuple[str, ...], meaning: str) -> str:
+        full = f"gateway_{name}"
+        self.declared.append(Declared(full, kind, labels, meaning))
+        return full

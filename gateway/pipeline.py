@@ -89,6 +89,7 @@ class Job:
 
     def leave(self) -> bool:
         """The caller waits no longer: send nothing more. Whether anything is under way."""
+        self.run.left = True
         self.run.give_up()
         if self.run.sent and isinstance(self.place, Done | Lead):
             self._pipeline.let_go(self.place)
@@ -222,7 +223,7 @@ class Pipeline:
         except BaseException:
             await leave(place)
             raise
-        if isinstance(place, Refusal):
+        if isinstance(place, Refusal | Failed):
             await self._admission.settle(held, 0, exchange.request_id)
             raise refusal(place)
         return place, held
@@ -238,7 +239,11 @@ class Pipeline:
         self, caller: Caller, job: Job, place: Place, exchange: Exchange, error: GatewayError
     ) -> Pass:
         if isinstance(place, Done | Follow):
-            return await self._admission.admit(caller, job.plan, exchange, pays=False)
+            try:
+                return await self._admission.admit(caller, job.plan, exchange, pays=False)
+            except GatewayError:
+                self._spawn(self._ledger.excuse(place.entry))
+                raise
         await leave(place)
         raise error
 
@@ -247,6 +252,7 @@ class Pipeline:
             patience_s = job.wish.patience_s
             outcome = await place.outcome(self._clock.steady() + patience_s)
             if isinstance(outcome, Failed):
+                self._spawn(self._ledger.excuse(entry))
                 raise outcome.error
             job.place = place = outcome
         if isinstance(place, Done):
@@ -262,7 +268,7 @@ class Pipeline:
         try:
             urls = await self._generator.generate(plan, run)
         except GatewayError as error:
-            await lead.fail(error)
+            await lead.fail(error, answered=not run.left)
             raise
         except BaseException:
             await leave(lead)
@@ -281,8 +287,10 @@ async def leave(place: Place) -> None:
         await place.step_down(answered=False)
 
 
-def refusal(place: Refusal) -> GatewayError:
+def refusal(place: Refusal | Failed) -> GatewayError:
     """The error for a request that can have no place."""
+    if isinstance(place, Failed):
+        return place.error
     if place is Refusal.CONFLICT:
         return IdempotencyConflict("This Idempotency-Key came before with a different body.")
     return NotCached("No result is kept for this request, and only-if-cached was asked.")

@@ -2,7 +2,7 @@
 
 Every worker looks at the file twice a second, and at once on SIGHUP. A file with faults is reported
 and changes nothing. Tenants, keys, limits, models, aliases and accounts follow the file; everything
-else (where it listens, Redis, time-outs) is read at start only.
+else (where it listens, Redis, time-outs) is read at start only, and a change there is reported.
 """
 
 from __future__ import annotations
@@ -18,8 +18,51 @@ from gateway.config import Config, load_config
 from gateway.decoding import ConfigError
 
 EVERY_S = 0.5
+FOLLOWED = ("accounts", "tenants", "aliases", "models", "catalogue", "default_model")
+OVERRIDDEN = "listen"
+"""The command line may have changed it."""
 
 log = structlog.get_logger()
+
+
+class BeingWritten(ConfigError):
+    """The file changed while it was read: what was read may be half of it."""
+
+
+class Follower:
+    """One configuration file, and whether it has changed since it was last read."""
+
+    def __init__(self, path: Path, config: Config) -> None:
+        self._path = path
+        self._catalogue = path.parent / config.models if config.models else None
+        self._seen: tuple[object, ...] = ()
+
+    def forget(self) -> None:
+        """Have it read again as if it had changed."""
+        self._seen = ()
+
+    def has_changed(self) -> bool:
+        """Whether a look at it is due."""
+        return self._fingerprint() != self._seen
+
+    def read(self) -> Config:
+        """What it says now.
+
+        Raises:
+            ConfigError: its faults; BeingWritten where it is to be read again.
+        """
+        seen = self._seen = self._fingerprint()
+        config = load_config(self._path)
+        if self._fingerprint() != seen:
+            self.forget()
+            raise BeingWritten(self._path, [])
+        self._catalogue = self._path.parent / config.models if config.models else None
+        self._seen = self._fingerprint()
+        return config
+
+    def _fingerprint(self) -> tuple[object, ...]:
+        """Changes whenever one of the files does; a replaced file has another inode."""
+        return tuple(stamp(path) for path in (self._path, self._catalogue) if path is not None)
 
 
 class Reloader:
@@ -27,10 +70,9 @@ class Reloader:
 
     def __init__(self, path: Path, config: Config, apply: Callable[[Config], None]) -> None:
         self._path = path
+        self._started_with = config
         self._apply = apply
-        self._catalogue = path.parent / config.models if config.models else None
-        # A worker that replaces a dead one was given what its supervisor read at the start.
-        self._seen: tuple[object, ...] = ()
+        self._follower = Follower(path, config)
         self._wake = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
 
@@ -40,7 +82,7 @@ class Reloader:
 
     def trigger(self) -> None:
         """Look now, and reload even if the file has not changed: its secrets' files may have."""
-        self._seen = ()
+        self._follower.forget()
         self._wake.set()
 
     async def aclose(self) -> None:
@@ -55,25 +97,31 @@ class Reloader:
                 async with asyncio.timeout(EVERY_S):
                     await self._wake.wait()
             self._wake.clear()
-            seen = self._fingerprint()
-            if seen != self._seen:
-                self._seen = seen
+            if self._follower.has_changed():
                 await self._reload()
 
     async def _reload(self) -> None:
         try:
-            config = await asyncio.to_thread(load_config, self._path)
+            config = await asyncio.to_thread(self._follower.read)
+            self._apply(config)
+        except BeingWritten:
+            return
         except ConfigError as error:
             faults = [str(fault) for fault in error.faults]
             log.error("reload_refused", path=str(self._path), faults=faults)  # noqa: TRY400
-            return
-        self._catalogue = self._path.parent / config.models if config.models else None
-        self._apply(config)
-        log.info("reloaded", path=str(self._path), tenants=len(config.tenants))
+        except Exception as error:  # noqa: BLE001 - later changes must still be seen
+            # Neither its words nor its frames: they may hold what the file does.
+            log.error("reload_failed", path=str(self._path), error=type(error).__name__)  # noqa: TRY400
+        else:
+            needs = self._needs_restart(config)
+            log.info(
+                "reloaded", path=str(self._path), tenants=len(config.tenants), needs_restart=needs
+            )
 
-    def _fingerprint(self) -> tuple[object, ...]:
-        """Changes whenever one of the files does; a replaced file has another inode."""
-        return tuple(stamp(path) for path in (self._path, self._catalogue) if path is not None)
+    def _needs_restart(self, config: Config) -> list[str]:
+        """Sections that differ from what the worker started with and are not followed."""
+        names = [n for n in config.__struct_fields__ if n not in (*FOLLOWED, OVERRIDDEN)]
+        return [n for n in names if getattr(config, n) != getattr(self._started_with, n)]
 
 
 def stamp(path: Path) -> tuple[int, int, int] | None:

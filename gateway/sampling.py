@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Callable, Iterable
 
+from gateway.admission import Admission
 from gateway.catalogue import Catalogue
 from gateway.ledger import Ledger
 from gateway.limits import Limiter
@@ -18,7 +20,7 @@ EVERY_S = 1.0
 class Sampler:
     """Reads the parts of one worker."""
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - it reads every part
         self,
         metrics: Metrics,
         catalogue: Catalogue,
@@ -27,6 +29,8 @@ class Sampler:
         pacer: Pacer,
         limiter: Limiter,
         ledger: Ledger,
+        admission: Admission,
+        now: Callable[[], float],
     ) -> None:
         self._metrics = metrics
         self._catalogue = catalogue
@@ -34,6 +38,9 @@ class Sampler:
         self._pacer = pacer
         self._limiter = limiter
         self._ledger = ledger
+        self._admission = admission
+        self._now = now
+        self._renewals: dict[tuple[str, str], float] = {}
         self._task: asyncio.Task[None] | None = None
 
     def use(self, catalogue: Catalogue) -> None:
@@ -70,6 +77,22 @@ class Sampler:
         for function, is_degraded in degraded.items():
             metrics.degraded.labels(function).set(is_degraded())
         metrics.owed.set(self._limiter.owed + self._ledger.owed)
+        self._sample_budgets()
+        metrics.heartbeat.set(time.time())
+
+    def _sample_budgets(self) -> None:
+        """Of tenants that asked since the last time; and 0 once a day or a month is over."""
+        now, used = self._now(), self._metrics.budget_used
+        for (tenant, limit), at in list(self._renewals.items()):
+            if at <= now:
+                del self._renewals[tenant, limit]
+                used.labels(tenant, limit).set(0)
+        for tenant, verdict in self._admission.verdicts().items():
+            budgets = {"images_per_day": verdict.day, "spend_per_month": verdict.month}
+            for limit, level in budgets.items():
+                if level is not None:
+                    used.labels(tenant, limit).set(1 - level.remaining / level.limit)
+                    self._renewals[tenant, limit] = now + level.reset_ms / 1000
 
     def _waiting(self) -> dict[str, int]:
         """Calls that wait, by the catalogue's entry; a model that waited once stays listed."""

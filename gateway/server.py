@@ -3,62 +3,186 @@
 from __future__ import annotations
 
 import asyncio
+import ctypes
+import logging
 import multiprocessing
 import os
+import select
 import signal
 import socket
+import struct
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from contextlib import suppress
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from types import FrameType
 from typing import Any, Literal, cast
 
+import structlog
 import uvicorn
+from msgspec.structs import replace
 
 from gateway.api.envelope import Envelope
 from gateway.app import create_app
-from gateway.config import Config
+from gateway.config import Config, sections
+from gateway.decoding import ConfigError
 from gateway.logs import configure_logs
 from gateway.metrics import share_between_workers, worker_ended
+from gateway.reload import FOLLOWED, Follower
 from gateway.store.base import Share
 from gateway.wire import HttpProtocol
 
 BACKLOG = 4096
-DRAIN_S = 330
-"""Longer than the vendor's longest generation, so that a restart loses none."""
+DRAIN_S = sections.DRAIN_S
 KEEP_ALIVE_S = 75
 RESTART_WAIT_S = 0.5
+ACCEPT_S = 0.2
+"""How long connections that were begun before the socket refuses new ones may take to stand."""
+FIRST_REQUEST_S = 1.0
+"""How long those may take until their request is there."""
+FIRST_REQUEST_LOOKS = 50
+CUT_S = 1.0
+"""How long requests that are given up may take to leave the ledger and the limits."""
+SIGNALS = frozenset({signal.SIGINT, signal.SIGTERM, signal.SIGHUP})
+LAST_ANSWER = (b"connection", b"close")
+SO_ATTACH_FILTER = 26
+NO_SYN = struct.pack(
+    "HBBI" * 4,
+    *(0x30, 0, 0, 13),  # load the 13th byte of the TCP header: its flags
+    *(0x45, 0, 1, 0x02),  # is SYN among them?
+    *(0x06, 0, 0, 0),  # then drop the packet
+    *(0x06, 0, 0, 0xFFFFFFFF),  # else take it whole
+)
+
+log = structlog.get_logger()
 
 
 class Server(uvicorn.Server):
-    """Calls back once it takes requests, and stops when the process that started it is gone."""
+    """One worker's server: says when it takes requests, and ends without losing any.
 
-    def __init__(self, app: Envelope, ready: Callable[[], None], parent: int | None = None) -> None:
+    SIGTERM makes it not ready at once. For `lame_duck_s` it still takes requests, each connection's
+    last, so that proxies find out and their kept connections run dry; then it refuses new ones,
+    finishes what it has within `drain_s`, and ends. A second signal ends it at once, and so does
+    the end of the process that started it, but gently.
+    """
+
+    def __init__(
+        self, app: Envelope, config: Config, ready: Callable[[], None], parent: int | None = None
+    ) -> None:
         super().__init__(http_config(app))
         self._gateway = app
         self._ready = ready
         self._parent = parent
+        self._lame_duck_s = config.lame_duck_s
+        self._drain_s = config.drain_s
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._forced: asyncio.Future[None]
+        self.unanswered = 0
+        """Requests that were given up at the end."""
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         """Start, then say so."""
+        self._loop = loop = asyncio.get_running_loop()
+        self._forced = loop.create_future()
         await super().startup(sockets)
         if self._parent is not None:
-            asyncio.get_running_loop().add_reader(self._parent, self._orphaned)
+            loop.add_reader(self._parent, self._orphaned)
         if self.started:
             self._ready()
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
-        """The first signal drains, a second one ends at once."""
-        self.force_exit = self.should_exit
+        """The first signal drains, a second one ends at once; Ctrl+C has no proxy to wait for."""
+        if self.should_exit and self._loop is not None:
+            self._loop.call_soon_threadsafe(self._force)
+        if sig == signal.SIGINT:
+            self._lame_duck_s = 0.0
         self._gateway.drain()
         super().handle_exit(sig, frame)
 
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """Finish what is under way, unless that takes too long or a second signal comes."""
+        log.info("draining", requests=len(self.server_state.tasks), limit_s=self._drain_s)
+        ending = asyncio.create_task(self._drain(sockets or []))
+        await asyncio.wait(
+            [ending, self._forced], timeout=self._drain_s, return_when=asyncio.FIRST_COMPLETED
+        )
+        if not ending.done():
+            await self._cut(sockets or [])
+        elif ending.exception() is not None:
+            ending.result()
+        log.info("drained", unanswered=self.unanswered)
+        if not ending.done():
+            # What is cancelled from here on was counted above; each would leave a stack trace.
+            logging.disable()
+
+    async def _drain(self, sockets: list[socket.socket]) -> None:
+        self.server_state.default_headers = [*self.server_state.default_headers, LAST_ANSWER]
+        for connection in self._connections():
+            if connection.cycle is not None:
+                connection.cycle.keep_alive = False
+        await asyncio.sleep(self._lame_duck_s)
+        refuse_new(sockets)
+        await asyncio.sleep(ACCEPT_S)
+        for _ in range(FIRST_REQUEST_LOOKS):
+            if not (are_waiting(sockets) or self._has_silent_connections()):
+                break
+            await asyncio.sleep(FIRST_REQUEST_S / FIRST_REQUEST_LOOKS)
+        await super().shutdown(sockets)
+
+    async def _cut(self, sockets: list[socket.socket]) -> None:
+        """End now: hang up, so that what nobody has paid for yet is not sent any more."""
+        self.force_exit = True
+        for server in self.servers:
+            server.close()
+        for sock in sockets:
+            sock.close()
+        requests = set(self.server_state.tasks)
+        self.unanswered = len(requests)
+        for connection in self._connections():
+            connection.transport.abort()
+        if requests:
+            await asyncio.wait(requests, timeout=CUT_S)
+
+    def _connections(self) -> list[HttpProtocol]:
+        return cast("list[HttpProtocol]", list(self.server_state.connections))
+
+    def _has_silent_connections(self) -> bool:
+        return any(connection.cycle is None for connection in self._connections())
+
+    def _force(self) -> None:
+        if not self._forced.done():
+            self._forced.set_result(None)
+
     def _orphaned(self) -> None:
         asyncio.get_running_loop().remove_reader(self._parent or 0)
+        self._gateway.drain()
         self.should_exit = True
+
+
+def refuse_new(sockets: Iterable[socket.socket]) -> None:
+    """Let no new connection begin, while those that have begun can still be accepted.
+
+    Closing a listening socket resets connections that the kernel has made and nobody has accepted
+    yet, requests inside. So their first packets are dropped before: a client sends its own again
+    after a second, and is then refused, which tells a proxy to go elsewhere. Where the system has
+    no such filter, `lame_duck_s` has to be enough.
+    """
+    code = ctypes.create_string_buffer(NO_SYN)
+    program = struct.pack("HL", len(NO_SYN) // 8, ctypes.addressof(code))
+    for sock in sockets:
+        with suppress(OSError):
+            sock.setsockopt(socket.SOL_SOCKET, SO_ATTACH_FILTER, program)
+
+
+def are_waiting(sockets: Iterable[socket.socket]) -> bool:
+    """Whether the kernel holds connections that nobody has accepted."""
+    poll = select.poll()
+    for sock in sockets:
+        poll.register(sock, select.POLLIN)
+    return bool(poll.poll(0))
 
 
 def run_worker(
@@ -77,10 +201,12 @@ def run_worker(
     """
     replicas = config.redis.replicas if config.redis else 1
     share = Share(place.index, place.workers * replicas)
-    server = Server(create_app(config, path=path, share=share), ready, parent)
-    # uvicorn raises the signal again once it has drained; that is the end, and not a failure.
+    server = Server(create_app(config, path=path, share=share), config, ready, parent)
+    # uvicorn raises the signal again once it has drained, which is the end.
     for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, lambda *_: sys.exit(0))
+        signal.signal(number, lambda *_: sys.exit(1 if server.unanswered else 0))
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)  # until the worker follows the file
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
     server.run(sockets=[sock])
 
 
@@ -99,7 +225,6 @@ def http_config(app: object, lifespan: Literal["on", "off"] = "on") -> uvicorn.C
         proxy_headers=False,
         backlog=BACKLOG,
         timeout_keep_alive=KEEP_ALIVE_S,
-        timeout_graceful_shutdown=DRAIN_S,
     )
 
 
@@ -126,7 +251,7 @@ def serve(
     Raises:
         OSError: the address cannot be bound.
     """
-    configure_logs(json_lines=not os.isatty(2))
+    configure_logs(json_lines=not os.isatty(2), secrets=config.secrets())
     with listen(config) as sock:
         port = sock.getsockname()[1]
         if workers == 1:
@@ -138,15 +263,19 @@ def serve(
 
 
 class Supervisor:
-    """Keeps a number of worker processes running until it is told to stop."""
+    """Keeps a number of worker processes running until it is told to stop.
+
+    The signals are blocked while a worker is begun, so that none is lost between two processes.
+    """
 
     def __init__(
         self, config: Config, sock: socket.socket, workers: int, path: Path | None
     ) -> None:
         self._path = path
         self._config = config
+        self._follower = Follower(path, config) if path else None
         self._sock = sock
-        self._workers: list[BaseProcess] = []
+        self._workers: dict[int, BaseProcess] = {}
         self._count = workers
         self._context = multiprocessing.get_context("fork")
         self._ready = self._context.Semaphore(0)
@@ -158,26 +287,28 @@ class Supervisor:
         for number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, self._stop)
         signal.signal(signal.SIGHUP, self._pass_on)
-        self._workers = [self._start(index) for index in range(self._count)]
-        for _ in range(self._count):
-            self._ready.acquire()
-        announce()
+        for index in range(self._count):
+            self._start(index)
+        if self._are_ready():
+            announce()
         while not self._stopping:
-            self._replace_the_dead()
             time.sleep(RESTART_WAIT_S)
-        for worker in self._workers:
+            self._follow()
+            self._replace_the_dead()
+        for worker in self._workers.values():
             worker.join()
+        if any(worker.exitcode for worker in self._workers.values()):
+            sys.exit(1)
 
-    def _start(self, index: int) -> BaseProcess:
-        worker = self._context.Process(target=self._work, args=(index,))
-        worker.start()
-        return worker
+    def _start(self, index: int) -> None:
+        signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
+        if not self._stopping:
+            worker = self._workers[index] = self._context.Process(target=self._work, args=(index,))
+            worker.start()
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
 
     def _work(self, index: int) -> None:
         os.close(self._held_open)
-        for number in (signal.SIGINT, signal.SIGTERM):
-            signal.signal(number, signal.SIG_DFL)
-        signal.signal(signal.SIGHUP, signal.SIG_IGN)  # until the worker follows the file
         run_worker(
             self._config,
             self._sock,
@@ -187,18 +318,37 @@ class Supervisor:
             place=Share(index, self._count),
         )
 
+    def _are_ready(self) -> bool:
+        """Wait until all take requests; one that cannot start ends the others."""
+        ready = 0
+        while ready < self._count and not self._stopping:
+            ready += self._ready.acquire(timeout=RESTART_WAIT_S)
+            if not all(worker.is_alive() for worker in self._workers.values()):
+                self._stop(signal.SIGTERM, None)
+        return not self._stopping
+
+    def _follow(self) -> None:
+        """A worker that replaces a dead one begins with what the others have, a bad file or not."""
+        if self._follower is not None and self._follower.has_changed():
+            with suppress(ConfigError):
+                changed = self._follower.read()
+                followed = {name: getattr(changed, name) for name in FOLLOWED}
+                self._config = replace(self._config, **followed)
+
     def _replace_the_dead(self) -> None:
-        for index, worker in enumerate(self._workers):
-            if not worker.is_alive() and not self._stopping:
+        for index, worker in list(self._workers.items()):
+            if not worker.is_alive():
                 worker.join()
                 worker_ended(worker.pid or 0)
-                self._workers[index] = self._start(index)
+                self._start(index)
 
     def _pass_on(self, number: int, _: FrameType | None = None) -> None:
-        for worker in self._workers:
+        for worker in self._workers.values():
             if worker.is_alive() and worker.pid is not None:
                 os.kill(worker.pid, number)
 
     def _stop(self, number: int, _: FrameType | None) -> None:
         self._stopping = True
+        # The kernel would go on making connections for as long as anyone holds the socket.
+        self._sock.close()
         self._pass_on(number)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import re
 import secrets
 import string
 import zlib
@@ -23,6 +24,8 @@ SECRET_LENGTH = 32
 CHECKSUM_LENGTH = 6
 LONGEST_KEY = 512
 SHOWN_NAME = 100
+MODEL_NAME = re.compile(r"[A-Za-z0-9._:/-]{1,200}")
+"""What a name may consist of, since it goes into headers, logs and the vendor's request."""
 
 
 class Caller(Struct, frozen=True):
@@ -98,8 +101,8 @@ def choose_model(catalogue: Catalogue, tenant: Tenant, name: str | None, fallbac
         ModelForbidden: the tenant's `models` do not cover it.
     """
     wanted = name or tenant.default_model or fallback
-    choice = catalogue.find(wanted)
-    shown = wanted[:SHOWN_NAME]
+    choice = catalogue.find(wanted) if MODEL_NAME.fullmatch(wanted) else None
+    shown = wanted[:SHOWN_NAME].encode(errors="replace").decode()
     if choice is None:
         raise ModelNotFound(f"The model '{shown}' does not exist.", param="model")
     if not may_use(tenant, choice):

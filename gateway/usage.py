@@ -1,11 +1,14 @@
-"""`gateway usage`: what each tenant has used and has left."""
+"""`gateway usage`: what each tenant has used and has left, and sums of the usage record."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from datetime import UTC, datetime
+from pathlib import Path
 
 import msgspec
 
+from gateway.accounting import Dimension, Total, read, sum_by, to_dimensions
 from gateway.admission import to_store_limits
 from gateway.catalogue import Money
 from gateway.config import Config, Tenant
@@ -98,3 +101,72 @@ def rows_of(period: str, use: Mapping[str, ModelUse]) -> list[str]:
         f"  {period:12}{model:28}{u.requests:>10}{u.images:>8}{Money(u.cost)!s:>12}"
         for model, u in every
     ]
+
+
+Sums = Mapping[tuple[str, ...], Total]
+"""Totals by their place on each dimension."""
+
+
+def recorded(
+    config: Config, tenant: str | None, since: datetime | None, by: str, *, json: bool
+) -> str:
+    """The sums of the usage record.
+
+    Raises:
+        ValueError: there is none, a line of it is no record, or `by` names no dimension.
+        OSError: it cannot be read.
+    """
+    if config.usage_log is None:
+        raise ValueError("The configuration has no `usage_log:`, so nothing was recorded.")
+    dimensions = to_dimensions(by)
+    start = since.replace(tzinfo=since.tzinfo or UTC) if since else None
+    lines = read(Path(config.usage_log), start)
+    sums = sum_by((line for line in lines if tenant in (None, line.tenant)), dimensions)
+    show = sums_json if json else sums_table
+    return show(sums, dimensions, config.catalogue.currency)
+
+
+def sums_json(sums: Sums, dimensions: tuple[Dimension, ...], currency: str) -> str:
+    """Sums for programs; money in units of the currency, as a text, so that nothing rounds it."""
+    rows = [
+        {**dict(zip(dimensions, place, strict=True)), **total_json(total)}
+        for place, total in sums.items()
+    ]
+    whole = total_json(total_of(sums))
+    document = {"currency": currency, "by": dimensions, "rows": rows, "total": whole}
+    return msgspec.json.format(msgspec.json.encode(document)).decode()
+
+
+def total_json(total: Total) -> dict[str, object]:
+    """One sum."""
+    cost = str(Money(total.cost))
+    return {"generations": total.generations, "images": total.images, "cost": cost}
+
+
+def total_of(sums: Sums) -> Total:
+    """All of them together."""
+    whole = Total()
+    for total in sums.values():
+        whole.generations += total.generations
+        whole.images += total.images
+        whole.cost += total.cost
+    return whole
+
+
+def sums_table(sums: Sums, dimensions: tuple[Dimension, ...], currency: str) -> str:
+    """Sums for people."""
+    last = ("total", *[""] * (len(dimensions) - 1))
+    rows = [
+        (*place, str(total.generations), str(total.images), str(Money(total.cost)))
+        for place, total in [*sums.items(), (last, total_of(sums))]
+    ]
+    heading = (*dimensions, "generations", "images", currency)
+    widths = [max(map(len, column)) for column in zip(heading, *rows, strict=True)]
+    return "\n".join(in_columns(row, widths, len(dimensions)) for row in (heading, *rows))
+
+
+def in_columns(row: tuple[str, ...], widths: list[int], texts: int) -> str:
+    """One line: so many texts, then numbers."""
+    cells = zip(row, widths, strict=True)
+    placed = [t.ljust(w) if i < texts else t.rjust(w) for i, (t, w) in enumerate(cells)]
+    return "  ".join(placed)

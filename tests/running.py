@@ -153,6 +153,7 @@ class RunningGateway:
 
     def __init__(self) -> None:
         self._current: _Lifespan | None = None
+        self._ending: set[asyncio.Task[None]] = set()
         self._socket = socket.create_server(("127.0.0.1", 0), backlog=4096)
         self.port: int = self._socket.getsockname()[1]
         self.url = f"http://127.0.0.1:{self.port}"
@@ -173,15 +174,23 @@ class RunningGateway:
         self._socket.close()
 
     async def _use(self, config: Config, clock: Clock | None) -> None:
-        await self._end()
+        self._end_current()
         current = _Lifespan(create_app(config, clock=clock))
         await current.start()
         self._current = current
 
-    async def _end(self) -> None:
+    def _end_current(self) -> None:
+        """Without waiting: what was paid for is finished first, however long that takes."""
         former, self._current = self._current, None
         if former is not None:
-            await former.end()
+            task = asyncio.ensure_future(former.end())
+            self._ending.add(task)
+            task.add_done_callback(self._ending.discard)
+
+    async def _end(self) -> None:
+        self._end_current()
+        if self._ending:
+            await asyncio.wait(self._ending, timeout=10)
 
     async def _switch(self, scope: Any, receive: Any, send: Any) -> None:
         assert self._current is not None, "no configuration is in use"

@@ -18,16 +18,15 @@ LAYERS: Final = (
     ("cli",),
     ("demo", "server"),
     ("app",),
-    ("api", "reload", "sampling", "usage", "wire"),
-    ("pipeline",),
-    ("admission", "delivery", "generation"),
-    ("ledger", "limits", "pacing", "upstream"),
-    ("caching", "tenants"),
-    ("exchange", "store"),
-    ("config",),
-    ("decoding", "translate"),
-    ("catalogue",),
-    ("accounting", "errors", "logs", "metrics", "protocol"),
+    ("api", "reload", "sampling", "shelves", "usage", "wire"),
+    ("image_cache", "pipeline"),
+    ("admission", "delivery", "generation", "ledger"),
+    ("caching", "limits", "pacing", "upstream"),
+    ("tenants",),
+    ("config", "store"),
+    ("exchange", "translate"),
+    ("catalogue", "decoding"),
+    ("accounting", "errors", "logs", "metrics", "protocol", "tracing"),
 )
 
 # Imports of others that only these modules may have.
@@ -42,6 +41,7 @@ ONLY: Final = {
     "yaml": ("decoding", "simulator.models"),
     "PIL": ("simulator.*",),
     "cyclopts": ("cli",),
+    "opentelemetry": ("tracing",),
 }
 # What these may import of the gateway, narrower than their layer allows.
 OF_OURS: Final = {

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import selectors
-from collections.abc import Coroutine, Mapping
+from collections.abc import Awaitable, Callable, Coroutine, Mapping
+from functools import wraps
 from typing import Any, TypeVar
 
 T = TypeVar("T")
@@ -47,3 +48,16 @@ def run(work: Coroutine[Any, Any, T]) -> T:
         result = runner.run(work)
     assert not faults, faults
     return result
+
+
+def in_virtual_time(test: Callable[..., Awaitable[None]]) -> Callable[..., None]:
+    """Run a test in a loop of its own, in which waiting takes no time."""
+
+    @wraps(test)
+    def started(*args: object, **named: object) -> None:
+        async def whole() -> None:
+            await test(*args, **named)
+
+        run(whole())
+
+    return started

@@ -2,29 +2,41 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from litestar import Response
 
 from gateway.api.replies import json_response
 from gateway.api.streaming import StreamedImages
 from gateway.catalogue import Size
-from gateway.delivery import Delivery
+from gateway.delivery import Delivery, Keep, OpenDelivery
 from gateway.exchange import Exchange
 from gateway.generation import Clock
-from gateway.ledger import Done
+from gateway.image_cache import ImageCache
+from gateway.ledger import Done, Lead, Ledger
 from gateway.metrics import Metrics
 from gateway.pipeline import Job, Result
 from gateway.protocol.openai import Image, ImagesResponse
 from gateway.translate.request import Plan
 from gateway.translate.response import to_openai
-from gateway.upstream.images import ImageFetcher
+from gateway.upstream.images import ImageFetcher, ImageUnavailable
 
 
 class Answers:
     """Makes the answers of image requests."""
 
     def __init__(
-        self, fetcher: ImageFetcher, delivery: Delivery, *, clock: Clock, metrics: Metrics
+        self,
+        fetcher: ImageFetcher,
+        delivery: Delivery,
+        *,
+        ledger: Ledger,
+        images: ImageCache | None,
+        clock: Clock,
+        metrics: Metrics,
     ) -> None:
+        self._ledger = ledger
+        self._images = images
         self._fetcher = fetcher
         self._delivery = delivery
         self._clock = clock
@@ -39,6 +51,7 @@ class Answers:
         """
         plan, record = job.plan, result.record
         self._metrics.cache_results.labels(exchange.tenant, result.cache).inc()
+        exchange.notes["cache"] = result.cache
         exchange.after_sent = job.delivered
         headers = notes(plan) | self._cache_notes(result)
         if plan.response_format == "b64_json":
@@ -57,13 +70,54 @@ class Answers:
         def describe(images: list[Image], size: Size | None) -> ImagesResponse:
             return to_openai(images, created=record.created, size=size)
 
+        sources, held = await self._sources(result)
         delivery = await self._delivery.open(
-            record.urls,
+            sources,
             describe,
             deadline=job.run.deadline,
             log=exchange.log,
+            keep=self._keep(job, result, exchange),
+            held=held,
         )
-        return StreamedImages(delivery, headers)
+
+        def ended(delivery: OpenDelivery) -> None:
+            self._metrics.download_seconds.observe(delivery.download_s)
+            self._metrics.download_bytes.inc(delivery.downloaded_bytes)
+            exchange.spent("download", delivery.download_s)
+            exchange.waited_s += delivery.download_s + delivery.client_s
+
+        return StreamedImages(delivery, headers, ended)
+
+    async def _sources(self, result: Result) -> tuple[Sequence[str | bytes], int]:
+        """The URLs, or the images where the URLs are dead, and the bytes these take of the budget.
+
+        Raises:
+            ImageUnavailable: neither; the result is forgotten, so that a retry makes a new one.
+        """
+        place, images = result.place, self._images
+        if images is None or not isinstance(place, Done) or not images.needs_bytes(place):
+            return result.record.urls, 0
+        budget = self._delivery.budget
+        held = min(images.most_bytes(place), budget.total)
+        await budget.take(held)
+        try:
+            found = await images.find(place)
+        except BaseException:
+            budget.give(held)
+            raise
+        if found is not None:
+            return found, held
+        budget.give(held)
+        await self._ledger.discard(place)
+        gone = ImageUnavailable("A cached image is no longer held; try again for a new one.")
+        gone.should_retry = True
+        raise gone
+
+    def _keep(self, job: Job, result: Result, exchange: Exchange) -> Keep | None:
+        place = result.place
+        if self._images is None or not isinstance(place, Lead) or place.entry.cache_key is None:
+            return None
+        return self._images.keep(place, job.cache_s, exchange.log)
 
     def _cache_notes(self, result: Result) -> dict[str, str]:
         life_s = max(0, round(result.record.life_s(self._clock.now())))

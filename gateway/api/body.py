@@ -22,8 +22,10 @@ from gateway.translate.fields import KNOWN
 
 BODY_TIMEOUT_S = 30.0
 SHOWN = 64
-PLACE = re.compile(r" - at `\$(?:\.(?P<name>\w+))?.*`$")
-MISSING = re.compile(r"missing required field `(\w+)`")
+SHOWN_REASON = 200
+PLACE = re.compile(r" - at `\$(?:\.(?P<name>\w+))?[^`]*`\Z")
+MISSING = re.compile(r"Object missing required field `(\w+)`\Z")
+SURROGATE = re.compile(rb"\\u[dD][89a-fA-F]")
 
 
 async def read_body(scope: Scope, receive: Receive, limit: int) -> bytes:
@@ -82,8 +84,8 @@ def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     """An object whose keys all differ: two readers could take different ones of a repeated key."""
     found = dict(pairs)
     if len(found) < len(pairs):
-        names = [name for name, _ in pairs]
-        twice = next(name for name in names if names.count(name) > 1)
+        seen: set[str] = set()
+        twice = next(name for name, _ in pairs if name in seen or seen.add(name))  # type: ignore[func-returns-value]
         raise InvalidRequest(f"'{shown(twice)}' stands twice in the body.", param=shown(twice))
     return found
 
@@ -113,9 +115,25 @@ def parse_json(body: bytes) -> dict[str, Any]:
     except ValueError:
         message = "The body holds a number that is too long."
         raise InvalidRequest(message, code="invalid_json") from None
+    if SURROGATE.search(body):
+        refuse_halves(value)
     if not isinstance(value, dict):
         raise InvalidRequest("The body must be a JSON object.", code="invalid_json")
     return value
+
+
+def refuse_halves(value: object) -> None:
+    """Refuse half a surrogate pair, wherever it stands: it is no text, and cannot be written.
+
+    Raises:
+        InvalidRequest: `param` names the key under which it stands, if that is readable.
+    """
+    fields = value.items() if isinstance(value, dict) else [("", value)]
+    for name, field in fields:
+        if not is_encodable(json.dumps([name, field], ensure_ascii=False)):
+            param = shown(name) or None
+            message = "The body holds half of a surrogate pair, which is not text."
+            raise InvalidRequest(message, param=param)
 
 
 def to_image_request(body: dict[str, Any]) -> ImageRequest:
@@ -125,12 +143,9 @@ def to_image_request(body: dict[str, Any]) -> ImageRequest:
         InvalidRequest: `param` names the field where one is at fault.
     """
     fields = {name: value for name, value in body.items() if value is not None}
-    for name, value in fields.items():
+    for name in fields:
         if name not in KNOWN:
             raise UnknownParameter(f"Unknown parameter: '{shown(name)}'.", param=shown(name))
-        if isinstance(value, str) and not is_encodable(value):
-            message = f"'{name}' holds half of a surrogate pair, which is not text."
-            raise InvalidRequest(message, param=name)
     try:
         return msgspec.convert(fields, ImageRequest)
     except msgspec.ValidationError as fault:
@@ -139,7 +154,7 @@ def to_image_request(body: dict[str, Any]) -> ImageRequest:
 
 def to_invalid(fault: str) -> InvalidRequest:
     """Turn msgspec's sentence into one about a parameter."""
-    if missing := MISSING.search(fault):
+    if missing := MISSING.match(fault):
         name = missing[1]
         return InvalidRequest(
             f"Missing required parameter: '{name}'.", param=name, code="missing_required_parameter"
@@ -147,6 +162,8 @@ def to_invalid(fault: str) -> InvalidRequest:
     place = PLACE.search(fault)
     name = place["name"] if place else None
     reason = fault[: place.start()] if place else fault
+    if len(reason) > SHOWN_REASON:
+        reason = reason[:SHOWN_REASON] + "…"
     kind = "invalid_type" if ", got `" in reason else "invalid_value"
     return InvalidRequest(f"Invalid '{name}': {reason}.", param=name, code=kind)
 

@@ -8,8 +8,9 @@ from time import perf_counter
 from litestar.enums import ScopeType
 from litestar.types import ASGIApp, Message, Receive, Scope, Send
 
-from gateway.exchange import Exchange, open_exchange
+from gateway.exchange import Exchange, ms, open_exchange
 from gateway.metrics import Metrics
+from gateway.tracing import Tracer, parent_of
 
 IMAGE_PATHS = frozenset({"/v1/images/generations", "/images/generations"})
 LOGGED_PATH = 200
@@ -29,10 +30,17 @@ class Envelope:
     or carry characters that do not belong in a log.
     """
 
-    def __init__(self, app: ASGIApp, metrics: Metrics, readiness: Readiness) -> None:
+    def __init__(
+        self,
+        app: ASGIApp,
+        metrics: Metrics,
+        readiness: Readiness,
+        tracer: Tracer | None = None,
+    ) -> None:
         self._app = app
         self._metrics = metrics
         self._readiness = readiness
+        self._tracer = tracer
 
     def drain(self) -> None:
         """No longer ready: the process is about to end."""
@@ -47,11 +55,22 @@ class Envelope:
         if scope["path"] not in IMAGE_PATHS:
             await self._answer(scope, receive, send, exchange)
             return
+        self._trace(scope, exchange)
         self._metrics.in_flight.inc()
         try:
             await self._answer(scope, receive, send, exchange)
         finally:
             self._metrics.in_flight.dec()
+
+    def _trace(self, scope: Scope, exchange: Exchange) -> None:
+        """The caller's trace id goes to the log, whether spans are made or not."""
+        parent = parent_of(scope["headers"])
+        trace_id = parent.trace_id if parent else None
+        if self._tracer is not None:
+            exchange.span = self._tracer.begin(parent)
+            trace_id = exchange.span.trace_id
+        if trace_id is not None:
+            exchange.log = exchange.log.bind(trace_id=trace_id)
 
     async def _answer(self, scope: Scope, receive: Receive, send: Send, exchange: Exchange) -> None:
         started = perf_counter()
@@ -63,14 +82,18 @@ class Envelope:
             if message["type"] == "http.response.start":
                 status = message["status"]
                 message["headers"] = [*message["headers"], *added(exchange, started)]
-            elif message["type"] == "http.response.body":
-                complete = not message["more_body"]
+            elif message["type"] == "http.response.body" and not message["more_body"]:
+                # Counted before its last byte leaves: a worker that is killed has counted
+                # every answer that a client holds.
+                complete = True
+                self._record(scope, exchange, status, perf_counter() - started)
             await send(message)
 
         try:
             await self._app(scope, receive, send_with_headers)
         finally:
-            self._record(scope, exchange, status, perf_counter() - started)
+            if not complete:
+                self._record(scope, exchange, status, perf_counter() - started)
         if complete and exchange.after_sent is not None:
             await exchange.after_sent()
 
@@ -80,14 +103,27 @@ class Envelope:
             path=scope["path"][:LOGGED_PATH],
             status=status,
             outcome=exchange.outcome,
-            ms=round(seconds * 1000, 1),
-            own_ms=round((seconds - exchange.waited_s) * 1000, 1),
+            ms=ms(seconds),
+            own_ms=ms(seconds - exchange.waited_s),
+            **exchange.facts(),
         )
-        if scope["path"] in IMAGE_PATHS:
-            model = exchange.model
-            self._metrics.requests.labels(exchange.tenant, model, exchange.outcome).inc()
-            self._metrics.request_seconds.labels(model).observe(seconds)
+        if scope["path"] not in IMAGE_PATHS:
+            return
+        model, outcome = exchange.model, exchange.outcome
+        self._metrics.requests.labels(exchange.tenant, model, outcome).inc()
+        self._metrics.request_seconds.labels(model).observe(seconds)
+        if outcome == "ok":  # a client that left knows nothing of what others still take
             self._metrics.own_seconds.labels(model).observe(max(0.0, seconds - exchange.waited_s))
+        if exchange.span is not None:
+            exchange.span.end(
+                {
+                    "tenant": exchange.tenant,
+                    "model": model,
+                    "outcome": outcome,
+                    "request_id": exchange.request_id,
+                    "http.response.status_code": status,
+                }
+            )
 
 
 def added(exchange: Exchange, started: float) -> list[tuple[bytes, bytes]]:

@@ -24,6 +24,8 @@ from gateway.tenants import Caller
 
 PATHS = ["/v1/images/generations", "/images/generations"]
 LONGEST_LEAD_S = 1.0
+SHORTEST_TOLD_S = 0.1
+"""No SDK that waits less could have its answer; the header is taken for a mistake."""
 GRACE_S = 1.0
 """A generation that ends at its own deadline has better words for it than "not ready"."""
 LONGEST_IDEMPOTENCY_KEY = 255
@@ -47,7 +49,9 @@ def image_routes(
         body = await read_body(scope, receive, max_body_bytes)
         wanted = to_image_request(parse_json(body))
         exchange.log = exchange.log.bind(
-            tenant=caller.tenant.name, key=caller.key.label, **prompt_facts(wanted.prompt)
+            tenant=caller.tenant.name,
+            key=caller.key.label,
+            **prompt_facts(wanted.prompt, whole=caller.tenant.log_prompts),
         )
         wish = to_wish(dict(scope["headers"]), caller, body, deadline_s)
         # Nothing reads the headers from here on; an SDK's are 2.5 KiB, held while it waits.
@@ -104,6 +108,6 @@ def patience_s(sdk_timeout: bytes | None, allowed_s: float) -> float:
         told = float(sdk_timeout or b"")
     except ValueError:
         return allowed_s
-    if not isfinite(told) or told <= 0:
+    if not isfinite(told) or told < SHORTEST_TOLD_S:
         return allowed_s
     return min(allowed_s, told - min(told / 10, LONGEST_LEAD_S))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from contextlib import aclosing
 from typing import Any
 
@@ -19,25 +20,36 @@ STALLED_S = 60.0
 """A client that takes nothing for so long is given up: it holds connections and memory."""
 
 
+Ended = Callable[[OpenDelivery], None]
+"""Told of a delivery just before the last byte of its answer, or when it failed."""
+
+
 class StreamedImages(Response[bytes]):
     """An answer for handlers to return; it closes its delivery."""
 
-    def __init__(self, delivery: OpenDelivery, headers: dict[str, str]) -> None:
+    def __init__(
+        self,
+        delivery: OpenDelivery,
+        headers: dict[str, str],
+        ended: Ended = lambda _: None,
+    ) -> None:
         super().__init__(b"", media_type="application/json", status_code=200, headers=headers)
         self.delivery = delivery
+        self.ended = ended
 
     def to_asgi_response(self, *_: Any, **__: Any) -> ASGIResponse:  # noqa: ANN401 - Litestar's own
         """Called by Litestar, with the application's defaults, of which there are none."""
-        return StreamingImages(self.delivery, {**self.headers})
+        return StreamingImages(self.delivery, {**self.headers}, self.ended)
 
 
 class StreamingImages(ASGIResponse):
     """Sends the delivery."""
 
-    def __init__(self, delivery: OpenDelivery, headers: dict[str, str]) -> None:
+    def __init__(self, delivery: OpenDelivery, headers: dict[str, str], ended: Ended) -> None:
         length = delivery.content_length
         super().__init__(content_length=length, media_type="application/json", headers=headers)
         self._delivery = delivery
+        self._ended: Ended | None = ended
         self._begun = False
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -66,15 +78,25 @@ class StreamingImages(ASGIResponse):
             broken_off(exchange_of(scope), "client_stalled", "the client takes nothing")
 
     async def _send(self, send: Send) -> None:
-        async with aclosing(self._delivery.body()) as pieces:
-            piece = await anext(pieces)
-            self._begun = True
-            self._delivery.begun()
-            await self.start_response(send)
-            await send_piece(send, piece)
-            async for later in pieces:
-                await send_piece(send, later)
-        await send_piece(send, b"", more=False)
+        left = self._delivery.content_length
+        try:
+            async with aclosing(self._delivery.body()) as pieces:
+                async for piece in pieces:
+                    if not self._begun:
+                        self._begun = True
+                        self._delivery.begun()
+                        await self.start_response(send)
+                    left -= len(piece)
+                    if not left:
+                        self._end()
+                    await send_piece(send, piece, more=left > 0)
+        finally:
+            self._end()
+
+    def _end(self) -> None:
+        ended, self._ended = self._ended, None
+        if ended is not None:
+            ended(self._delivery)
 
 
 def broken_off(exchange: Exchange, outcome: str, cause: str) -> None:

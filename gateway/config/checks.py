@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping
+from importlib.util import find_spec
 from ipaddress import ip_network
 from urllib.parse import SplitResult, urlsplit
 
 from gateway.catalogue import Model, matches
 from gateway.config.sections import REDIS_SCHEMES, Account, Config, Redis
 from gateway.decoding import Fault
+from gateway.tracing import EXPORTER
+
+PLAIN = re.compile(r"[!-~]+")
+NAME = re.compile(r"[A-Za-z0-9._:/-]{1,200}")
 
 
 def faults_of_meaning(config: Config) -> Iterator[Fault]:
@@ -18,13 +24,24 @@ def faults_of_meaning(config: Config) -> Iterator[Fault]:
     for index, account in enumerate(config.accounts):
         yield from account_faults(account, f"accounts[{index}]")
     yield from network_faults(config)
+    if config.otlp_endpoint is not None and not has_tracing():
+        yield Fault("otlp_endpoint", "spans need the extra: pip install '.[otel]'")
     if config.catalogue.models:
         yield from alias_faults(config)
     yield from repeated("accounts", [account.name for account in config.accounts])
     yield from repeated("tenants", [tenant.name for tenant in config.tenants])
     if config.catalogue.models:
         yield from default_model_faults(config)
+        yield from glob_faults(config)
     yield from key_faults(config)
+
+
+def has_tracing() -> bool:
+    """Whether the extra `otel` is installed."""
+    try:
+        return find_spec(EXPORTER) is not None
+    except ImportError:  # not even its parent is
+        return False
 
 
 def network_faults(config: Config) -> Iterator[Fault]:
@@ -34,6 +51,7 @@ def network_faults(config: Config) -> Iterator[Fault]:
             yield Fault(f"metrics.allow[{index}]", "expected a network such as 10.0.0.0/8")
     if config.redis is not None:
         yield from redis_faults(config.redis)
+    yield from image_cache_faults(config)
     for index, host in enumerate(config.images.allowed_hosts):
         if "://" in host or "/" in host or not host.strip("."):
             yield Fault(f"images.allowed_hosts[{index}]", "expected a host or a .suffix, no URL")
@@ -42,6 +60,10 @@ def network_faults(config: Config) -> Iterator[Fault]:
 def alias_faults(config: Config) -> Iterator[Fault]:
     """Aliases that lead nowhere; one of another alias would hide which model answers."""
     for name, alias in config.aliases.items():
+        if not NAME.fullmatch(name):
+            yield Fault(f"aliases.{name!r}", "expected letters, digits and . _ : / -")
+        if config.catalogue.has_model(name):
+            yield Fault(f"aliases.{name}", "is the name of a model")
         if not config.catalogue.has_model(alias.model):
             yield Fault(f"aliases.{name}.model", f"no model named {alias.model!r}")
 
@@ -61,6 +83,28 @@ def catalogue_faults(models: Mapping[str, Model]) -> Iterator[Fault]:
                 yield Fault(f"{path}.default_size", f"expected {model.sizes}")
 
 
+def covers(config: Config, globs: tuple[str, ...], name: str) -> bool:
+    """Whether a tenant with these globs may use a name, or the model behind it."""
+    choice = config.catalogue.find(name)
+    return choice is not None and (matches(globs, name) or matches(globs, choice.upstream_name))
+
+
+def glob_faults(config: Config) -> Iterator[Fault]:
+    """Names and globs that cover nothing, which are most likely mistyped."""
+    names = (*config.catalogue.models, *config.catalogue.aliases)
+    wanted = [
+        *((f"tenants[{i}].models", t.models) for i, t in enumerate(config.tenants)),
+        *((f"accounts[{i}].models", a.models) for i, a in enumerate(config.accounts)),
+        *((f"accounts[{i}].rates", tuple(a.rates)) for i, a in enumerate(config.accounts)),
+    ]
+    for path, globs in wanted:
+        for glob in globs:
+            if not any(matches((glob,), name) for name in names) and not config.catalogue.has_model(
+                glob
+            ):
+                yield Fault(path, f"{glob!r} covers no model or alias")
+
+
 def account_faults(account: Account, path: str) -> Iterator[Fault]:
     """An account that could not be called, or whose key would travel in the clear."""
     parts = split_url(account.base_url)
@@ -69,7 +113,7 @@ def account_faults(account: Account, path: str) -> Iterator[Fault]:
     elif parts.scheme == "http" and parts.hostname not in {"127.0.0.1", "localhost", "::1"}:
         yield Fault(f"{path}.base_url", "http:// would send the key in the clear; use https://")
     key = account.api_key.reveal()
-    if not key or not key.isascii() or any(char.isspace() for char in key):
+    if not key or not key.isascii() or not key.isprintable() or " " in key:
         yield Fault(f"{path}.api_key", "expected a key without spaces or line ends")
 
 
@@ -77,10 +121,16 @@ def split_url(url: str) -> SplitResult | None:
     """The parts of an API's base URL; None if it is not one."""
     try:
         parts = urlsplit(url)
-        is_url = bool(parts.scheme in {"http", "https"} and parts.hostname and parts.port != 0)
+        is_url = bool(
+            PLAIN.fullmatch(url)
+            and parts.scheme in {"http", "https"}
+            and parts.hostname
+            and parts.port != 0
+        )
     except ValueError:
         return None
-    return parts if is_url and not (parts.query or parts.fragment or parts.username) else None
+    more = parts.query or parts.fragment or "@" in parts.netloc
+    return parts if is_url and not more else None
 
 
 def is_network(text: str) -> bool:
@@ -90,6 +140,17 @@ def is_network(text: str) -> bool:
     except ValueError:
         return False
     return True
+
+
+def image_cache_faults(config: Config) -> Iterator[Fault]:
+    """Bytes that the other workers would be told of and could not find."""
+    cache = config.image_cache
+    if cache is None:
+        return
+    if cache.url is None and config.redis is not None:
+        yield Fault("image_cache.url", "is missing: with `redis`, workers share what they keep")
+    if cache.url is not None and not cache.url.reveal().startswith(REDIS_SCHEMES):
+        yield Fault("image_cache.url", f"expected one of {', '.join(REDIS_SCHEMES)}")
 
 
 def redis_faults(redis: Redis) -> Iterator[Fault]:
@@ -108,7 +169,7 @@ def default_model_faults(config: Config) -> Iterator[Fault]:
             continue
         if config.catalogue.find(name) is None:
             yield Fault(f"tenants[{index}].default_model", f"no model or alias named {name!r}")
-        elif not matches(tenant.models, name):
+        elif not covers(config, tenant.models, name):
             yield Fault(
                 f"tenants[{index}].default_model", f"{name!r} is not in the tenant's models"
             )

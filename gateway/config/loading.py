@@ -62,7 +62,8 @@ def load_catalogue(config: Config, folder: Path, faults: list[Fault]) -> Catalog
         return Catalogue("", {})
     faults.extend(catalogue_faults(models.models))
     kept = {name: alias for name, alias in aliases.items() if alias.model in models.models}
-    return Catalogue(models.currency, models.models, {**kept, **config.aliases})
+    served = tuple(glob for account in config.accounts for glob in account.models) or ("*",)
+    return Catalogue(models.currency, models.models, {**kept, **config.aliases}, served)
 
 
 def shipped(name: str) -> Path:

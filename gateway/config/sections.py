@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from datetime import datetime
 from typing import Annotated, Literal
+from urllib.parse import unquote, urlsplit
 
 from msgspec import Meta, Struct, field
 
@@ -11,11 +13,12 @@ from gateway.catalogue import Alias, Catalogue, Money, Rate
 from gateway.decoding import Secret
 
 Port = Annotated[int, Meta(ge=0, le=65535)]
-Positive = Annotated[float, Meta(gt=0)]
+Positive = Annotated[float, Meta(gt=0, le=31_536_000)]
 Count = Annotated[int, Meta(ge=1)]
-Name = Annotated[str, Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")]
-KeyHash = Annotated[str, Meta(pattern=r"^sha256:[0-9a-f]{64}$")]
+Name = Annotated[str, Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}\Z")]
+KeyHash = Annotated[str, Meta(pattern=r"^sha256:[0-9a-f]{64}\Z")]
 Globs = tuple[str, ...]
+DRAIN_S = 330
 REDIS_SCHEMES = (
     "redis://",
     "rediss://",
@@ -137,6 +140,18 @@ class Cache(Struct, frozen=True, kw_only=True):
     """Tenants of one group share their results; absent: a tenant's results are its own."""
 
 
+class ImageCache(Struct, frozen=True, kw_only=True):
+    """Image bytes kept beside cached results, so that a hit works after its URLs have died."""
+
+    url: Secret | None = None
+    """A Redis of their own, which may evict; absent: this worker's memory, for one worker only."""
+    prefix: str = "gateway:"
+    max_image_bytes: Count = 8 * 1024 * 1024
+    """Larger images are not kept."""
+    budget_bytes: Count = 256 * 1024 * 1024
+    """For each tenant or cache group; what ends first makes room."""
+
+
 class Tenant(Struct, frozen=True, kw_only=True):
     """A team or an application, with its keys and rights."""
 
@@ -150,6 +165,8 @@ class Tenant(Struct, frozen=True, kw_only=True):
     deadline_s: Positive | None = None
     limits: Limits = Limits()
     cache: Cache = Cache()
+    log_prompts: bool = False
+    """Write its prompts to the log; otherwise only their length and hash are."""
 
 
 class Config(Struct, frozen=True, kw_only=True):
@@ -162,13 +179,29 @@ class Config(Struct, frozen=True, kw_only=True):
     images: Images = Images()
     upstream: Upstream = Upstream()
     pacing: Pacing = Pacing()
+    image_cache: ImageCache | None = None
+    """Absent: no image is kept, and a cached result lives as long as its URLs."""
     metrics: Metrics = Metrics()
     usage_log: str | None = None
     """A file to which one JSON line is appended for each paid generation."""
+    otlp_endpoint: str | None = None
+    """Where spans are sent (OTLP over HTTP); needs the extra `otel`. Absent: none are made."""
     default_model: str = "qwen-image-2.0-pro"
     models: str | None = None
     """A catalogue to use instead of the shipped one; relative to this file."""
     aliases: dict[str, Alias] = field(default_factory=dict)
     max_body_bytes: Count = 1024 * 1024
+    lame_duck_s: Annotated[float, Meta(ge=0)] = 1.0
+    """After SIGTERM: how long new requests are still taken, while /readyz says 503."""
+    drain_s: Positive = DRAIN_S
+    """After SIGTERM: how long until requests under way are given up; more than any deadline."""
     catalogue: Catalogue = Catalogue("", {})
     """Filled by `load_config` from `models` and the shipped tables; not a key of the file."""
+
+    def secrets(self) -> Iterator[str]:
+        """What must never be printed, as it would appear."""
+        yield from (account.api_key.reveal() for account in self.accounts)
+        urls = [part.url for part in (self.redis, self.image_cache) if part is not None]
+        passwords = (urlsplit(url.reveal()).password for url in urls if url is not None)
+        for password in filter(None, passwords):
+            yield from (password, unquote(password))

@@ -52,20 +52,28 @@ class Delivery:
         deadline: float,
         log: FilteringBoundLogger,
         keep: Keep | None = None,
+        held: int = 0,
     ) -> OpenDelivery:
         """Open every image, given by its URL or its bytes, by `deadline` on the steady clock.
 
-        The caller reads `body` or calls `aclose`.
+        The caller reads `body` or calls `aclose`. `held` bytes of the budget were taken for
+        `sources`; they are given back in any case.
 
         Raises:
             ImageUnavailable: one of them cannot be had.
         """
+        started = self._steady()
         until = Deadline(deadline, self._steady)
-        images = await self._open_all(sources, until, log)
+        images: list[Source] = []
         try:
+            images = await self._open_all(sources, until, log)
             await self._hold_unmeasured(images, until)
-            return OpenDelivery(images, describe, until, self._steady, Keeper(keep, self.budget))
+            keeper = Keeper(keep, self.budget, held)
+            delivery = OpenDelivery(images, describe, until, self._steady, keeper)
+            delivery.download_s = self._steady() - started
+            return delivery
         except BaseException:
+            self.budget.give(held)
             await close_all(images)
             raise
 
@@ -122,6 +130,11 @@ class OpenDelivery:
         self._until = until
         self._steady = steady
         self._keeper = keeper
+        self.download_s = 0.0
+        """How long image hosts were waited for."""
+        self.client_s = 0.0
+        """How long the client was waited for."""
+        self.downloaded_bytes = 0
         sizes = {image.size for image in images}
         self.size = sizes.pop() if len(sizes) == 1 else None
         self._glue = split_answer(describe(marked_images(len(images)), self.size))
@@ -144,11 +157,13 @@ class OpenDelivery:
                 writer = Base64Writer()
                 await image.begin()
                 self._keeper.begin(image.length)
-                while block := await image.read():
+                while block := await self._read(image):
                     self._keeper.add(block)
                     paused = self._steady()
                     yield text + writer.add(block)
-                    self._until.extend(self._steady() - paused)
+                    taken_s = self._steady() - paused
+                    self._until.extend(taken_s)
+                    self.client_s += taken_s
                     text = b""
                 text += writer.end()
                 await self._keeper.end(index)
@@ -156,13 +171,23 @@ class OpenDelivery:
         finally:
             await self.aclose()
 
+    async def _read(self, image: Source) -> bytes | memoryview:
+        started = self._steady()
+        try:
+            block = await image.read()
+        finally:
+            self.download_s += self._steady() - started
+        if isinstance(image, FetchedImage):
+            self.downloaded_bytes += len(block)
+        return block
+
     def begun(self) -> None:
         """The first byte is on its way: from now on the client waits between bytes only."""
         self._until.restart(SENDING_S)
 
     async def aclose(self) -> None:
         """Give up connections and bytes; harmless when there are none left."""
-        self._keeper.drop()
+        self._keeper.close()
         await close_all(self._images)
 
 

@@ -22,11 +22,12 @@ class Keep(Struct, frozen=True):
 
 
 class Keeper:
-    """Copies one image at a time."""
+    """Copies one image at a time; `held` bytes of the budget are the delivery's until its end."""
 
-    def __init__(self, keep: Keep | None, budget: Budget) -> None:
+    def __init__(self, keep: Keep | None, budget: Budget, held: int = 0) -> None:
         self._keep = keep
         self._budget = budget
+        self._held = held
         self._copy: bytearray | None = None
         self._filled = 0
 
@@ -50,6 +51,12 @@ class Keeper:
             with memoryview(self._copy).toreadonly() as image:
                 await self._keep.receive(index, image)
         self.drop()
+
+    def close(self) -> None:
+        """Give everything back."""
+        self.drop()
+        self._budget.give(self._held)
+        self._held = 0
 
     def drop(self) -> None:
         """Forget the image at hand."""

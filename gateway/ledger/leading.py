@@ -174,6 +174,8 @@ class Flights:
                 self._access.found()
             except StoreUnavailable as lost:
                 self._access.lost(lost)
+            except Exception:
+                log.exception("leaderships could not be renewed")
             is_anxious = self._access.degraded or self._owed
             await self._rest(PROBE_S if is_anxious else renew_at - loop.time())
 

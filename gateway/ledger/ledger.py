@@ -11,12 +11,18 @@ from typing import Any
 from msgspec.structs import replace
 
 from gateway.caching import Record, decode, encode
-from gateway.errors import GatewayError, ServiceUnavailable, UpstreamTimeout
+from gateway.errors import (
+    GatewayError,
+    IncompleteResult,
+    ServiceUnavailable,
+    UpstreamAmbiguous,
+    UpstreamTimeout,
+)
 from gateway.ledger.access import Access, LedgerStore
 from gateway.ledger.leading import Flights
 from gateway.ledger.places import Done, Failed, Follow, Lead, Place
 from gateway.ledger.shared_errors import decode_error, encode_error
-from gateway.ledger.watching import Key, Waiter, Watcher
+from gateway.ledger.watching import Key, Waiter, Watcher, tell
 from gateway.store.base import StoreUnavailable
 from gateway.store.flights import (
     IDEMPOTENCY_MS,
@@ -36,10 +42,20 @@ from gateway.store.flights import (
     Sight,
 )
 
+UNKNOWN = 1_000_000
+"""Index of the part that holds an error after which nobody knows whether images were billed.
+
+It is told again to whoever repeats the request by itself, an SDK or the holder of an idempotency
+key. Somebody who asks anew pays for what is missing, having been told.
+"""
 TRIES = 3
 """Useless results that one request discards before it leads unseen."""
+LAST_NOTES_S = 1.0
+"""How long the end of the worker waits for what was left to tell the store."""
 TRUST_AFTER_S = 1.0
 """After a loss of the store other workers' leaders are given so long to come back."""
+LATE = Sight(Phase.RUNNING)
+"""What a follower is told at its deadline."""
 
 
 class Ledger:
@@ -105,6 +121,8 @@ class Ledger:
             self._upkeep.cancel()
             await asyncio.wait([self._upkeep])
         await self._watcher.aclose()
+        if self._background:
+            await asyncio.wait(self._background, timeout=LAST_NOTES_S)
         with contextlib.suppress(StoreUnavailable):
             await self._flights.step_down()
             await self._flights.pay()
@@ -169,6 +187,8 @@ class Ledger:
         self, claim: Claim, entry: Entry, error: GatewayError | None, *, answered: bool
     ) -> None:
         shared = None if error is None else encode_error(error)
+        if shared is not None and is_unknown(error):
+            await self._flights.keep_part(claim, UNKNOWN, (shared.hex(),))
         sight = None if shared is None else Sight(Phase.FAILED, shared)
         await self._flights.end(claim, Failure({}, shared, entry.adoption, answered), sight)
 
@@ -176,13 +196,25 @@ class Ledger:
         return await self._flights.abandon(claim)
 
     async def outcome(self, entry: Entry, id_: str, deadline: float) -> Done | Lead | Failed:
-        try:
-            async with asyncio.timeout_at(deadline):
-                return await self._follow(entry, id_)
-        except TimeoutError:
-            error = UpstreamTimeout("The images were not ready in time; they are still being made.")
-            error.should_retry = True  # the retry finds them, and nothing is paid again
-            return Failed(error)
+        """One frame and one timer, since very many may wait."""
+        loop = asyncio.get_running_loop()
+        while True:
+            waiter = self._wait((entry.scope, id_))
+            timer = loop.call_at(deadline, tell, {waiter}, LATE)
+            try:
+                sight = await waiter
+            except asyncio.CancelledError:
+                self._leave_soon(entry, id_, waiter)
+                raise
+            finally:
+                timer.cancel()
+            if sight is LATE:
+                self._leave_soon(entry, id_, waiter)
+                return Failed(too_late())
+            outcome = await self._settle(entry, id_, sight)
+            if not isinstance(outcome, Follow):
+                return outcome
+            id_ = outcome.id
 
     # -- finding a place
 
@@ -216,8 +248,13 @@ class Ledger:
         match begun:
             case Led(claim, parts):
                 waiters = self._watcher.take((claim.scope, claim.id))
-                await self._flights.open(entry, claim, parts, waiters)
-                return Lead(self, entry, claim, parts)
+                known = {index: urls for index, urls in parts.items() if index != UNKNOWN}
+                await self._flights.open(entry, claim, known, waiters)
+                if parts.get(UNKNOWN) and (entry.is_retry or entry.idempotency):
+                    error = decode_error(bytes.fromhex(parts[UNKNOWN][0]))
+                    await self.fail(claim, entry, error, answered=False)
+                    return Failed(error)
+                return Lead(self, entry, claim, known)
             case Joined(id_, how):
                 return Follow(self, entry, id_, how)
             case Found(id_, result, age_ms, how):
@@ -234,44 +271,36 @@ class Ledger:
 
     # -- following
 
-    async def _follow(self, entry: Entry, id_: str) -> Done | Lead | Failed:
-        while True:
-            sight = await self._wait(entry, id_)
-            if sight.phase is Phase.FAILED:
-                return Failed(decode_error(sight.payload))
-            if sight.phase is Phase.DONE:
-                done = await self._read(entry, id_, sight, How.JOINED)
-                if done is not None:
-                    return done
-            place = await self._enter(entry, id_)
-            if isinstance(place, Refusal):
-                return Failed(ServiceUnavailable("The images that were waited for are lost."))
-            if not isinstance(place, Follow):
-                return place
-            id_ = place.id
-
-    async def _wait(self, entry: Entry, id_: str) -> Sight:
+    def _wait(self, key: Key) -> Waiter:
         """Wait here for a generation of this worker, by the watcher for another's."""
-        key = (entry.scope, id_)
         flight = self._flights.find(key)
         if flight is None:
-            waiter = self._watcher.wait(key)
-        else:
-            waiter = asyncio.get_running_loop().create_future()
-            flight.waiters.add(waiter)
-        try:
-            return await waiter
-        except asyncio.CancelledError:
-            self._forget(key, waiter)
-            self._spawn(self._leave(entry, id_))
-            raise
+            return self._watcher.wait(key)
+        waiter: Waiter = asyncio.get_running_loop().create_future()
+        flight.waiters.add(waiter)
+        return waiter
 
-    def _forget(self, key: Key, waiter: Waiter) -> None:
+    async def _settle(self, entry: Entry, id_: str, sight: Sight) -> Done | Follow | Lead | Failed:
+        """What a follower makes of the end, or of there being none."""
+        if sight.phase is Phase.FAILED:
+            return Failed(decode_error(sight.payload))
+        if sight.phase is Phase.DONE:
+            done = await self._read(entry, id_, sight, How.JOINED)
+            if done is not None:
+                return done
+        place = await self._enter(entry, id_)
+        if isinstance(place, Refusal):
+            return Failed(ServiceUnavailable("The images that were waited for are lost."))
+        return place
+
+    def _leave_soon(self, entry: Entry, id_: str, waiter: Waiter) -> None:
         """The generation may have changed hands meanwhile."""
+        key = (entry.scope, id_)
         flight = self._flights.find(key)
         if flight is not None:
             flight.waiters.discard(waiter)
         self._watcher.leave(key, waiter)
+        self._spawn(self._leave(entry, id_))
 
     async def _look(self, scope: str, ids: Sequence[str]) -> list[Sight]:
         """What the store sees; without it, and just after, other workers' leaders are trusted."""
@@ -309,3 +338,15 @@ class Ledger:
         task = asyncio.create_task(work)
         self._background.add(task)
         task.add_done_callback(self._background.discard)
+
+
+def too_late() -> UpstreamTimeout:
+    """A follower's own deadline: its retry finds what is being made, and pays nothing."""
+    error = UpstreamTimeout("The images were not ready in time; they are still being made.")
+    error.should_retry = True
+    return error
+
+
+def is_unknown(error: GatewayError | None) -> bool:
+    """Whether a call's outcome is not known; one that brought too few images was answered."""
+    return isinstance(error, UpstreamAmbiguous) and not isinstance(error, IncompleteResult)

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Protocol
+from collections.abc import Coroutine, Sequence
+from typing import Any, Protocol
 
 from msgspec import Struct
 
@@ -45,7 +45,7 @@ class Leading(Protocol):
 class Following(Protocol):
     """What a follower asks of its ledger."""
 
-    async def outcome(self, entry: Entry, id_: str, deadline: float) -> Done | Lead | Failed: ...
+    def outcome(self, entry: Entry, id_: str, deadline: float) -> Outcome: ...
 
 
 class Lead:
@@ -99,12 +99,13 @@ class Follow(Struct, frozen=True):
     id: str
     how: How
 
-    async def outcome(self, deadline: float) -> Done | Lead | Failed:
+    def outcome(self, deadline: float) -> Outcome:
         """Wait for the result until `deadline`, in the event loop's seconds.
 
         Lead: the leader is gone, and this request took over. Cancelled, it leaves by itself.
         """
-        return await self.ledger.outcome(self.entry, self.id, deadline)
+        return self.ledger.outcome(self.entry, self.id, deadline)
 
 
-Place = Lead | Follow | Done | Refusal
+Outcome = Coroutine[Any, Any, Done | Lead | Failed]
+Place = Lead | Follow | Done | Failed | Refusal

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Awaitable, Callable, Sequence
 
 from gateway.store.flights import Phase, Sight
@@ -12,6 +13,8 @@ EVERY_MAX_S = 1.0
 SLOWER = 1.5
 AGAIN_S = 0.5
 """How long one follower may take to take over before the next one is sent."""
+
+log = logging.getLogger(__name__)
 
 Key = tuple[str, str]
 """Scope and id of a generation."""
@@ -85,7 +88,12 @@ class Watcher:
                 if watch.due <= loop.time():
                     due.setdefault(scope, []).append(id_)
             for scope, ids in due.items():
-                for id_, sight in zip(ids, await self._look(scope, ids), strict=True):
+                try:
+                    sights = await self._look(scope, ids)
+                except Exception:
+                    log.exception("those who wait in %s could not be told", scope)
+                    continue
+                for id_, sight in zip(ids, sights, strict=True):
                     self._tell((scope, id_), sight, loop.time())
 
     def _tell(self, key: Key, sight: Sight, now: float) -> None:

@@ -271,6 +271,14 @@ class Flights(FlightStore, FlightNotes, FlightShelf, Protocol):
     """Everything about generations."""
 
 
+class ImagePlace(Struct, frozen=True):
+    """One image of a generation's result."""
+
+    scope: str
+    id: str
+    index: int
+
+
 class ImageShelf(Struct, frozen=True):
     """Image bytes held for one scope."""
 
@@ -281,14 +289,16 @@ class ImageShelf(Struct, frozen=True):
 class ImageStore(Protocol):
     """Image bytes as the vendor made them, within a budget. May be on a server of its own."""
 
-    async def put_image(self, place: "ImagePlace", image: bytes, ttl_ms: int, budget: int) -> bool:
+    async def put_image(
+        self, place: ImagePlace, image: bytes | memoryview, ttl_ms: int, budget: int
+    ) -> bool:
         """Hold an image if it fits the scope's budget (bytes): those that end first make room.
 
         Raises StoreUnavailable.
         """
 
-    async def get_image(self, place: "ImagePlace") -> bytes | None:
-        """Raises StoreUnavailable."""
+    async def get_image(self, place: ImagePlace) -> bytes | None:
+        """The whole image, or nothing. Raises StoreUnavailable."""
 
     async def image_shelf(self, scope: str) -> ImageShelf:
         """Raises StoreUnavailable."""
@@ -296,10 +306,5 @@ class ImageStore(Protocol):
     async def purge_images(self, scope: str) -> int:
         """Raises StoreUnavailable."""
 
-
-class ImagePlace(Struct, frozen=True):
-    """One image of a generation's result."""
-
-    scope: str
-    id: str
-    index: int
+    async def aclose(self) -> None:
+        """Release connections; the store is not used afterwards."""

@@ -39,7 +39,7 @@ class Row(Struct, frozen=True, kw_only=True):
     """A failure the vendor documents. Empty `codes` match any; `says` is part of its message."""
 
     codes: tuple[str, ...] = ()
-    status: int | None = None
+    status: int | range | None = None
     says: tuple[str, ...] = ()
     error: type[GatewayError]
     text: str
@@ -50,15 +50,23 @@ class Row(Struct, frozen=True, kw_only=True):
 
     def label(self, code: str) -> str:
         """What a metric may call this failure: a code, or the pattern of codes, that it covers."""
-        return next((glob for glob in self.codes if matches((glob,), code)), f"http_{self.status}")
+        named = next((glob for glob in self.codes if glob and matches((glob,), code)), None)
+        return named or f"http_{as_range(self.status)[0]}"
 
     def covers(self, status: int, code: str, message: str) -> bool:
         """Whether this row describes the failure."""
         return (
-            (self.status is None or self.status == status)
+            status in as_range(self.status)
             and (not self.codes or matches(self.codes, code))
             and (not self.says or any(part in message.lower() for part in self.says))
         )
+
+
+def as_range(status: int | range | None) -> range:
+    """The statuses that a row is for."""
+    if isinstance(status, range):
+        return status
+    return range(100, 600) if status is None else range(status, status + 1)
 
 
 class UpstreamFailure(Exception):
@@ -149,12 +157,16 @@ TABLE: tuple[Row, ...] = (
     Row(status=408, error=errors.UpstreamTimeout, text=TIMED_OUT, remedy=Remedy.UNKNOWN),
     Row(status=413, error=errors.BodyTooLarge, text=TOO_LARGE),
     Row(status=429, error=errors.UpstreamThrottled, text=THROTTLED, remedy=Remedy.THROTTLED),
-    Row(status=502, error=errors.UpstreamOverloaded, text=OVERLOADED, remedy=Remedy.RESEND),
-    Row(status=503, error=errors.UpstreamOverloaded, text=OVERLOADED, remedy=Remedy.RESEND),
+    Row(status=502, codes=("",), error=errors.UpstreamOverloaded, text=OVERLOADED,
+        remedy=Remedy.RESEND),
+    Row(status=503, codes=("",), error=errors.UpstreamOverloaded, text=OVERLOADED,
+        remedy=Remedy.RESEND),
     # The vendor's edge sent it on and heard nothing in time.
     Row(status=504, error=errors.UpstreamTimeout, text=TIMED_OUT, remedy=Remedy.UNKNOWN),
     Row(status=200, codes=("?*",), error=errors.UpstreamFailed, text=FAILED),
-    Row(status=200, error=errors.UpstreamAmbiguous, text=UNREADABLE, remedy=Remedy.UNKNOWN),
+    Row(status=range(300, 500), error=errors.UpstreamRefused, text=FAILED),
+    Row(status=range(200, 300), error=errors.UpstreamAmbiguous, text=UNREADABLE,
+        remedy=Remedy.UNKNOWN),
     Row(error=errors.UpstreamFailed, text=FAILED),
 )  # fmt: skip
 

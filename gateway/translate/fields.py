@@ -37,9 +37,9 @@ FIELDS: tuple[Field, ...] = (
     Field(
         "prompt_extend",
         "honoured",
-        "where the model has it, else refused; absent: the model's default",
+        "where the model has it, else only `false`; absent: the model's default",
     ),
-    Field("watermark", "honoured", "where the model has it, else refused; absent: false"),
+    Field("watermark", "honoured", "where the model has it, else only `false`; absent: false"),
     Field("seed", "honoured", "0 to 2147483647; split calls get seeds that follow from it"),
     Field("output_format", "refused", "`png` only: the vendor makes nothing else", ("png",)),
     Field("background", "refused", "`auto` and `opaque` only: no transparency", ("auto", "opaque")),

@@ -18,6 +18,8 @@ from yarl import URL
 from gateway.config import Images
 
 PLAIN_URL = re.compile(r"[!-~]{1,4096}")
+HOST_NAME = re.compile(r"[a-z0-9-]+(\.[a-z0-9-]+)*")
+"""Letters, digits and hyphens only: readers disagree on what an escape in a host means."""
 
 
 class AllowList:
@@ -49,7 +51,8 @@ class AllowList:
             return False
         if host in self._exact or f"{host}:{url.port}" in self._exact:
             return True
-        return url.is_default_port() and not is_literal(host) and host.endswith(self._suffixes)
+        is_name = HOST_NAME.fullmatch(host) is not None and not is_literal(host)
+        return url.is_default_port() and is_name and host.endswith(self._suffixes)
 
 
 class PublicResolver(AbstractResolver):

@@ -21,6 +21,7 @@ from gateway.config import Account, Upstream
 from gateway.errors import GatewayError
 from gateway.protocol.dashscope import GenerationReply, GenerationRequest
 from gateway.translate.failure import Remedy, UpstreamFailure, to_failure
+from gateway.translate.response import image_urls
 
 PATH = "/services/aigc/multimodal-generation/generation"
 MAX_REPLY_BYTES = 1024 * 1024
@@ -69,7 +70,7 @@ class DashScope:
                 body = await read(response)
         except TimeoutError:
             raise lost(errors.UpstreamTimeout, "did not finish in time") from None
-        except (httpx.HTTPError, aiohttp.ClientError, OSError) as fault:
+        except (httpx.HTTPError, aiohttp.ClientError, OSError, ValueError) as fault:
             raise broken(fault) from fault
         return self._judge(response, body)
 
@@ -94,7 +95,9 @@ class DashScope:
             reply = None if body is None else self._decoder.decode(body)
         except msgspec.DecodeError:
             reply = None
-        if response.status_code == OK and reply and reply.output and not reply.code:
+        # Images count even beside a code: they were generated, and are billed.
+        is_answer = response.status_code == OK and reply is not None and reply.output is not None
+        if is_answer and reply and (not reply.code or image_urls(reply)):
             return reply
         raise to_failure(response.status_code, reply, retry_after(response.headers))
 

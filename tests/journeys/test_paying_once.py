@@ -102,7 +102,7 @@ def test_a_tenant_may_have_a_shorter_deadline(start: Start, simulator: Simulated
 def test_the_sdk_s_own_timeout_is_the_deadline_where_it_is_shorter(
     start: Start, simulator: SimulatedDashScope
 ) -> None:
-    """An answer after it would be lost. The retry it is told to make is given what is being made."""
+    """Later it would be lost. The retry it is told to make is given what is being made."""
     gateway = start(config_for(account(simulator.base_url), upstream=Upstream(deadline_s=2)))
     simulator.configure(latency_s=0.8)
     told = {"x-stainless-read-timeout": "0.4"}

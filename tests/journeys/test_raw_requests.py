@@ -129,8 +129,30 @@ def test_a_huge_header_is_refused(gateway: Client, simulator: SimulatedDashScope
     assert calls(simulator) == []
 
 
-def test_many_headers_do_not_hurt(gateway: Client) -> None:
-    head = HEAD + b"".join(b"x-%d: y\r\n" % number for number in range(1000))
+def test_many_headers_are_refused(gateway: Client) -> None:
+    """Together they are as large as one."""
+    head = HEAD + b"".join(b"x-%d: %s\r\n" % (number, b"y" * 50) for number in range(2000))
+
+    [answer] = send(gateway, request(head=head + CLOSE))
+
+    assert refused(answer)
+    assert answer.status == 431
+
+
+def test_a_head_that_never_ends_is_given_up(
+    gateway: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Half a header, and then silence: ten thousand such clients would hold as many connections."""
+    monkeypatch.setattr("gateway.wire.HEAD_TIMEOUT_S", 0.1)
+
+    [answer] = send(gateway, b"POST " + PATH.encode() + b" HTTP/1.1\r\nhost: gate")
+
+    assert refused(answer) == "invalid_http"
+    assert answer.status == 408
+
+
+def test_a_dozen_more_headers_do_not_hurt(gateway: Client) -> None:
+    head = HEAD + b"".join(b"x-%d: y\r\n" % number for number in range(100))
     head += CLOSE
 
     [answer] = send(gateway, request(head=head, body=b"{}"))

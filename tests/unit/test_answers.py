@@ -131,10 +131,15 @@ def test_what_is_not_to_be_retried_names_no_wait() -> None:
     assert "retry-after" not in headers
 
 
-def test_after_a_payment_no_failure_is_retried() -> None:
-    paid = errors.RateLimited("wait", retry_after_s=5, paid=True)
+def test_a_failure_that_must_not_be_repeated_says_so_whatever_its_class() -> None:
+    """Such as a throttled call beside others that were paid for."""
+    failure = errors.RateLimited("wait", retry_after_s=5)
+    failure.should_retry = False
 
-    assert error_response(paid).headers["x-should-retry"] == "false"
+    headers = error_response(failure).headers
+
+    assert headers["x-should-retry"] == "false"
+    assert "retry-after" not in headers
 
 
 @pytest.mark.parametrize("status", [*BY_STATUS, 401, 403, 406, 409, 418, 500, 503])

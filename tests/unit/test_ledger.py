@@ -4,18 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import tracemalloc
-from collections.abc import Awaitable, Callable
-from functools import wraps
+from typing import Any
 
 import pytest
 from msgspec.structs import replace
 
 from gateway.errors import GatewayError, RateLimited, UpstreamTimeout
-from gateway.ledger import Done, Failed, Follow, How, Idempotency, Lead, Ledger, Refusal
-from gateway.ledger import leading as leading_module
+from gateway.ledger import Done, Failed, Follow, How, Idempotency, Lead, Refusal
 from gateway.ledger.shared_errors import decode_error, encode_error, subclasses
-from gateway.store.flights import Claim, Phase
-from gateway.store.memory import MemoryStore
+from gateway.store.flights import Claim
 from tests.unit.ledgers import (
     LEASE_S,
     SCOPE,
@@ -24,25 +21,11 @@ from tests.unit.ledgers import (
     entry,
     follow,
     lead,
-    now,
     record,
     unshared,
     waiting,
 )
-from tests.virtual_time import run
-
-
-def in_virtual_time(test: Callable[..., Awaitable[None]]) -> Callable[..., None]:
-    """Run a test in a loop of its own, in which waiting takes no time."""
-
-    @wraps(test)
-    def started(*args: object, **named: object) -> None:
-        async def whole() -> None:
-            await test(*args, **named)
-
-        run(whole())
-
-    return started
+from tests.virtual_time import in_virtual_time
 
 
 def loop_time() -> float:
@@ -407,212 +390,6 @@ async def test_a_result_may_be_discarded_by_who_cannot_use_it() -> None:
         await lead(gateway.workers[1], entry("r3"))
 
 
-# --- without the store
-
-
-@in_virtual_time
-async def test_without_the_store_a_worker_shares_its_own() -> None:
-    async with Gateway() as gateway:
-        gateway.store.is_away = True
-        leader = await lead(gateway.workers[0], entry("r1"))
-        assert gateway.workers[0].degraded
-        task = waiting(await follow(gateway.workers[0], entry("r2")))
-        await leader.finish(record("one"), 3600)
-        assert isinstance(await task, Done)
-        await lead(gateway.workers[0], entry("r3"))
-
-
-@in_virtual_time
-async def test_without_the_store_retries_and_keys_hold_inside_the_worker() -> None:
-    async with Gateway() as gateway:
-        gateway.store.is_away = True
-        worker = gateway.workers[0]
-        leader = await lead(worker, unshared("r1"))
-        await leader.progress(0, ["a"])
-        await leader.fail(UpstreamTimeout("late"))
-        resumed = await lead(worker, unshared("r2", is_retry=True))
-        assert resumed.parts == {0: ("a",)}
-        await resumed.finish(record("one"))
-        assert (await done(worker, unshared("r3", is_retry=True))).how is How.ADOPTED
-        wanted = entry("r4", cache_key=None, idempotency=Idempotency("k", "b"))
-        await (await lead(worker, wanted)).finish(record("two"))
-        assert (await done(worker, replace(wanted, request="r5"))).how is How.REPLAYED
-        other = replace(wanted, request="r6", idempotency=Idempotency("k", "other"))
-        assert await worker.enter(other) is Refusal.CONFLICT
-
-
-@in_virtual_time
-async def test_what_runs_when_the_store_is_lost_is_still_shared_inside_the_worker() -> None:
-    async with Gateway() as gateway:
-        worker = gateway.workers[0]
-        leader = await lead(worker, entry("r1"))
-        gateway.store.is_away = True
-        task = waiting(await follow(worker, entry("r2")))
-        await asyncio.sleep(60)
-        await leader.finish(record("one"), 3600)
-        assert isinstance(await task, Done)
-
-
-@in_virtual_time
-async def test_the_store_is_told_later_what_it_missed() -> None:
-    async with Gateway() as gateway:
-        leader = await lead(gateway.workers[0], entry("r1"))
-        task = waiting(await follow(gateway.workers[1], entry("r2")))
-        gateway.store.is_away = True
-        await leader.progress(0, ["a"])
-        await leader.finish(record("one"), 3600)
-        assert gateway.workers[0].owed == 1
-        await asyncio.sleep(60)
-        gateway.store.is_away = False
-        back = loop_time()
-        outcome = await task
-        assert isinstance(outcome, Done)
-        assert loop_time() - back <= 2.5
-        assert gateway.workers[0].owed == 0
-        assert not gateway.workers[0].degraded
-        assert (await done(gateway.workers[1], entry("r3"))).how is How.HIT
-
-
-@in_virtual_time
-async def test_an_answer_that_was_lost_changes_nothing() -> None:
-    """The store did as it was asked, and was not heard."""
-    async with Gateway() as gateway:
-        worker = gateway.workers[0]
-        gateway.store.is_silent = True
-        leader = await lead(worker, entry("r1"))
-        gateway.store.is_silent = False
-        await asyncio.sleep(1)
-        task = waiting(await follow(gateway.workers[1], entry("r2")))
-        gateway.store.is_silent = True
-        await leader.finish(record("one"), 3600)
-        gateway.store.is_silent = False
-        assert isinstance(await task, Done)
-        await asyncio.sleep(1)
-        assert worker.owed == 0
-
-
-@in_virtual_time
-async def test_a_store_that_comes_back_empty_is_told_what_runs() -> None:
-    """Within a third of a lease; those who wait elsewhere go on waiting."""
-    async with Gateway() as gateway:
-        leader = await lead(gateway.workers[0], entry("r1"))
-        await leader.progress(0, ["a"])
-        task = waiting(await follow(gateway.workers[1], entry("r2")))
-        await asyncio.sleep(1)
-        gateway.store.lose_everything()
-        await asyncio.sleep(LEASE_S / 3 + 0.1)
-        assert isinstance(await gateway.workers[1].enter(entry("r3")), Follow)
-        await asyncio.sleep(20)
-        await leader.finish(record("one"), 3600)
-        assert isinstance(await task, Done)
-
-
-@in_virtual_time
-async def test_a_store_that_lost_a_dead_leader_s_generation_leaves_its_followers_alone() -> None:
-    """Nobody puts it back, so one of them starts anew."""
-    async with Gateway() as gateway:
-        await lead(gateway.workers[0], entry("r1"))
-        task = waiting(await follow(gateway.workers[1], entry("r2")))
-        await gateway.kill(0)
-        gateway.store.lose_everything()
-        started = loop_time()
-        assert isinstance(await task, Lead)
-        assert loop_time() - started <= LEASE_S
-
-
-@in_virtual_time
-async def test_what_was_led_alone_is_shared_once_the_store_is_back() -> None:
-    async with Gateway() as gateway:
-        gateway.store.is_away = True
-        leader = await lead(gateway.workers[0], entry("r1"))
-        await leader.progress(0, ["a"])
-        gateway.store.is_away = False
-        await asyncio.sleep(1)
-        task = waiting(await follow(gateway.workers[1], entry("r2")))
-        await gateway.kill(0)
-        outcome = await task
-        assert isinstance(outcome, Lead)
-        assert outcome.parts == {0: ("a",)}
-
-
-@in_virtual_time
-async def test_leaders_are_trusted_when_the_store_comes_back_after_their_leases() -> None:
-    """Everyone's lease has ended; that does not make anyone dead."""
-    async with Gateway() as gateway:
-        leader = await lead(gateway.workers[0], entry("r1"))
-        task = waiting(await follow(gateway.workers[1], entry("r2")))
-        await asyncio.sleep(3)
-        gateway.store.is_away = True
-        await asyncio.sleep(5 * LEASE_S)
-        gateway.store.is_away = False
-        await asyncio.sleep(20)
-        assert not task.done()
-        await leader.finish(record("one"), 3600)
-        assert isinstance(await task, Done)
-
-
-@in_virtual_time
-async def test_giving_up_while_the_store_is_away_is_told_later() -> None:
-    async with Gateway() as gateway:
-        leader = await lead(gateway.workers[0], entry("r1"))
-        gateway.store.is_away = True
-        assert await leader.abandon()
-        gateway.store.is_away = False
-        await asyncio.sleep(1)
-        (sight,) = await gateway.store.look(SCOPE, ["r1"])
-        assert sight.phase is Phase.DEAD
-
-
-@in_virtual_time
-async def test_only_so_many_endings_are_kept(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(leading_module, "OWED_MAX", 3)
-    async with Gateway() as gateway:
-        gateway.store.is_away = True
-        worker = gateway.workers[0]
-        for number in range(5):
-            await (await lead(worker, entry(f"r{number}", cache_key=f"k{number}"))).finish(record())
-        assert (worker.owed, worker.dropped) == (3, 2)
-
-
-@in_virtual_time
-async def test_an_ending_told_late_says_how_long_it_still_lives() -> None:
-    async with Gateway() as gateway:
-        leader = await lead(gateway.workers[0], entry("r1"))
-        gateway.store.is_away = True
-        await leader.finish(record("one", life_s=300), 3600)
-        await asyncio.sleep(200)
-        gateway.store.is_away = False
-        await asyncio.sleep(1)
-        await done(gateway.workers[1], entry("r2"))
-        await asyncio.sleep(50)
-        await lead(gateway.workers[1], entry("r3"))
-
-
-@in_virtual_time
-async def test_a_store_in_the_process_needs_no_fallback() -> None:
-    ledger = Ledger(MemoryStore(now), now=now)
-    ledger.start()
-    leader = await lead(ledger, entry("r1"))
-    task = waiting(await follow(ledger, entry("r2")))
-    await asyncio.sleep(30)
-    await leader.finish(record("one"), 3600)
-    assert isinstance(await task, Done)
-    assert (await done(ledger, entry("r3"))).how is How.HIT
-    assert not ledger.degraded
-    await ledger.aclose()
-
-
-@in_virtual_time
-async def test_words_after_the_end_are_not_heard() -> None:
-    async with Gateway() as gateway:
-        leader = await lead(gateway.workers[0], entry("r1"))
-        await leader.finish(record("one"), 3600)
-        await leader.progress(0, ["late"])
-        await leader.fail(RateLimited("late"))
-        assert await leader.abandon()
-        assert (await done(gateway.workers[1], entry("r2"))).record == record("one")
-
-
 # --- errors, memory
 
 
@@ -633,25 +410,27 @@ def test_an_error_that_cannot_be_read_is_the_gateway_s_own(shared: bytes) -> Non
 
 @in_virtual_time
 async def test_a_follower_costs_little_memory() -> None:
-    """Without its task, which it has anyway."""
+    """Less than 1 KiB beside the task that it has anyway."""
+    many = 2000
     async with Gateway() as gateway:
         await lead(gateway.workers[0], entry("r1"))
-        places = [await follow(gateway.workers[1], entry(f"f{number}")) for number in range(2000)]
-        deadline = loop_time() + 300
-        waits = [place.outcome(deadline) for place in places]
+        wanted = [entry(f"f{number}") for number in range(many)]
         tracemalloc.start()
-        try:
-            before = tracemalloc.get_traced_memory()[0]
-            tasks = [asyncio.create_task(wait) for wait in waits]
-            tasks_alone = tracemalloc.get_traced_memory()[0] - before
-            await asyncio.sleep(2)
-            each = (tracemalloc.get_traced_memory()[0] - before - tasks_alone) / len(places)
-        finally:
-            tracemalloc.stop()
-        for task in tasks:
+        idlers: list[asyncio.Task[Any]] = [asyncio.create_task(idle()) for _ in wanted]
+        await asyncio.sleep(2)
+        alone = tracemalloc.get_traced_memory()[0]
+        followers = [waiting(await follow(gateway.workers[1], one)) for one in wanted]
+        await asyncio.sleep(2)
+        used = tracemalloc.get_traced_memory()[0] - alone
+        tracemalloc.stop()
+        for task in (*idlers, *followers):
             task.cancel()
-        await asyncio.wait(tasks)
-    assert each < 2048
+        await asyncio.wait([*idlers, *followers])
+    assert (used - alone) / many < 1024
+
+
+async def idle() -> None:
+    await asyncio.get_running_loop().create_future()
 
 
 @in_virtual_time

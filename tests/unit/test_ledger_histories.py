@@ -262,7 +262,8 @@ MANY = settings(max_examples=300, deadline=None, suppress_health_check=[HealthCh
 @given(HISTORIES)
 def test_whatever_happens(history: list[tuple[float, Request | Fault]]) -> None:
     """Everyone who waits is answered with what they asked for, and nobody is paid for twice
-    at once while the store holds."""
+    at once while the store holds.
+    """
     world = run(live(history))
     for answer in set(world.answers):
         event(answer)

@@ -6,7 +6,8 @@ local one = open(ARGV[2])
 if not one or not is_led_by(one, ARGV[3]) then return 1 end
 if one.clients > 1 then return 0 end
 one.phase, one.ended, one.lease = 'failed', now_ms, 0
-if leave_parts(one, ARGV[4]) then
+leave_parts(one, ARGV[4])
+if #one.parts > 0 then
   save(one, 'payload', '')
 else
   call('DEL', named('g', one.id))

@@ -20,7 +20,7 @@ local function count(how)
 end
 
 local function led(one)
-  return {'led', one.id, call('HGETALL', named('p', one.id))}
+  return {'led', one.id, parts_of(one)}
 end
 
 -- Finding.
@@ -123,7 +123,7 @@ local function lead(one)
   local others = one.phase == 'running' and one.clients - 1 or 0
   one.clients = math.max(1, others + (one.id ~= follows and 1 or 0))
   if one.plan ~= plan then
-    call('DEL', named('p', one.id))
+    drop_parts(one)
     one.plan = plan
   end
   one.leader, one.phase, one.lease = request, 'running', now_ms + lease_ms

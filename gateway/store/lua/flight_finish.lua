@@ -17,7 +17,7 @@ if cache_key ~= '' then
     last(name, cache_ms)
   end
 end
-call('DEL', named('p', one.id))
+drop_parts(one)
 save(one, 'payload', ARGV[4])
 on_the_shelf(one)
 drop_expired(10)

@@ -6,8 +6,8 @@
 --            <base>shelf     zset: cached generation -> until when, ms
 --            <base>sizes     hash: cached generation -> bytes
 --            <base>counts    hash: how -> how often
---            <base>g:<id>    hash: FIELDS and payload, a generation
---            <base>p:<id>    hash: its parts, index -> MessagePack
+--            <base>g:<id>    hash: a generation: head (MessagePack), payload, and
+--                            p<index>, the URLs of a part (MessagePack)
 --            <base>c:<key>   hash: running, done -> id; the generations of a cache key
 --            <base>i:<key>   hash: id, body, until; an idempotency key
 --            <base>a:<hash>  zset: id -> when it began, ms, plus ORPHAN once nobody waits for it
@@ -24,19 +24,18 @@ local IDEMPOTENCY_MS, POINTERS_MS, COUNTS_MS = 86400000, 7200000, 3456000000
 local time = redis.call('TIME')
 local now_ms = tonumber(time[1]) * 1000 + math.floor(tonumber(time[2]) / 1000) + tonumber(ARGV[1])
 
--- A key of another kind is not this gateway's: it is taken out of the way.
+-- A key that holds something else is not this gateway's: it is taken out of the way.
 local function call(command, key, ...)
   local reply = redis.pcall(command, key, ...)
   if type(reply) ~= 'table' or not reply.err then return reply end
-  if not string.find(reply.err, 'WRONGTYPE', 1, true) then error(reply.err) end
+  local is_foreign = string.find(reply.err, 'WRONGTYPE', 1, true)
+    or string.find(reply.err, 'not an integer', 1, true)
+  if not is_foreign then error(reply.err) end
   redis.call('DEL', key)
   return redis.call(command, key, ...)
 end
 
-local FIELDS = {
-  'phase', 'leader', 'plan', 'claimed',
-  'begun', 'lease', 'clients', 'ended', 'dies', 'held', 'cached', 'kept', 'delivered',
-}
+local VERSION = 1
 
 local function named(kind, name)
   return BASE .. kind .. ':' .. name
@@ -59,33 +58,30 @@ local function gone(one)
   return math.max(one.lease, one.ended) + PARTS_KEPT_MS
 end
 
+-- nil for what is not there, not to be had any more, or not this version's.
 local function open(id)
   if not id or id == '' then return nil end
-  local values = call('HMGET', named('g', id), unpack(FIELDS))
-  if not values[1] then return nil end
-  local one = {id = id}
-  for index, field in ipairs(FIELDS) do
-    one[field] = index <= 4 and (values[index] or '') or tonumber(values[index]) or 0
-  end
+  local head = call('HGET', named('g', id), 'head')
+  if not head then return nil end
+  local is_read, one = pcall(cmsgpack.unpack, head)
+  if not is_read or type(one) ~= 'table' or one.v ~= VERSION then return nil end
+  one.id = id
   return gone(one) > now_ms and one or nil
 end
 
 local function save(one, ...)
-  local values = {...}
-  for index, field in ipairs(FIELDS) do
-    values[#values + 1] = field
-    values[#values + 1] = index <= 4 and one[field] or text(one[field])
-  end
-  call('HSET', named('g', one.id), unpack(values))
-  local ms = text(math.max(gone(one) - now_ms, 0) + 1000)
-  call('PEXPIRE', named('g', one.id), ms)
-  call('PEXPIRE', named('p', one.id), ms)
+  local key, id = named('g', one.id), one.id
+  one.id = nil
+  call('HSET', key, 'head', cmsgpack.pack(one), ...)
+  one.id = id
+  call('PEXPIRE', key, text(math.max(gone(one) - now_ms, 0) + 1000))
 end
 
 local function create(id, plan)
   return {
-    id = id, phase = 'running', leader = '', plan = plan, claimed = '', begun = now_ms, lease = 0,
-    clients = 0, ended = 0, dies = 0, held = 0, cached = 0, kept = 0, delivered = 0,
+    v = VERSION, id = id, phase = 'running', leader = '', plan = plan, claimed = '', parts = {},
+    begun = now_ms, lease = 0, clients = 0, ended = 0, dies = 0, held = 0, cached = 0, kept = 0,
+    delivered = 0,
   }
 end
 
@@ -102,12 +98,37 @@ local function standing(one, leader)
   return one.leader == leader and 'kept' or 'fenced'
 end
 
+local function has_part(one, index)
+  for _, other in ipairs(one.parts) do
+    if other == index then return true end
+  end
+  return false
+end
+
 -- The leader's parts replace older ones; another's are taken where there are none.
 local function keep_parts(one, leader, first)
-  for index = first, #ARGV, 2 do
-    local command = one.leader == leader and 'HSET' or 'HSETNX'
-    call(command, named('p', one.id), ARGV[index], ARGV[index + 1])
+  for at = first, #ARGV, 2 do
+    local index = tonumber(ARGV[at])
+    local is_known = has_part(one, index)
+    if one.leader == leader or not is_known then
+      call('HSET', named('g', one.id), 'p' .. index, ARGV[at + 1])
+    end
+    if not is_known then one.parts[#one.parts + 1] = index end
   end
+end
+
+local function drop_parts(one)
+  for _, index in ipairs(one.parts) do call('HDEL', named('g', one.id), 'p' .. index) end
+  one.parts = {}
+end
+
+local function parts_of(one)
+  local parts = {}
+  for _, index in ipairs(one.parts) do
+    parts[#parts + 1] = index
+    parts[#parts + 1] = call('HGET', named('g', one.id), 'p' .. index) or ''
+  end
+  return parts
 end
 
 local function score(adoption, one, extra)
@@ -157,13 +178,11 @@ end
 
 -- A retry shall find the parts, and nothing where there are none.
 local function leave_parts(one, adoption)
-  local has_parts = call('EXISTS', named('p', one.id)) == 1
-  if has_parts then
+  if #one.parts > 0 then
     score(adoption, one, ORPHAN)
   elseif adoption ~= '' then
     call('ZREM', named('a', adoption), one.id)
   end
-  return has_parts
 end
 
 -- For as long as the policy lets it be served, and it can be.

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
+from heapq import nsmallest
+from operator import attrgetter
 
 from gateway.store.flights import (
     MARGIN_MS,
@@ -29,7 +31,9 @@ from gateway.store.flights import (
 from gateway.store.memory.pointers import ORPHAN, Generation, Pointers
 
 GENERATIONS_MAX = 10_000
-"""Per scope, those that run apart: the ones that would be forgotten first make room."""
+"""Those that run apart: the ones that would be forgotten first make room, some kilobytes each."""
+ROOM_EVERY = 256
+"""Begins from one look at the room to the next."""
 SWEEP_EVERY_MS = 10_000
 
 
@@ -40,8 +44,12 @@ class MemoryFlights:
         self._now = clock
         self._most = generations_max
         self._scopes: dict[str, _Scope] = {}
+        self._begins = 0
 
     async def begin(self, entry: Entry, lease_ms: int, follows: str | None = None) -> Begun:
+        self._begins += 1
+        if self._begins % ROOM_EVERY == 0:
+            self._make_room()
         return self._scope(entry.scope).begin(entry, lease_ms, follows)
 
     async def restore(self, claim: Claim, entry: Entry, lease_ms: int, parts: Parts) -> Standing:
@@ -87,35 +95,44 @@ class MemoryFlights:
     def _scope(self, name: str) -> _Scope:
         scope = self._scopes.get(name)
         if scope is None:
-            scope = self._scopes[name] = _Scope(self._most)
+            scope = self._scopes[name] = _Scope()
         scope.advance(int(self._now() * 1000))
         return scope
 
+    def _make_room(self) -> None:
+        """The largest scope gives way; nobody else's results pay for its."""
+        excess = sum(scope.size for scope in self._scopes.values()) - self._most
+        if excess > 0:
+            largest = max(self._scopes.values(), key=lambda scope: scope.size)
+            largest.drop(excess + self._most // 10)
+
 
 class _Scope:
-    def __init__(self, most: int) -> None:
-        self._most = most
+    def __init__(self) -> None:
         self._now = 0
         self._sweep_at = 0
-        self._sweep_above = most
         self._known: dict[str, Generation] = {}
         self._pointers = Pointers()
         self._counts: Counter[str] = Counter()
 
     def advance(self, now_ms: int) -> None:
         self._now = now_ms
-        if now_ms >= self._sweep_at or len(self._known) > self._sweep_above:
+        if now_ms >= self._sweep_at:
             self._sweep()
 
     # -- finding
 
+    def _find(self, id_: str) -> Generation | None:
+        one = self._known.get(id_)
+        return one if one and one.gone > self._now else None
+
     def begin(self, entry: Entry, lease_ms: int, follows: str | None) -> Begun:
-        own = self._known.get(entry.request)
+        own = self._find(entry.request)
         if own and own.is_led_by(entry.request):
             return self._led(own, entry)
         if entry.idempotency:
             id_, is_same = self._pointers.by_key(entry.idempotency, self._now)
-            if id_ in self._known and not is_same:
+            if self._find(id_) and not is_same:
                 return Refusal.CONFLICT
         candidates = list(self._candidates(entry, follows))
         for one, how in candidates:
@@ -128,20 +145,20 @@ class _Scope:
 
     def _candidates(self, entry: Entry, follows: str | None) -> Iterator[tuple[Generation, How]]:
         """In the order in which they are preferred, where all cost or none does."""
-        if follows in self._known:
-            yield self._known[follows], How.JOINED
+        if followed := self._find(follows or ""):
+            yield followed, How.JOINED
         if entry.idempotency:
             id_, _ = self._pointers.by_key(entry.idempotency, self._now)
-            if id_ in self._known:
-                yield self._known[id_], How.REPLAYED
+            if repeated := self._find(id_):
+                yield repeated, How.REPLAYED
         elif follows is None and (adopted := self._adopt(entry)):
             yield adopted, How.ADOPTED
         if entry.cache_key and not entry.fresh:
             slot = self._pointers.slot(entry.cache_key)
-            done = self._known.get(slot.done)
+            done = self._find(slot.done)
             if done and self._is_cached(done, entry):
                 yield done, How.HIT
-            if running := self._known.get(slot.running):
+            if running := self._find(slot.running):
                 yield running, How.JOINED
 
     def _is_cached(self, one: Generation, entry: Entry) -> bool:
@@ -153,7 +170,7 @@ class _Scope:
         if entry.adoption is None or not (entry.is_retry or takes_orphans):
             return None
         adoptable = self._pointers.adoptable(entry.adoption)
-        return adoptable.best(self._known, entry.request, self._now, is_retry=entry.is_retry)
+        return adoptable.best(self._find, entry.request, self._now, is_retry=entry.is_retry)
 
     # -- answering
 
@@ -225,15 +242,16 @@ class _Scope:
         """Others join it by the cache key, unless they are joining another already."""
         if entry.cache_key:
             slot = self._pointers.slot(entry.cache_key)
-            other = self._known.get(slot.running)
+            other = self._find(slot.running)
             if other is None or not other.is_led(self._now):
                 slot.running = one.id
 
     # -- making
 
     def restore(self, claim: Claim, entry: Entry, lease_ms: int, parts: Parts) -> Standing:
-        if claim.id not in self._known:
-            one = Generation(claim.id, entry.plan, self._now, leader=claim.leader, clients=1)
+        if self._find(claim.id) is None:
+            one = Generation(claim.id, entry.plan, self._now, claim.leader, clients=1)
+            one.lease = self._now
             self._known[one.id] = one
             if entry.idempotency is None or not self._is_held(entry.idempotency):
                 self._point(one, entry)
@@ -242,22 +260,22 @@ class _Scope:
         return self.renew(claim, lease_ms)
 
     def _is_held(self, idempotency: Idempotency) -> bool:
-        return self._pointers.by_key(idempotency, self._now)[0] in self._known
+        return self._find(self._pointers.by_key(idempotency, self._now)[0]) is not None
 
     def keep(self, claim: Claim, parts: Parts) -> Standing:
-        one = self._known.get(claim.id)
+        one = self._find(claim.id)
         if one and one.phase is not Phase.DONE:
             one.keep(parts, claim.leader)
         return self._standing(claim)
 
     def _standing(self, claim: Claim) -> Standing:
-        one = self._known.get(claim.id)
+        one = self._find(claim.id)
         if one is None:
             return Standing.MISSING
         return Standing.KEPT if one.leader == claim.leader else Standing.FENCED
 
     def finish(self, claim: Claim, ending: Ending) -> Standing:
-        one = self._known.get(claim.id)
+        one = self._find(claim.id)
         if one is None or one.leader != claim.leader or one.phase is Phase.DONE:
             return self._standing(claim)
         one.end(Phase.DONE, ending.result, self._now)
@@ -274,7 +292,7 @@ class _Scope:
 
     def fail(self, claim: Claim, failure: Failure) -> Standing:
         standing = self.keep(claim, failure.parts)
-        one = self._known.get(claim.id)
+        one = self._find(claim.id)
         if one and one.is_led_by(claim.leader):
             one.end(Phase.FAILED, failure.error or b"", self._now)
             self._leave_parts(one, failure.adoption)
@@ -291,7 +309,7 @@ class _Scope:
             adoptable.drop(one.id)
 
     def abandon(self, claim: Claim, adoption: str | None) -> bool:
-        one = self._known.get(claim.id)
+        one = self._find(claim.id)
         if one is None or not one.is_led_by(claim.leader):
             return True
         if one.clients > 1:
@@ -303,7 +321,7 @@ class _Scope:
         return True
 
     def renew(self, claim: Claim, lease_ms: int) -> Standing:
-        one = self._known.get(claim.id)
+        one = self._find(claim.id)
         if one and one.is_led_by(claim.leader):
             one.lease = self._now + lease_ms
         return self._standing(claim)
@@ -311,7 +329,7 @@ class _Scope:
     # -- looking, leaving, tidying
 
     def look(self, id_: str) -> Sight:
-        one = self._known.get(id_)
+        one = self._find(id_)
         if one is None:
             return Sight(Phase.MISSING)
         age_ms = self._now - one.ended
@@ -324,7 +342,7 @@ class _Scope:
         return Sight(Phase.DEAD)
 
     def depart(self, claim: Claim, adoption: str | None, how: Departure) -> None:
-        one = self._known.get(claim.id)
+        one = self._find(claim.id)
         if one is None:
             return
         if how is Departure.DELIVERED:
@@ -341,12 +359,13 @@ class _Scope:
         self._pointers.adoptable(adoption).excuse(request, self._now)
 
     def hold(self, id_: str, hold_ms: int) -> None:
-        one = self._known.get(id_)
+        one = self._find(id_)
         if one and one.phase is Phase.DONE:
             one.held = self._now + hold_ms
 
     def discard(self, id_: str) -> None:
-        if id_ in self._known and self._known[id_].phase is Phase.DONE:
+        one = self._find(id_)
+        if one and one.phase is Phase.DONE:
             del self._known[id_]
 
     def shelf(self) -> Shelf:
@@ -361,24 +380,21 @@ class _Scope:
         return len(on_it)
 
     def _cached(self) -> list[Generation]:
-        return [
-            one
-            for one in self._known.values()
-            if min(one.cached, max(one.dies, one.held)) > self._now
-        ]
+        return [one for one in self._known.values() if one.shelved > self._now]
+
+    @property
+    def size(self) -> int:
+        return len(self._known)
+
+    def drop(self, excess: int) -> None:
+        """Forget so many, those first that would be forgotten first; none that runs."""
+        ended = (one for one in self._known.values() if one.phase is not Phase.RUNNING)
+        for one in nsmallest(excess, ended, key=attrgetter("gone")):
+            del self._known[one.id]
+        self._sweep()
 
     def _sweep(self) -> None:
-        """Forget what has expired, what there is no room for, and pointers to nothing."""
-        living = [one for one in self._known.values() if one.gone > self._now]
-        if len(living) > self._most:
-            ended = sorted((one for one in living if one.phase is not Phase.RUNNING), key=_gone)
-            excess = {one.id for one in ended[: len(living) - self._most * 9 // 10]}
-            living = [one for one in living if one.id not in excess]
-        self._known = {one.id: one for one in living}
+        """Forget what has expired, and pointers to nothing."""
+        self._known = {id_: one for id_, one in self._known.items() if one.gone > self._now}
         self._pointers.forget(self._known, self._now)
         self._sweep_at = self._now + SWEEP_EVERY_MS
-        self._sweep_above = max(self._most, len(living) * 11 // 10)
-
-
-def _gone(one: Generation) -> int:
-    return one.gone

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Container, Mapping
+from collections.abc import Callable, Container
 
 from msgspec import Struct, field
 
@@ -51,6 +51,11 @@ class Generation(Struct):
         if self.phase is Phase.DONE:
             return max(self.kept, self.held, min(self.cached, self.dies))
         return max(self.lease, self.ended) + PARTS_KEPT_MS
+
+    @property
+    def shelved(self) -> int:
+        """Until when the cache may serve it."""
+        return min(self.cached, max(self.dies, self.held))
 
     def is_led(self, now: int) -> bool:
         """Whether somebody works on it, as far as anybody knows."""
@@ -124,12 +129,17 @@ class Adoptable:
         return True
 
     def best(
-        self, known: Mapping[str, Generation], request: str, now: int, *, is_retry: bool
+        self,
+        find: Callable[[str], Generation | None],
+        request: str,
+        now: int,
+        *,
+        is_retry: bool,
     ) -> Generation | None:
         """The first of the lowest rank; only orphans for who is no retry."""
         best, best_rank = None, 9
         for id_, score in self._first(0 if is_retry else ORPHAN):
-            one = known.get(id_)
+            one = find(id_)
             rank = one.rank(request, now, is_orphan=score >= ORPHAN) if one else None
             if rank is None:
                 self.drop(id_)

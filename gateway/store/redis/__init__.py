@@ -12,8 +12,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 
-from redis.exceptions import NoScriptError, ReadOnlyError, ResponseError
-
 from gateway.store.base import (
     BACK_OFF_MAX_MS,
     FLOW_TTL_MS,
@@ -31,14 +29,13 @@ from gateway.store.base import (
     Reservation,
     Settlement,
     Share,
-    StoreUnavailable,
     Turn,
     Usage,
     Verdict,
 )
 from gateway.store.redis.flights import RedisFlights
 from gateway.store.redis.lane import Command, Reply, Timeouts
-from gateway.store.redis.scripts import Script, load
+from gateway.store.redis.scripts import Script, load, run
 from gateway.store.redis.servers import connect
 
 __all__ = ["RedisStore", "Timeouts"]
@@ -170,16 +167,7 @@ class RedisStore(RedisFlights):
         return (f"{self._prefix}{{m:{model}}}:pace",)
 
     async def _run(self, script: Script, keys: tuple[str, ...], args: Command) -> Reply:
-        rest = (len(keys), *keys, *args)
-        reply = await self._servers.call(keys[0], ("EVALSHA", script.sha, *rest))
-        if isinstance(reply, NoScriptError):
-            # The server was restarted, or is another one since a failover.
-            reply = await self._servers.call(keys[0], ("EVAL", script.source, *rest))
-        if isinstance(reply, ResponseError):
-            if isinstance(reply, ReadOnlyError) or "READONLY" in str(reply):
-                await self._servers.reconnect(keys[0])
-            raise StoreUnavailable(f"Redis: {reply}")
-        return reply
+        return await run(self._servers, script, keys, args)
 
 
 def _or_none(limit: int | None) -> int:

@@ -1,6 +1,6 @@
 """Generations on Redis: one script per operation, the keys of a scope in one slot.
 
-<prefix>{f:<scope>}:shelf|sizes|counts|g:<id>|p:<id>|c:<key>|i:<key>|a:<hash>|x:<hash>
+<prefix>{f:<scope>}:shelf|sizes|counts|g:<id>|c:<key>|i:<key>|a:<hash>|x:<hash>
 """
 
 from __future__ import annotations
@@ -97,7 +97,9 @@ class RedisFlights:
 
     async def progress(self, claim: Claim, index: int, urls: Sequence[str]) -> Standing:
         args = (claim.id, claim.leader, *_packed({index: tuple(urls)}))
-        return Standing((await self._run_in(claim.scope, PROGRESS, args, _of(claim.id))).decode())
+        return Standing(
+            (await self._run_in(claim.scope, PROGRESS, args, [f"g:{claim.id}"])).decode()
+        )
 
     async def finish(self, claim: Claim, ending: Ending) -> Standing:
         args = (
@@ -109,7 +111,7 @@ class RedisFlights:
             ending.cache_key or "",
             ending.cache_ms,
         )
-        named = [*_of(claim.id), *([f"c:{ending.cache_key}"] if ending.cache_key else [])]
+        named = [f"g:{claim.id}", *([f"c:{ending.cache_key}"] if ending.cache_key else [])]
         return Standing((await self._run_in(claim.scope, FINISH, args, named)).decode())
 
     async def fail(self, claim: Claim, failure: Failure) -> Standing:
@@ -121,19 +123,19 @@ class RedisFlights:
             int(failure.answered),
             *_packed(failure.parts),
         )
-        named = [*_of(claim.id), *_adoption(failure.adoption)]
+        named = [f"g:{claim.id}", *_adoption(failure.adoption)]
         return Standing((await self._run_in(claim.scope, FAIL, args, named)).decode())
 
     async def abandon(self, claim: Claim, adoption: str | None) -> bool:
         args = (claim.id, claim.leader, adoption or "")
-        named = [*_of(claim.id), *_adoption(adoption)]
+        named = [f"g:{claim.id}", *_adoption(adoption)]
         return bool(await self._run_in(claim.scope, ABANDON, args, named))
 
     async def keep_alive(self, claims: Sequence[Claim], lease_ms: int) -> list[Standing]:
         if not claims:
             return []
         leaders = [part for claim in claims for part in (claim.id, claim.leader)]
-        named = [name for claim in claims for name in _of(claim.id)]
+        named = [f"g:{claim.id}" for claim in claims]
         reply = await self._run_in(claims[0].scope, KEEP_ALIVE, (lease_ms, *leaders), named)
         return [Standing(standing.decode()) for standing in reply]
 
@@ -146,22 +148,23 @@ class RedisFlights:
 
     async def depart(self, claim: Claim, adoption: str | None, how: Departure) -> None:
         args = (claim.id, claim.leader, adoption or "", how.value)
-        named = [*_of(claim.id), *_adoption(adoption)]
+        named = [f"g:{claim.id}", *_adoption(adoption)]
         await self._run_in(claim.scope, DEPART, args, named)
 
     async def excuse(self, scope: str, adoption: str, request: str) -> None:
         await self._run_in(scope, EXCUSE, (adoption, request), [f"x:{adoption}"])
 
     async def hold(self, scope: str, id_: str, hold_ms: int) -> None:
-        await self._run_in(scope, HOLD, (id_, hold_ms), _of(id_))
+        await self._run_in(scope, HOLD, (id_, hold_ms), [f"g:{id_}"])
 
     async def discard(self, scope: str, id_: str) -> None:
-        await self._run_in(scope, DISCARD, (id_,), _of(id_))
+        await self._run_in(scope, DISCARD, (id_,), [f"g:{id_}"])
 
     async def shelf(self, scope: str) -> Shelf:
         entries, size, counts = await self._run_in(scope, SHELF, (), ["sizes", "counts"])
         pairs = zip(counts[::2], counts[1::2], strict=True)
-        return Shelf(entries, size, {how.decode(): int(times) for how, times in pairs})
+        known = {how.decode(): int(times) for how, times in pairs if times.isdigit()}
+        return Shelf(entries, size, known)
 
     async def purge(self, scope: str) -> int:
         total, left = 0, 1
@@ -189,17 +192,13 @@ def _flags(entry: Entry) -> str:
     return "".join("01"[flag] for flag in flags)
 
 
-def _of(id_: str) -> list[str]:
-    return [f"g:{id_}", f"p:{id_}"]
-
-
 def _adoption(adoption: str | None) -> list[str]:
     return [f"a:{adoption}", f"x:{adoption}"] if adoption else []
 
 
 def _pointers(entry: Entry, *ids: str | None) -> list[str]:
     """The keys of an entry whose names are known before they are asked for."""
-    named = [name for id_ in ids if id_ for name in _of(id_)]
+    named = [f"g:{id_}" for id_ in ids if id_]
     if entry.cache_key:
         named.append(f"c:{entry.cache_key}")
     if entry.idempotency:

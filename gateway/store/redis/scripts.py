@@ -6,6 +6,11 @@ import hashlib
 from importlib.resources import files
 
 from msgspec import Struct
+from redis.exceptions import NoScriptError, ReadOnlyError, ResponseError
+
+from gateway.store.base import StoreUnavailable
+from gateway.store.redis.lane import Command, Reply
+from gateway.store.redis.servers import Servers
 
 
 class Script(Struct, frozen=True):
@@ -20,3 +25,17 @@ def load(*names: str) -> Script:
     folder = files("gateway.store") / "lua"
     source = "\n".join((folder / f"{name}.lua").read_text("utf-8") for name in names)
     return Script(source, hashlib.sha1(source.encode(), usedforsecurity=False).hexdigest())
+
+
+async def run(servers: Servers, script: Script, keys: tuple[str, ...], args: Command) -> Reply:
+    """One decision of the server that these keys live on. Raises StoreUnavailable."""
+    rest = (len(keys), *keys, *args)
+    reply = await servers.call(keys[0], ("EVALSHA", script.sha, *rest))
+    if isinstance(reply, NoScriptError):
+        # The server was restarted, or is another one since a failover.
+        reply = await servers.call(keys[0], ("EVAL", script.source, *rest))
+    if isinstance(reply, ResponseError):
+        if isinstance(reply, ReadOnlyError) or "READONLY" in str(reply):
+            await servers.reconnect(keys[0])
+        raise StoreUnavailable(f"Redis: {reply}")
+    return reply

@@ -1,0 +1,102 @@
+"""Image bytes on Redis, which may be a server of their own: raw, sent and read in blocks.
+
+<prefix>{b:<scope>}:ends|sizes|b:<id>:<index>|t:<random>
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from secrets import token_hex
+
+from redis.exceptions import ResponseError
+
+from gateway.store.base import StoreUnavailable
+from gateway.store.flights import ImagePlace, ImageShelf
+from gateway.store.redis.lane import Reply, Timeouts
+from gateway.store.redis.scripts import Script, load, run
+from gateway.store.redis.servers import connect
+
+KEEP = load("image_keep")
+SIZE = load("image_size")
+SHELF = load("image_shelf")
+
+BLOCK_BYTES = 256 * 1024
+"""So much at once, so that neither side holds more and no other command waits for long."""
+BLOCKS_TTL_MS = 60_000
+"""How long blocks wait for the next one."""
+BULK = Timeouts(connect_s=0.5, command_s=0.5)
+
+
+class RedisImages:
+    """Connects when first used, and again by itself. `clock_offset_ms` is for tests only."""
+
+    def __init__(
+        self,
+        url: str,
+        *,
+        prefix: str = "gateway:",
+        timeouts: Timeouts = BULK,
+        clock_offset_ms: Callable[[], int] = lambda: 0,
+    ) -> None:
+        """Raises ValueError for a URL of no known form."""
+        self._servers = connect(url, timeouts)
+        self._prefix = prefix
+        self._offset_ms = clock_offset_ms
+
+    async def put_image(
+        self, place: ImagePlace, image: bytes | memoryview, ttl_ms: int, budget: int
+    ) -> bool:
+        if len(image) > budget:
+            return False
+        base = self._base(place.scope)
+        blocks = f"{base}t:{token_hex(8)}"
+        view = memoryview(image)
+        for start in range(0, len(view), BLOCK_BYTES):
+            await self._call(blocks, "SETRANGE", start, bytes(view[start : start + BLOCK_BYTES]))
+            await self._call(blocks, "PEXPIRE", BLOCKS_TTL_MS)
+        args = (_member(place), len(view), ttl_ms, budget)
+        return bool(await self._run(KEEP, place.scope, args, blocks))
+
+    async def get_image(self, place: ImagePlace) -> bytes | None:
+        name = f"{self._base(place.scope)}b:{_member(place)}"
+        size = await self._run(SIZE, place.scope, (_member(place),), name)
+        blocks = [
+            await self._call(name, "GETRANGE", start, start + BLOCK_BYTES - 1)
+            for start in range(0, size, BLOCK_BYTES)
+        ]
+        image = b"".join(blocks)
+        return image if image and len(image) == size else None
+
+    async def image_shelf(self, scope: str) -> ImageShelf:
+        images, size = await self._run(SHELF, scope, (0,))
+        return ImageShelf(images, size)
+
+    async def purge_images(self, scope: str) -> int:
+        images, _ = await self._run(SHELF, scope, (1,))
+        return int(images)
+
+    async def ping(self) -> None:
+        await self._servers.ping()
+
+    async def aclose(self) -> None:
+        await self._servers.aclose()
+
+    def _base(self, scope: str) -> str:
+        return f"{self._prefix}{{b:{scope}}}:"
+
+    async def _run(
+        self, script: Script, scope: str, args: tuple[str | int, ...], *names: str
+    ) -> Reply:
+        base = self._base(scope)
+        keys = (f"{base}ends", f"{base}sizes", *names)
+        return await run(self._servers, script, keys, (self._offset_ms(), *args))
+
+    async def _call(self, key: str, command: str, *args: int | bytes) -> Reply:
+        reply = await self._servers.call(key, (command, key, *args))
+        if isinstance(reply, ResponseError):
+            raise StoreUnavailable(f"Redis: {reply}")
+        return reply
+
+
+def _member(place: ImagePlace) -> str:
+    return f"{place.id}:{place.index}"

@@ -1,0 +1,61 @@
+"""What the vendor's headers say, read by somebody who does not trust them."""
+
+from __future__ import annotations
+
+from email.utils import formatdate
+from time import time
+
+import httpx
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from gateway.upstream.client import MAX_RETRY_AFTER_S, retry_after
+
+
+def told(value: str) -> float | None:
+    return retry_after(httpx.Headers({"retry-after": value}))
+
+
+@pytest.mark.parametrize(
+    ("value", "seconds"),
+    [("0", 0.0), ("1", 1.0), ("2.5", 2.5), (" 3 ", 3.0), ("-5", 0.0), ("1e9", MAX_RETRY_AFTER_S),
+     ("inf", MAX_RETRY_AFTER_S), ("nan", None), ("", None), ("soon", None), ("1 minute", None),
+     ("Sun, 22 Nov 2026", None), ("1999-12-31", None)],
+)  # fmt: skip
+def test_seconds(value: str, seconds: float | None) -> None:
+    assert told(value) == seconds
+
+
+def test_none() -> None:
+    assert retry_after(httpx.Headers({"x": "y"})) is None
+
+
+def test_a_date() -> None:
+    found = told(formatdate(time() + 90, usegmt=True))
+
+    assert found is not None
+    assert 80 < found <= 91
+    assert told("Wed, 21 Oct 2015 07:28:00 GMT") == 0.0
+    assert told("Fri, 31 Dec 9999 23:59:59 GMT") == MAX_RETRY_AFTER_S
+
+
+dates = st.builds(
+    "{}, {:02} {} {} {:02}:{:02}:{:02} {}".format,
+    st.sampled_from(["Mon", "Xxx", ""]),
+    st.integers(0, 40),
+    st.sampled_from(["Jan", "Feb", "Foo"]),
+    st.integers(0, 99999),
+    st.integers(0, 30),
+    st.integers(0, 70),
+    st.integers(0, 70),
+    st.sampled_from(["GMT", "-0000", "+9999", "-9999", "EST", ""]),
+)
+
+
+@given(value=dates | st.text(st.characters(min_codepoint=32, max_codepoint=126)))
+def test_nonsense_is_no_failure(value: str) -> None:
+    """It would turn a throttled call into a defect of the gateway."""
+    found = told(value)
+
+    assert found is None or 0 <= found <= MAX_RETRY_AFTER_S
