@@ -158,7 +158,15 @@ def test_what_the_environment_holds_is_not_expanded_again(tmp_path: Path) -> Non
     assert config.accounts[0].api_key.reveal() == "${OTHER}:{}[]#'"
 
 
-@pytest.mark.parametrize("text", ["$KEY", "${}", "${1A}", "$${", "${KEY", "{KEY}", "$(KEY)"])
+@pytest.mark.parametrize("text", ["${}", "${1A}", "$${", "${KEY", "${KEY:-no}", "${A-KEY}"])
+def test_a_reference_that_cannot_be_one_is_a_fault(text: str, tmp_path: Path) -> None:
+    """Taken as it stands, it would be sent as the key."""
+    [reported] = faults(tmp_path, MINIMAL.replace('"KEY"', f"'{text}'"), KEY="no")
+
+    assert reported.startswith("accounts[0].api_key: expected ${NAME}")
+
+
+@pytest.mark.parametrize("text", ["$KEY", "{KEY}", "$(KEY)"])
 def test_what_is_no_reference_stays(text: str, tmp_path: Path) -> None:
     config = load(tmp_path, MINIMAL.replace('"KEY"', f"'{text}'"), KEY="no")
 

@@ -7,8 +7,8 @@ import asyncio
 import pytest
 from msgspec.structs import replace
 
-from gateway.errors import RateLimited, UpstreamTimeout
-from gateway.ledger import Done, Follow, How, Idempotency, Lead, Ledger, Refusal
+from gateway.errors import RateLimited, UpstreamAmbiguous, UpstreamFailed
+from gateway.ledger import Done, Failed, Follow, How, Idempotency, Lead, Ledger, Refusal
 from gateway.ledger import leading as leading_module
 from gateway.store.flights import Phase
 from gateway.store.memory import MemoryStore
@@ -54,7 +54,7 @@ async def test_without_the_store_retries_and_keys_hold_inside_the_worker() -> No
         worker = gateway.workers[0]
         leader = await lead(worker, unshared("r1"))
         await leader.progress(0, ["a"])
-        await leader.fail(UpstreamTimeout("late"))
+        await leader.fail(UpstreamFailed("no"))
         resumed = await lead(worker, unshared("r2", is_retry=True))
         assert resumed.parts == {0: ("a",)}
         await resumed.finish(record("one"))
@@ -62,6 +62,11 @@ async def test_without_the_store_retries_and_keys_hold_inside_the_worker() -> No
         wanted = entry("r4", cache_key=None, idempotency=Idempotency("k", "b"))
         await (await lead(worker, wanted)).finish(record("two"))
         assert (await done(worker, replace(wanted, request="r5"))).how is How.REPLAYED
+        lost = await lead(worker, replace(wanted, request="r7", idempotency=Idempotency("l", "b")))
+        await lost.fail(UpstreamAmbiguous("lost"))
+        again = await worker.enter(replace(wanted, request="r8", idempotency=Idempotency("l", "b")))
+        assert isinstance(again, Failed)
+        assert isinstance(again.error, UpstreamAmbiguous)
         other = replace(wanted, request="r6", idempotency=Idempotency("k", "other"))
         assert await worker.enter(other) is Refusal.CONFLICT
 
