@@ -295,7 +295,7 @@ SERVED: Final = {"/models", "/v1/models", "/healthz", "/readyz", "/metrics"}
 
 def is_served(path: str) -> bool:
     """Whether a GET of it succeeds: slashes are merged, and escapes read, before the look-up."""
-    plain = re.sub("/+", "/", unquote(path.partition("?")[0]))
+    plain = re.sub("/+", "/", unquote(re.split("[?#]", path, maxsplit=1)[0]))
     return plain.rstrip("/") in SERVED
 
 
