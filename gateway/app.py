@@ -12,6 +12,7 @@ from secrets import token_hex
 from time import monotonic, time
 
 import httpx
+import structlog
 from litestar import Litestar
 
 from gateway.accounting import UsageLog
@@ -143,7 +144,9 @@ class Parts:
         """Start what runs in the background; at the end finish what is under way, then close."""
         for background in (self.limiter, self.ledger, self.sampler):
             background.start()
+        looking = asyncio.create_task(self._look_at_eviction())
         yield
+        looking.cancel()
         await self.pipeline.drain()
         closing = (self.sampler, self.pacer, self.ledger, self.limiter, self.client, self.fetcher)
         for part in (*closing, self.store):
@@ -154,6 +157,13 @@ class Parts:
             self.usage.close()
         if self.tracer is not None:
             await asyncio.to_thread(self.tracer.close)
+
+    async def _look_at_eviction(self) -> None:
+        """Warn of a Redis that may forget limits, without holding up the start."""
+        if isinstance(self.store, RedisStore):
+            warning = await self.store.eviction_warning()
+            if warning is not None:
+                structlog.get_logger().warning("redis_may_evict", advice=warning)
 
     def degraded(self) -> dict[str, bool]:
         """Which functions decide without the store."""

@@ -245,6 +245,8 @@ class Pipeline:
                 self._spawn(self._ledger.excuse(place.entry))
                 raise
         await leave(place)
+        if isinstance(place, Lead):
+            self._spawn(self._ledger.excuse(place.entry))
         raise error
 
     async def _result(self, place: Done | Follow | Lead, job: Job, entry: Entry) -> Result:
@@ -268,7 +270,10 @@ class Pipeline:
         try:
             urls = await self._generator.generate(plan, run)
         except GatewayError as error:
-            await lead.fail(error, answered=not run.left)
+            if run.sent:
+                await lead.fail(error, answered=not run.left)
+            else:  # this request's own deadline: one that waits longer may still be served
+                await lead.step_down(answered=not run.left)
             raise
         except BaseException:
             await leave(lead)

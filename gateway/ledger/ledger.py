@@ -143,7 +143,7 @@ class Ledger:
         Its retry is then a new request, and adopts nothing that somebody else waits for.
         """
         adoption = entry.adoption
-        if adoption:
+        if adoption and not entry.idempotency:
             await self._note(lambda store: store.excuse(entry.scope, adoption, entry.request))
 
     async def delivered(self, place: Done | Lead) -> None:

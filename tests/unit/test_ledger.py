@@ -331,6 +331,14 @@ async def test_the_retry_of_a_refused_request_is_a_new_one() -> None:
 
 
 @in_virtual_time
+async def test_a_refused_request_with_a_key_of_its_own_explains_no_other_s_retry() -> None:
+    async with Gateway() as gateway:
+        await lead(gateway.workers[0], unshared("r1"))
+        await gateway.workers[0].excuse(unshared("r2", idempotency=Idempotency("k", "b")))
+        await follow(gateway.workers[1], unshared("r3", is_retry=True))
+
+
+@in_virtual_time
 async def test_a_retry_pays_only_for_what_is_missing() -> None:
     async with Gateway() as gateway:
         leader = await lead(gateway.workers[0], unshared("r1", images=10))

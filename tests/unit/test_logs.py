@@ -18,8 +18,11 @@ Written = Callable[[], str]
 @pytest.fixture
 def written(capsys: pytest.CaptureFixture[str]) -> Iterator[Written]:
     """What came out on standard error; the logging is put back afterwards."""
-    levels = {name: logging.getLogger(name).level for name in NOISY}
+    levels = {name: logging.getLogger(name).level for name in ("", *NOISY)}
+    handlers = logging.getLogger().handlers[:]
     yield lambda: capsys.readouterr().err
+    logging.captureWarnings(capture=False)
+    logging.getLogger().handlers[:] = handlers
     structlog.reset_defaults()
     for name, level in levels.items():
         logging.getLogger(name).setLevel(level)

@@ -33,6 +33,7 @@ from gateway.store.base import (
     Usage,
     Verdict,
 )
+from gateway.store.redis.eviction import eviction_warning
 from gateway.store.redis.flights import RedisFlights
 from gateway.store.redis.lane import Command, Reply, Timeouts
 from gateway.store.redis.scripts import Script, load, run
@@ -70,6 +71,10 @@ class RedisStore(RedisFlights):
     def failures(self) -> list[str]:
         """What is taken to be away at this moment, in words for /readyz; nothing is asked."""
         return self._servers.failures
+
+    async def eviction_warning(self) -> str | None:
+        """Why the server may forget limits and leases, if it may; None if it cannot be asked."""
+        return await eviction_warning(self._servers)
 
     async def take(self, ask: Ask) -> Verdict:
         wanted, limits = ask.reservation, ask.limits

@@ -1,0 +1,151 @@
+"""Each metric by itself: when it is recorded, and that its table is current."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pytest
+
+from gateway.accounting import Generation, UsageLog
+from gateway.config import Key, Limits, Tenant
+from gateway.metrics import Metrics
+from gateway.tenants import hash_key
+from tests.observability.scraping import MODEL, configuration
+from tests.running import ACME, ROOT, Client, HeldClock, Logs, account, config_for, until
+from tests.running_fixtures import Start
+from tests.simulated import SimulatedDashScope
+
+
+def value(gateway: Client, series: str) -> float:
+    """One line of /metrics; 0 where it is not there."""
+    text = gateway.http.get(f"{gateway.url}/metrics").text
+    found = [line for line in text.splitlines() if line.startswith(series)]
+    return sum(float(line.rpartition(" ")[2]) for line in found)
+
+
+def test_the_documents_tables_are_current() -> None:
+    subprocess.run([sys.executable, ROOT / "scripts" / "write-tables", "--check"], check=True)
+
+
+def test_each_metric_is_declared_once_and_explained() -> None:
+    declared = Metrics().declared
+    names = [one.name for one in declared]
+
+    assert len(set(names)) == len(names)
+    assert all(one.meaning.endswith(".") for one in declared)
+    forbidden = {"prompt", "key", "user", "request_id", "path", "address"}
+    assert not forbidden & {label for one in declared for label in one.labels}
+
+
+def test_names_that_nobody_configured_are_other(gateway: Client) -> None:
+    """Whatever clients send, they make no series."""
+    for number in range(5):
+        gateway.generate(model=f"made-up-{number}")
+        gateway.generate(key=f"sk-made-up-{number}")
+
+    assert value(gateway, 'gateway_requests_total{model="other",outcome="model_not_found"') == 5
+    assert value(gateway, 'gateway_requests_total{model="other",outcome="invalid_key"') == 5
+    assert "made-up" not in gateway.http.get(f"{gateway.url}/metrics").text
+
+
+def test_a_download_is_counted_in_bytes_and_seconds(
+    gateway: Client, simulator: SimulatedDashScope
+) -> None:
+    simulator.configure(image_bytes=100_000)
+    gateway.generate(model=MODEL, n=2, response_format="b64_json")
+
+    assert value(gateway, "gateway_download_bytes_total") >= 200_000
+    assert value(gateway, "gateway_download_seconds_count") == 1
+
+
+@pytest.mark.parametrize("form", ["url", "b64_json"])
+def test_an_answer_is_counted_before_its_client_has_it(form: str, gateway: Client) -> None:
+    """At once, not a moment later: a kill in between would lose it."""
+    for number in range(1, 20):
+        gateway.generate(model=MODEL, response_format=form, seed=1)
+        assert value(gateway, "gateway_requests_total") == number
+
+
+def test_a_budget_is_shown_and_renews(
+    start: Start, simulator: SimulatedDashScope, clock: HeldClock
+) -> None:
+    tenant = Tenant(name="acme", keys=(Key(hash=hash_key(ACME)),), limits=Limits(images_per_day=4))
+    config = config_for(account(simulator.base_url), tenants=(tenant,))
+    gateway = start(config)
+    series = 'gateway_budget_used_ratio{limit="images_per_day",tenant="acme"}'
+    gateway.generate(model=MODEL, n=3)
+
+    until(lambda: value(gateway, series) == 0.75)
+    clock.now += 86_400
+    until(lambda: value(gateway, series) == 0)
+
+
+def test_images_are_delivered_though_the_usage_record_cannot_be_written(
+    start: Start, simulator: SimulatedDashScope, logs: Logs
+) -> None:
+    """They are paid for. The line is in the log instead."""
+    if not Path("/dev/full").exists():
+        pytest.skip("this system has no /dev/full")
+    gateway = start(config_for(account(simulator.base_url), usage_log="/dev/full"))
+
+    answer = gateway.generate(model=MODEL, n=2)
+
+    assert answer.status_code == 200
+    assert value(gateway, "gateway_usage_records_lost_total") == 1
+    assert value(gateway, "gateway_images_total") == 2
+    [line] = logs.named("usage_record_lost")
+    assert (line["record"]["images"], line["record"]["tenant"]) == (2, "acme")
+
+
+def test_a_heartbeat_is_shown(gateway: Client) -> None:
+    now = datetime.now(UTC).timestamp()
+
+    until(lambda: abs(value(gateway, "gateway_heartbeat_timestamp_seconds") - now) < 10)
+
+
+def test_usage_is_summed_by_the_command(tmp_path: Path) -> None:
+    log = UsageLog(tmp_path / "usage.jsonl")
+    for day, tenant, images in ((1, "acme", 1), (2, "acme", 2), (2, "small", 3)):
+        log.append(
+            Generation(
+                at=datetime(2026, 11, day, 23, tzinfo=UTC),
+                request_id="req_1",
+                tenant=tenant,
+                key="ci",
+                model=MODEL,
+                size=None,
+                images=images,
+                cost=images * 200_000,
+            )
+        )
+    log.close()
+    file = tmp_path / "gateway.yaml"
+    document = json.loads(configuration("http://127.0.0.1:9/api/v1", "redis://127.0.0.1:9/0"))
+    file.write_text(json.dumps(document | {"usage_log": str(tmp_path / "usage.jsonl")}))
+
+    def usage(*arguments: str) -> subprocess.CompletedProcess[str]:
+        command = [sys.executable, "-m", "gateway", "usage", "--config", str(file), *arguments]
+        return subprocess.run(command, capture_output=True, text=True, check=False, cwd=ROOT)
+
+    summed = json.loads(usage("--since", "2026-11-02", "--by", "tenant,model,day", "--json").stdout)
+    assert summed["rows"] == [
+        {"tenant": "acme", "model": MODEL, "day": "2026-11-02", "generations": 1, "images": 2,
+         "cost": "0.4"},
+        {"tenant": "small", "model": MODEL, "day": "2026-11-02", "generations": 1, "images": 3,
+         "cost": "0.6"},
+    ]  # fmt: skip
+    assert summed["total"] == {"generations": 2, "images": 5, "cost": "1"}
+    table = usage("--by", "tenant").stdout.splitlines()
+    assert [line.split() for line in table] == [
+        ["tenant", "generations", "images", "CNY"],
+        ["acme", "2", "3", "0.6"],
+        ["small", "1", "3", "0.6"],
+        ["total", "3", "6", "1.2"],
+    ]
+    wrong = usage("--by", "colour")
+    assert (wrong.returncode, wrong.stdout) == (1, "")
+    assert "'colour' is none of tenant" in wrong.stderr

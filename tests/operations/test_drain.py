@@ -1,0 +1,183 @@
+"""SIGTERM: what was begun is finished, what was not is refused, and the end comes in time."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+import signal
+import time
+
+import aiohttp
+import pytest
+
+from tests.operations.site import Line, Site, children_of, eventually, generate, session
+from tests.running import GatewayProcess
+from tests.simulated import SimulatedDashScope
+
+IN_FLIGHT = 200
+PACED = {"name": "one", "api_key": "sk-paced", "rates": {"*": "2/s"}}
+
+
+async def begin(
+    client: aiohttp.ClientSession, gateway: GatewayProcess, vendor: SimulatedDashScope, count: int
+) -> list[asyncio.Task[int]]:
+    """So many generations, all of them with the vendor."""
+    calls = [asyncio.create_task(generate(client, gateway.url)) for _ in range(count)]
+
+    async def all_begun() -> bool:
+        state = await asyncio.to_thread(vendor.state, 0)
+        return bool(state["in_flight"] == count)
+
+    await eventually(all_begun, 30, 0.05)
+    return calls
+
+
+async def refused(url: str) -> bool:
+    """Whether nothing listens there any more."""
+    try:
+        line = await Line.to(url)
+    except ConnectionRefusedError:
+        return True
+    line.close()
+    return False
+
+
+async def test_a_signal_with_200_generations_in_flight_costs_none(
+    site: Site, vendor: SimulatedDashScope
+) -> None:
+    """Not ready at once, refusing soon, and 200 whole answers before it ends with success."""
+    vendor.configure(latency_s=6.0)
+    site.write(lame_duck_s=0.5)
+    with site.start() as gateway:
+        async with session() as client:
+            calls = await begin(client, gateway, vendor, IN_FLIGHT)
+            with await Line.to(gateway.url) as line:
+                gateway.stop()
+                await asyncio.sleep(0.05)
+                status, _, body = await line.ask("GET", "/readyz")
+            assert (status, body) == (503, {"status": "draining"})
+            await eventually(lambda: refused(gateway.url), 4)
+            assert not any(call.done() for call in calls)
+            assert await asyncio.gather(*calls) == [200] * IN_FLIGHT
+        assert await asyncio.to_thread(gateway.ended) == 0
+    assert vendor.state()["paid"] == {"qwen-image-2.0": IN_FLIGHT}
+
+
+async def test_while_it_drains_each_answer_is_its_connection_s_last(
+    site: Site, vendor: SimulatedDashScope
+) -> None:
+    """A proxy's kept connections run dry, so none is closed under a request."""
+    site.write(lame_duck_s=3)
+    with site.start() as gateway:
+        with await Line.to(gateway.url) as kept:
+            _, headers, _ = await kept.ask("GET", "/v1/models")
+            assert "connection" not in headers
+            gateway.stop()
+            await asyncio.sleep(0.3)
+            status, headers, _ = await kept.ask("GET", "/v1/models")
+            assert (status, headers["connection"]) == (200, "close")
+        with await Line.to(gateway.url) as fresh:
+            status, headers, _ = await fresh.ask("GET", "/v1/models")
+            assert (status, headers["connection"]) == (200, "close")
+        assert await asyncio.to_thread(gateway.ended) == 0
+
+
+async def test_calls_that_wait_for_their_slot_are_served_before_the_end(
+    site: Site, vendor: SimulatedDashScope
+) -> None:
+    """They have waited in a fair queue, and elsewhere would start at its end."""
+    site.write(accounts=[{**PACED, "base_url": vendor.base_url}], lame_duck_s=0)
+    with site.start() as gateway:
+        async with session() as client:
+            calls = [asyncio.create_task(generate(client, gateway.url)) for _ in range(8)]
+            await eventually(lambda: asyncio.wait(calls, return_when=asyncio.FIRST_COMPLETED))
+            gateway.stop()
+            assert await asyncio.gather(*calls) == [200] * 8
+        assert await asyncio.to_thread(gateway.ended) == 0
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+async def test_a_second_signal_ends_it_at_once(
+    site: Site, vendor: SimulatedDashScope, workers: int
+) -> None:
+    """Whoever sends it does not want to wait; the status says that requests were cut."""
+    vendor.configure(latency_s=30.0)
+    site.write()
+    with site.start(workers=workers) as gateway:
+        async with session() as client:
+            calls = await begin(client, gateway, vendor, 5)
+            gateway.stop()
+            await asyncio.sleep(0.5)
+            assert not any(call.done() for call in calls)
+            signalled = time.monotonic()
+            gateway.stop(signal.SIGINT if workers == 1 else signal.SIGTERM)
+            assert await asyncio.to_thread(gateway.ended, 10) == 1
+            assert time.monotonic() - signalled < 6
+            ends = await asyncio.gather(*calls, return_exceptions=True)
+    assert all(isinstance(end, aiohttp.ClientError) for end in ends)
+    assert "Traceback" not in gateway.output
+
+
+async def test_a_limit_ends_it(site: Site, vendor: SimulatedDashScope) -> None:
+    """A vendor that never answers does not keep a process alive."""
+    vendor.configure(latency_s=30.0)
+    site.write(drain_s=2, lame_duck_s=0)
+    with site.start() as gateway:
+        async with session() as client:
+            calls = await begin(client, gateway, vendor, 5)
+            signalled = time.monotonic()
+            gateway.stop()
+            assert await asyncio.to_thread(gateway.ended, 15) == 1
+            assert 2 <= time.monotonic() - signalled < 8
+            await asyncio.gather(*calls, return_exceptions=True)
+    assert re.search(r'"unanswered": ?[1-5]', gateway.output)
+    assert "Traceback" not in gateway.output
+
+
+async def test_an_idle_one_ends_within_a_few_seconds(site: Site) -> None:
+    """Kept connections that say nothing hold nobody up, and Ctrl+C skips the lame duck."""
+    site.write(lame_duck_s=60)
+    with (
+        site.start() as gateway,
+        await Line.to(gateway.url),
+        await Line.to(gateway.url) as kept,
+    ):
+        await kept.ask("GET", "/healthz")
+        gateway.stop(signal.SIGINT)
+        assert await asyncio.to_thread(gateway.ended, 10) == 0
+
+
+async def test_workers_of_a_killed_supervisor_drain(site: Site, vendor: SimulatedDashScope) -> None:
+    """Nobody is left behind, and nothing is lost."""
+    vendor.configure(latency_s=2.0)
+    site.write(lame_duck_s=0)
+    with site.start() as gateway:
+        workers = children_of(gateway.pid)
+        async with session() as client:
+            calls = await begin(client, gateway, vendor, 10)
+            gateway.stop(signal.SIGKILL)
+            assert await asyncio.gather(*calls) == [200] * 10
+
+        async def all_gone() -> bool:
+            return not any(is_running(pid) for pid in workers)
+
+        await eventually(all_gone)
+
+
+def is_running(pid: int) -> bool:
+    """Whether a process is there, and no mere remnant."""
+    try:
+        with open(f"/proc/{pid}/stat") as file:  # noqa: PTH123
+            return file.read().rpartition(") ")[2][0] != "Z"
+    except FileNotFoundError:
+        return False
+
+
+def test_a_signal_during_the_start_ends_it(site: Site) -> None:
+    """However early it comes."""
+    for wait_s in (0.3, 0.8, 1.2):
+        site.write(lame_duck_s=0)
+        with GatewayProcess("serve", "--config", str(site.file), "--workers", "2") as gateway:
+            time.sleep(wait_s)
+            gateway.stop()
+            gateway.ended(15)

@@ -1,0 +1,84 @@
+"""Never more than the limit in any 60 seconds, over four workers of one Redis, at every rate.
+
+`tests/contract/test_store_model.py` tries every kind of burst on every store; here the limiters of
+four workers share one, and the bound is stated: at most the limit in any 60 seconds, and under load
+never less than the limit in any 61.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable
+from itertools import count
+
+import pytest
+
+from gateway.limits import Limiter
+from gateway.store.base import Limits, Reservation, Settlement
+from gateway.store.redis import RedisStore, Timeouts
+from tests.contract.stores import Clock
+
+LIMIT = 20
+MINUTES = 4
+WORKERS = 4
+PATIENT = Timeouts(connect_s=5.0, command_s=5.0)
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
+@pytest.fixture
+async def workers(redis_url: str, clock: Clock) -> AsyncIterator[list[Limiter]]:
+    stores = [
+        RedisStore(redis_url, timeouts=PATIENT, clock_offset_ms=clock.offset_ms)
+        for _ in range(WORKERS)
+    ]
+    yield [Limiter(store, worker=f"w{number}") for number, store in enumerate(stores)]
+    for store in stores:
+        await store.aclose()
+
+
+async def admitted(workers: list[Limiter], clock: Clock, gaps_s: list[float]) -> list[float]:
+    """When requests that come at such distances, at one worker after the other, are let in."""
+    times = []
+    for number, gap_s in zip(count(), gaps_s):
+        clock.advance(gap_s)
+        worker, reservation = workers[number % WORKERS], Reservation(f"r{number}", "m", 1, 0)
+        limits = Limits(requests_per_minute=LIMIT)
+        if (await worker.admit("acme", limits, reservation)).allowed:
+            times.append(clock.now)
+            await worker.settle(Settlement("acme", reservation.id, "m", 1, 0))
+    return times
+
+
+def most_in(times: list[float], span_s: float) -> int:
+    """In any span of time of that length."""
+    return max(sum(start <= at < start + span_s for at in times) for start in times)
+
+
+RATES = {"half": 0.5, "just": 1.0, "twice": 2.0, "ten times": 10.0}
+
+
+@pytest.mark.parametrize("rate", RATES)
+async def test_at_a_steady_rate(
+    rate: str, workers: list[Limiter], clock: Clock, figure: Callable[[str], None]
+) -> None:
+    gap_s = 60 / (LIMIT * RATES[rate])
+    gaps = [gap_s] * int(MINUTES * 60 / gap_s)
+    times = await admitted(workers, clock, gaps)
+    most = most_in(times, 60)
+    figure(f"{rate} the limit: {len(times)} of {len(gaps)}, at most {most} in any 60 s")
+    assert most <= LIMIT
+    assert len(times) >= min(len(gaps) * 60 // 61, LIMIT * (MINUTES * 60 // 61)) - 1
+
+
+async def test_in_bursts_at_the_edge_of_the_minute(
+    workers: list[Limiter], clock: Clock, figure: Callable[[str], None]
+) -> None:
+    """Where a fixed window lets twice the limit through."""
+    burst = [0.0] * LIMIT
+    times = await admitted(workers, clock, [59.4, *burst, 0.7, *burst, 58.4, *burst, 2.0, *burst])
+    figure(f"{len(times)} of {4 * LIMIT} in bursts, at most {most_in(times, 60)} in any 60 s")
+    assert most_in(times, 60) == LIMIT
+    assert len(times) >= 2 * LIMIT

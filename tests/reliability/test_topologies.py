@@ -1,0 +1,69 @@
+"""What clients see when a Sentinel fails Redis over, and while a Cluster is resharded."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+
+from tests.reliability.client import statuses
+from tests.reliability.fleet import Fleet
+from tests.reliability.outage import LIMIT, PER_SECOND, Figure, check, tell, tenants
+from tests.reliability.topologies import Cluster, Replicated, connect
+from tests.simulated import SimulatedDashScope
+
+pytestmark = pytest.mark.xdist_group("outages")
+
+RESHARDED_S = 2.5
+MOVED_EVERY_S = 0.05
+
+
+async def test_a_sentinel_fails_over(figure: Figure) -> None:
+    """The master is killed; what it had counted is with its replica."""
+    with (
+        Replicated() as servers,
+        SimulatedDashScope(render="plain") as simulator,
+        Fleet(simulator.base_url, {"url": servers.url}, tenants("failover")) as fleet,
+    ):
+
+        async def lose() -> None:
+            connect(servers.master).wait(1, 5000)
+            servers.master.kill()
+
+        async def back() -> None:
+            await asyncio.to_thread(servers.wait_until_failed_over)
+
+        story = await tell(fleet, "failover", lose, back)
+    check(story, 2 * LIMIT, figure)
+    assert 503 in statuses(story.answers["budget"])
+
+
+async def test_a_cluster_is_resharded(figure: Figure) -> None:
+    """The slots of every tenant move on, again and again, while their counters are in use."""
+    with (
+        Cluster() as servers,
+        SimulatedDashScope(render="plain") as simulator,
+        Fleet(simulator.base_url, {"url": servers.url}, tenants("resharded")) as fleet,
+    ):
+        moves = 0
+
+        async def lose() -> None:
+            nonlocal moves
+            loop = asyncio.get_running_loop()
+            end = loop.time() + RESHARDED_S
+            while loop.time() < end:
+                for name in PER_SECOND:
+                    key = f"gateway:{{t:resharded-{name}}}:window"
+                    await asyncio.to_thread(servers.move, key)
+                    moves += 1
+                    await asyncio.sleep(MOVED_EVERY_S)
+
+        async def back() -> None:
+            """It was never away."""
+
+        story = await tell(fleet, "resharded", lose, back)
+    figure(f"{moves} slots moved")
+    check(story, 2 * LIMIT, figure)
+    # A call that meets a slot on its way is repeated for 100 ms, which one in a hundred may exceed
+    # where the servers wait for a processor.
+    assert statuses(story.everyone).get(503, 0) <= len(story.everyone) / 50

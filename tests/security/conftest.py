@@ -1,0 +1,45 @@
+"""The gateway in a thread as an attacker finds it, and a vendor that has turned against it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+
+from tests.running_fixtures import (
+    clock,
+    gateway,
+    http,
+    logs,
+    quick_retries,
+    running_gateway,
+    running_simulator,
+    simulator,
+    start,
+)
+from tests.security.hostile import HostileVendor, Listener
+
+__all__ = [
+    "clock",
+    "gateway",
+    "http",
+    "logs",
+    "quick_retries",
+    "running_gateway",
+    "running_simulator",
+    "simulator",
+    "start",
+]
+
+
+@pytest.fixture
+def vendor() -> Iterator[HostileVendor]:
+    with HostileVendor() as hostile:
+        yield hostile
+
+
+@pytest.fixture
+def inside() -> Iterator[Listener]:
+    """A service that only the gateway's own network can reach."""
+    with Listener() as listener:
+        yield listener
