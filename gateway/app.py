@@ -239,6 +239,7 @@ def following(reloader: Reloader) -> Callable[[Litestar], AbstractAsyncContextMa
         loop.add_signal_handler(signal.SIGHUP, reloader.trigger)
         yield
         loop.remove_signal_handler(signal.SIGHUP)
+        signal.signal(signal.SIGHUP, signal.SIG_IGN)  # its default would end what still drains
         await reloader.aclose()
 
     return lifespan

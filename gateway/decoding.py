@@ -26,6 +26,8 @@ T = TypeVar("T")
 REFERENCE = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)\}")
 MAX_SECRET_BYTES = 64 * 1024
 SHOWN = 200
+MAX_NODES = 1_000_000
+"""Of a configuration; more than that is a mistake, or an attack by aliases of aliases."""
 
 
 class Fault(Struct, frozen=True):
@@ -136,6 +138,9 @@ def read_yaml(
     try:
         text = path.read_text(encoding="utf-8")
         document = yaml.load(text, UniqueKeyLoader)  # noqa: S506 - a subclass of SafeLoader
+        if expanded(document, {}) > MAX_NODES:
+            faults.append(Fault(where, f"{path} has more than {MAX_NODES} values"))
+            return REPORTED
         return beside(fill_in(document, environment, where, faults), path.parent)
     except OSError as fault:
         faults.append(Fault(where, f"cannot read {path}: {fault.strerror}"))
@@ -145,7 +150,7 @@ def read_yaml(
         faults.append(Fault(where, f"{path} is nested too deeply"))
     except yaml.YAMLError as fault:
         faults.append(Fault(where, f"not YAML: {described(fault)}"))
-    except ValueError as fault:  # a date that does not exist, a number that is none
+    except (ValueError, LookupError, TypeError) as fault:  # a date or number that is none
         faults.append(Fault(where, f"not YAML: {str(fault)[:SHOWN]}"))
     return REPORTED
 
@@ -159,6 +164,16 @@ def beside(value: object, folder: Path) -> object:
     if isinstance(value, list):
         return [beside(item, folder) for item in value]
     return value
+
+
+def expanded(value: object, known: dict[int, int]) -> int:
+    """How many values a document has once every alias is written out; aliases may nest."""
+    if not isinstance(value, dict | list):
+        return 1
+    if id(value) not in known:
+        parts = value.values() if isinstance(value, dict) else value
+        known[id(value)] = 1 + sum(expanded(part, known) for part in parts)
+    return known[id(value)]
 
 
 def described(fault: yaml.YAMLError) -> str:

@@ -110,7 +110,6 @@ class Envelope:
         if scope["path"] not in IMAGE_PATHS:
             return
         model, outcome = exchange.model, exchange.outcome
-        self._metrics.requests.labels(exchange.tenant, model, outcome).inc()
         self._metrics.request_seconds.labels(model).observe(seconds)
         if outcome == "ok":  # a client that left knows nothing of what others still take
             self._metrics.own_seconds.labels(model).observe(max(0.0, seconds - exchange.waited_s))
@@ -124,6 +123,8 @@ class Envelope:
                     "http.response.status_code": status,
                 }
             )
+        # Last, so that as little as possible lies between the count and the answer's last byte.
+        self._metrics.requests.labels(exchange.tenant, model, outcome).inc()
 
 
 def added(exchange: Exchange, started: float) -> list[tuple[bytes, bytes]]:

@@ -93,7 +93,7 @@ class DashScope:
     def _judge(self, response: httpx.Response, body: bytes | None) -> GenerationReply:
         try:
             reply = None if body is None else self._decoder.decode(body)
-        except msgspec.DecodeError:
+        except (msgspec.DecodeError, RecursionError):
             reply = None
         # Images count even beside a code: they were generated, and are billed.
         is_answer = response.status_code == OK and reply is not None and reply.output is not None
