@@ -33,7 +33,7 @@ run: $(RUN) ## Start the gateway on 127.0.0.1:8080, with the simulator unless DA
 
 .PHONY: test
 test: $(DEV) peers ## Run the whole test suite; with ARGS="-k limits" only a part, without coverage
-	@PEERS=$(PEERS) $(BIN)/python -m pytest $(if $(ARGS),$(ARGS),--numprocesses auto --dist loadgroup --cov)
+	@PEERS=$(PEERS) $(BIN)/python -m pytest $(if $(ARGS),$(ARGS),--numprocesses auto --dist loadfile --cov)
 
 .PHONY: test-all-pythons
 test-all-pythons: ## Run the suite on each of Python 3.11, 3.12 and 3.13 that is found

@@ -176,6 +176,9 @@ class Pipeline:
         place, held = await self._enter(caller, job, entry, exchange)
         started = self._clock.steady()
         try:
+            if isinstance(place, Follow):
+                place = job.place = await self._followed(place, job, entry)
+                held = await self._paying(held, place, job, exchange)
             return await self._result(place, job, entry)
         finally:
             exchange.waited_s += self._clock.steady() - started
@@ -249,14 +252,26 @@ class Pipeline:
             self._spawn(self._ledger.excuse(place.entry))
         raise error
 
-    async def _result(self, place: Done | Follow | Lead, job: Job, entry: Entry) -> Result:
-        if isinstance(place, Follow):
-            patience_s = job.wish.patience_s
-            outcome = await place.outcome(self._clock.steady() + patience_s)
-            if isinstance(outcome, Failed):
-                self._spawn(self._ledger.excuse(entry))
-                raise outcome.error
-            job.place = place = outcome
+    async def _followed(self, follow: Follow, job: Job, entry: Entry) -> Done | Lead:
+        outcome = await follow.outcome(self._clock.steady() + job.wish.patience_s)
+        if isinstance(outcome, Failed):
+            self._spawn(self._ledger.excuse(entry))
+            raise outcome.error
+        return outcome
+
+    async def _paying(self, held: Pass, place: Done | Lead, job: Job, exchange: Exchange) -> Pass:
+        """Admit anew who was admitted to be given another's images, and has to make them now."""
+        if isinstance(place, Done) or held.reservation.images:
+            return held
+        try:
+            paying = await self._admission.admit(held.caller, job.plan, exchange)
+        except BaseException:
+            await leave(place)
+            raise
+        await self._admission.settle(held, 0, exchange.request_id)
+        return paying
+
+    async def _result(self, place: Done | Lead, job: Job, entry: Entry) -> Result:
         if isinstance(place, Done):
             return Result(place, place.record, CACHE[place.how])
         keep_s = 0.0 if entry.cache_key is None else job.cache_s

@@ -20,7 +20,7 @@ pytestmark = pytest.mark.xdist_group("patience")
 MODEL = "qwen-image-2.0"
 RATE = 2.0
 SLOT_S = 1 / RATE
-WINDOW_S = 16.0
+WINDOW_S = 12.0
 """Of 250 s that all of them would take; bench/reliability_pacing.py waits for the end."""
 JITTER_S = 0.3
 WAITING = {"many": 500, "some": 5, "one": 1}

@@ -25,6 +25,7 @@ async def test_a_sentinel_fails_over(figure: Figure) -> None:
         SimulatedDashScope(render="plain") as simulator,
         Fleet(simulator.base_url, {"url": servers.url}, tenants("failover")) as fleet,
     ):
+        servers.wait_until_met()
 
         async def lose() -> None:
             connect(servers.master).wait(1, 5000)

@@ -61,12 +61,15 @@ class Replicated(Servers):
         wait_until(self._is_following)
         config = SENTINEL.format(port=self.master.port)
         self.sentinels = [self.start("--sentinel", config=config) for _ in range(3)]
-        wait_until(self._have_met)
 
     @property
     def url(self) -> str:
         hosts = ",".join(f"127.0.0.1:{sentinel.port}" for sentinel in self.sentinels)
         return f"redis+sentinel://{hosts}/main/0"
+
+    def wait_until_met(self) -> None:
+        """Until the Sentinels know each other, which takes them some seconds."""
+        wait_until(self._have_met)
 
     def wait_until_failed_over(self) -> None:
         """Until the replica is what the Sentinels name, and takes writes."""
