@@ -93,7 +93,7 @@ class Job:
         self.run.give_up()
         if self.run.sent and isinstance(self.place, Done | Lead):
             self._pipeline.let_go(self.place)
-        return self.run.sent
+        return self.run.sent or isinstance(self.place, Follow)
 
     async def delivered(self) -> None:
         """The caller has its answer."""
