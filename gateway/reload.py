@@ -13,6 +13,7 @@ from contextlib import suppress
 from pathlib import Path
 
 import structlog
+from msgspec.structs import replace
 
 from gateway.config import Config, load_config
 from gateway.decoding import ConfigError
@@ -74,6 +75,7 @@ class Reloader:
         self._apply = apply
         self._follower = Follower(path, config)
         self._wake = asyncio.Event()
+        self._has_read = False
         self._task: asyncio.Task[None] | None = None
 
     def start(self) -> None:
@@ -103,6 +105,9 @@ class Reloader:
     async def _reload(self) -> None:
         try:
             config = await asyncio.to_thread(self._follower.read)
+            is_as_started, self._has_read = self._is_as_started(config), True
+            if is_as_started:
+                return
             self._apply(config)
         except BeingWritten:
             return
@@ -117,6 +122,12 @@ class Reloader:
             log.info(
                 "reloaded", path=str(self._path), tenants=len(config.tenants), needs_restart=needs
             )
+
+    def _is_as_started(self, config: Config) -> bool:
+        """Whether the first look found what the worker was started with, as it mostly does."""
+        return not self._has_read and replace(config, listen=self._started_with.listen) == (
+            self._started_with
+        )
 
     def _needs_restart(self, config: Config) -> list[str]:
         """Sections that differ from what the worker started with and are not followed."""

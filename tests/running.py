@@ -318,6 +318,9 @@ class GatewayProcess:
         self._reader.join(10)
         assert self._process.stdout is not None
         self._process.stdout.close()
+        # So every process of the whole suite is searched for what it must never print.
+        shown = [secret for secret in (UPSTREAM_KEY, ACME) if secret in self.output]
+        assert not shown, f"printed: {shown}"
 
     @property
     def url(self) -> str:
