@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Literal, get_args
@@ -60,7 +61,8 @@ class UsageLog:
 
     def close(self) -> None:
         """Flush to the disk."""
-        os.fsync(self._file)
+        with suppress(OSError):  # a pipe or a device has no disk behind it
+            os.fsync(self._file)
         os.close(self._file)
 
 

@@ -25,8 +25,6 @@ from tests.reliability.fleet import ROOMY, Fleet
 from tests.running import until
 from tests.simulated import SimulatedDashScope
 
-pytestmark = pytest.mark.xdist_group("limits")
-
 REQUESTS = 2_000
 PRICE = Decimal("0.2")
 """Of one image of qwen-image-2.0, in the shipped catalogue."""

@@ -17,8 +17,6 @@ from tests.reliability.fleet import Fleet, kill, workers_of
 from tests.running import until
 from tests.simulated import SimulatedDashScope
 
-pytestmark = pytest.mark.xdist_group("patience")
-
 LEASE_S = 30.0
 """`gateway.limits.Limiter`'s; the configuration has no key for it."""
 IN_FLIGHT = 10

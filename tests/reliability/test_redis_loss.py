@@ -14,9 +14,7 @@ from tests.reliability.fleet import Fleet
 from tests.reliability.outage import LIMIT, Figure, check, tell, tenants, until_ready
 from tests.simulated import SimulatedDashScope
 
-pytestmark = pytest.mark.xdist_group("outages")
-
-AWAY_S = 2.5
+AWAY_S = 2.0
 KEPT_ON_DISK = ["--appendonly", "yes", "--appendfsync", "always"]
 
 

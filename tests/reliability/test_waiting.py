@@ -8,12 +8,8 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-import pytest
-
 from tests.reliability.client import PATH, connected, get, image_request
 from tests.reliability.fleet import Fleet
-
-pytestmark = pytest.mark.xdist_group("patience")
 
 REQUESTS = 1_000
 IDLE = 0.05
