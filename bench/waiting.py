@@ -46,7 +46,7 @@ AT_ONCE = 200
 KEY = new_key()
 CONFIG = """\
 listen: {{host: 127.0.0.1, port: 0}}
-upstream: {{deadline_s: 100000000}}
+upstream: {{deadline_s: 30000000}}
 pacing: {{waiting_per_model: 100000, waiting_per_tenant: 100000}}
 accounts:
   - {{name: slow, base_url: "http://127.0.0.1:1/api/v1", api_key: none, rates: {{"*": 1/min}}}}

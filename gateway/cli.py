@@ -52,10 +52,16 @@ def stop(message: object) -> None:
 def read_config(path: Path) -> Config:
     """The configuration, or an end with all its faults."""
     try:
-        return load_config(path)
+        config = load_config(path)
+        # Opening connects to nothing, but reads the whole address.
+        open_store(config, Clock(time.time, time.monotonic))
     except ConfigError as fault:
         stop(fault)
         raise
+    except ValueError as fault:
+        stop(f"{path}: 1 fault\n  redis.url: {fault}")
+        raise
+    return config
 
 
 @app.command

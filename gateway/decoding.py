@@ -9,6 +9,7 @@ from types import NoneType, UnionType
 from typing import (
     Annotated,
     Any,
+    ClassVar,
     NoReturn,
     TypeVar,
     Union,
@@ -118,7 +119,19 @@ REPORTED = object()
 
 
 class UniqueKeyLoader(yaml.SafeLoader):
-    """YAML's safe subset; a key that stands twice is an error instead of the last one winning."""
+    """YAML's safe subset; a key that stands twice is an error instead of the last one winning.
+
+    Only `true` and `false` are booleans, as in YAML 1.2: `off` is the name of a mode.
+    """
+
+    yaml_implicit_resolvers: ClassVar = {  # type: ignore[misc]  # PyYAML itself has it on the class
+        first: [
+            (tag, pattern)
+            for tag, pattern in resolvers
+            if tag != "tag:yaml.org,2002:bool" or first in "tTfF"
+        ]
+        for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
+    }
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:  # noqa: FBT001, FBT002
         seen: set[str] = set()

@@ -203,54 +203,25 @@ class Pipeline:
             idempotency=wish.idempotency,
             adoption=wish.adoption,
             is_retry=wish.is_retry,
+            takes_orphans=not wish.control.no_store and max_age_s is None,
         )
 
     async def _enter(
         self, caller: Caller, job: Job, entry: Entry, exchange: Exchange
     ) -> tuple[Done | Follow | Lead, Pass]:
-        """Find the request's place and admit it, in one round trip where both succeed.
-
-        Whether it pays is known only with its place, so it is admitted as if it did. One that does
-        not pay is asked again as such before it is refused.
-        """
-        admitting = asyncio.ensure_future(self._admission.admit(caller, job.plan, exchange))
-        try:
-            place = job.place = await self._ledger.enter(entry)
-        except BaseException:
-            await self._take_back(admitting, exchange)
-            raise
-        try:
-            held = await admitting
-        except GatewayError as error:
-            held = await self._admit_anew(caller, job, place, exchange, error)
-        except BaseException:
-            await leave(place)
-            raise
+        """Find the request's place, then admit it: only a lead reserves images and money."""
+        place = job.place = await self._ledger.enter(entry)
         if isinstance(place, Refusal | Failed):
-            await self._admission.settle(held, 0, exchange.request_id)
             raise refusal(place)
+        pays = isinstance(place, Lead)
+        try:
+            held = await self._admission.admit(caller, job.plan, exchange, pays=pays)
+        except BaseException as error:
+            await leave(place)
+            if isinstance(error, GatewayError):
+                self._spawn(self._ledger.excuse(entry))
+            raise
         return place, held
-
-    async def _take_back(self, admitting: asyncio.Task[Pass], exchange: Exchange) -> None:
-        """Undo an admission whose request was given up meanwhile."""
-        admitting.cancel()
-        await asyncio.wait([admitting])
-        if not admitting.cancelled() and admitting.exception() is None:
-            await self._admission.settle(admitting.result(), 0, exchange.request_id)
-
-    async def _admit_anew(
-        self, caller: Caller, job: Job, place: Place, exchange: Exchange, error: GatewayError
-    ) -> Pass:
-        if isinstance(place, Done | Follow):
-            try:
-                return await self._admission.admit(caller, job.plan, exchange, pays=False)
-            except GatewayError:
-                self._spawn(self._ledger.excuse(place.entry))
-                raise
-        await leave(place)
-        if isinstance(place, Lead):
-            self._spawn(self._ledger.excuse(place.entry))
-        raise error
 
     async def _followed(self, follow: Follow, job: Job, entry: Entry) -> Done | Lead:
         outcome = await follow.outcome(self._clock.steady() + job.wish.patience_s)
@@ -268,7 +239,8 @@ class Pipeline:
         except BaseException:
             await leave(place)
             raise
-        await self._admission.settle(held, 0, exchange.request_id)
+        # Not awaited: a cancellation in between would lose what has just been admitted.
+        self._spawn(self._admission.settle(held, 0, exchange.request_id))
         return paying
 
     async def _result(self, place: Done | Lead, job: Job, entry: Entry) -> Result:

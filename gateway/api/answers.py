@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Sequence
 
 from litestar import Response
@@ -10,6 +11,7 @@ from gateway.api.replies import json_response
 from gateway.api.streaming import StreamedImages
 from gateway.catalogue import Size
 from gateway.delivery import Delivery, Keep, OpenDelivery
+from gateway.errors import ServiceUnavailable
 from gateway.exchange import Exchange
 from gateway.generation import Clock
 from gateway.image_cache import ImageCache
@@ -20,6 +22,8 @@ from gateway.protocol.openai import Image, ImagesResponse
 from gateway.translate.request import Plan
 from gateway.translate.response import to_openai
 from gateway.upstream.images import ImageFetcher, ImageUnavailable
+
+ROOM_S = 10.0
 
 
 class Answers:
@@ -98,20 +102,35 @@ class Answers:
         if images is None or not isinstance(place, Done) or not images.needs_bytes(place):
             return result.record.urls, 0
         budget = self._delivery.budget
-        held = min(images.most_bytes(place), budget.total)
-        await budget.take(held)
+        most = min(images.most_bytes(place), budget.total // 2)
+        await self._take(most)
+        found: list[bytes] | None = None
         try:
             found = await images.find(place)
-        except BaseException:
-            budget.give(held)
-            raise
+        finally:
+            held = min(most, sum(map(len, found or ())))
+            budget.give(most - held)
         if found is not None:
             return found, held
-        budget.give(held)
+        if result.record.life_s(self._clock.now()) > 0:
+            return result.record.urls, 0
         await self._ledger.discard(place)
         gone = ImageUnavailable("A cached image is no longer held; try again for a new one.")
         gone.should_retry = True
         raise gone
+
+    async def _take(self, count: int) -> None:
+        """Wait for room in memory, but not for as long as a slow client may hold it.
+
+        Raises:
+            ServiceUnavailable: there is none.
+        """
+        try:
+            async with asyncio.timeout(ROOM_S):
+                await self._delivery.budget.take(count)
+        except TimeoutError:
+            message = "The gateway has no memory for this image just now; try again."
+            raise ServiceUnavailable(message, retry_after_s=1.0) from None
 
     def _keep(self, job: Job, result: Result, exchange: Exchange) -> Keep | None:
         place = result.place

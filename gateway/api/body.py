@@ -128,10 +128,10 @@ def refuse_halves(value: object) -> None:
     Raises:
         InvalidRequest: `param` names the key under which it stands, if that is readable.
     """
-    fields = value.items() if isinstance(value, dict) else [("", value)]
+    fields = value.items() if isinstance(value, dict) else [(None, value)]
     for name, field in fields:
         if not is_encodable(json.dumps([name, field], ensure_ascii=False)):
-            param = shown(name) or None
+            param = None if name is None else shown(name)
             message = "The body holds half of a surrogate pair, which is not text."
             raise InvalidRequest(message, param=param)
 

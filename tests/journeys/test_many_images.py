@@ -114,6 +114,7 @@ def test_several_answers_that_lack_images_are_topped_up(
     gateway: Client, simulator: SimulatedDashScope
 ) -> None:
     """Each call for its own, with seeds that nobody else has."""
+    simulator.configure(latency_s=0.2)  # so that both calls are there before either is answered
     simulator.fault("fewer_images", count=2)
 
     answer = gateway.generate(model="qwen-image-2.0", n=10, seed=0, response_format="b64_json")

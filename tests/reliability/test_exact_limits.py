@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from collections.abc import Callable, Iterator
 from decimal import Decimal
 from itertools import islice
@@ -13,16 +14,12 @@ import pytest
 from tests.redis_server import RedisServer
 from tests.reliability.client import (
     PATH,
-    Answer,
-    Connection,
     burst,
     connected,
-    eventually,
     image_request,
     statuses,
 )
 from tests.reliability.fleet import ROOMY, Fleet
-from tests.running import until
 from tests.simulated import SimulatedDashScope
 
 REQUESTS = 2_000
@@ -37,18 +34,31 @@ LIMITS: dict[str, tuple[object, int]] = {
     "images_per_day": (100, 2),
     "spend_per_month": (float(100 * PRICE), 1),
 }
+SLOW = "qwen-image-plus"
 """The limit, and the images of each request."""
 
 
 @pytest.fixture(scope="module")
-def simulator() -> Iterator[SimulatedDashScope]:
-    with SimulatedDashScope(render="plain") as simulator:
+def gate() -> threading.Event:
+    """The vendor's slow model answers once it is open."""
+    return threading.Event()
+
+
+@pytest.fixture(scope="module")
+def simulator(gate: threading.Event) -> Iterator[SimulatedDashScope]:
+    async def until_open(_seconds: float) -> None:
+        await asyncio.to_thread(gate.wait)
+
+    latency_s = {SLOW: 1, "*": 0}
+    with SimulatedDashScope(render="plain", latency_s=latency_s, sleep=until_open) as simulator:
         yield simulator
+        gate.set()
 
 
 @pytest.fixture(scope="module")
 def fleet(simulator: SimulatedDashScope) -> Iterator[Fleet]:
     tenants = {kind: {**ROOMY, kind: limit} for kind, (limit, _) in LIMITS.items()}
+    tenants["concurrent_requests"] = {**ROOMY, "concurrent_requests": 100}
     with (
         RedisServer() as server,
         Fleet(simulator.base_url, {"url": server.url, **PATIENT}, tenants) as fleet,
@@ -91,43 +101,28 @@ async def test_exactly_the_limit_is_admitted_and_the_refused_leave_no_trace(
     figure(f"{REQUESTS} at once, {admitted} admitted, {codes.pop()}, in {took_s:.1f} s")
 
 
-async def test_exactly_the_limit_runs_at_once(figure: Callable[[str], None]) -> None:
-    """The vendor does not answer until all others are refused; then it fails, and all is free."""
-    with (
-        SimulatedDashScope(render="plain", latency_s=600) as simulator,
-        RedisServer() as server,
-        Fleet(
-            simulator.base_url,
-            {"url": server.url, **PATIENT},
-            {"busy": {**ROOMY, "concurrent_requests": 100}},
-        ) as fleet,
-    ):
-        async with connected([fleet.ports[i % 2] for i in range(REQUESTS)]) as connections:
-            for connection in connections:
-                connection.send("POST", PATH, fleet.keys["busy"], image_request())
-            refused = await first_answers(connections, REQUESTS - 100)
-            assert statuses(refused) == {429: REQUESTS - 100}
-            until(lambda: simulator.state(0)["in_flight"] == 100)
-            assert used(await fleet.usage("busy")) == {
-                "requests_per_minute": 100,
-                "images_per_minute": 100,
-                "concurrent_requests": 100,
-                "images_per_day": 100,
-                "spend_per_month": 100 * PRICE,
-            }
-            simulator.close()
-
-        async def all_have_ended() -> bool:
-            return used(await fleet.usage("busy"))["concurrent_requests"] == 0
-
-        await eventually(all_have_ended)
-        left = await fleet.usage("busy")
-        assert used(left) == {**dict.fromkeys(ROOMY, 0), "requests_per_minute": 100}
-        assert fleet.printed_usage("busy") == left
+async def test_exactly_the_limit_runs_at_once(
+    fleet: Fleet,
+    simulator: SimulatedDashScope,
+    gate: threading.Event,
+    figure: Callable[[str], None],
+) -> None:
+    """The vendor does not answer until all others are refused; then all are free again."""
+    simulator.reset()
+    async with connected([fleet.ports[number % 2] for number in range(REQUESTS)]) as connections:
+        for connection in connections:
+            connection.send("POST", PATH, fleet.keys["concurrent_requests"], image_request(SLOW))
+        answers = asyncio.as_completed([one.answer() for one in connections], timeout=60)
+        refused = [await answer for answer in islice(answers, REQUESTS - 100)]
+        assert statuses(refused) == {429: REQUESTS - 100}
+        assert simulator.state(0)["in_flight"] == 100
+        while_running = used(await fleet.usage("concurrent_requests"))
+        gate.set()
+        assert statuses([await answer for answer in answers]) == {200: 100}
+    assert simulator.state(0)["paid"] == {SLOW: 100}
+    ended = await fleet.usage("concurrent_requests")
+    expected = {**dict.fromkeys(ROOMY, 100), "spend_per_month": while_running["spend_per_month"]}
+    assert while_running == expected
+    assert used(ended) == {**expected, "concurrent_requests": 0}
+    assert fleet.printed_usage("concurrent_requests") == ended
     figure(f"{REQUESTS} at once, 100 admitted")
-
-
-async def first_answers(connections: list[Connection], count: int) -> list[Answer]:
-    """Those that are answered, the others being left to wait."""
-    answers = [asyncio.ensure_future(connection.answer()) for connection in connections]
-    return [await answer for answer in islice(asyncio.as_completed(answers, timeout=60), count)]

@@ -30,7 +30,8 @@ def runs() -> dict[str, Run]:
 
     async def both() -> list[Run]:
         with ExitStack() as stack:
-            setups = [alone(stack), replicas(stack)]
+            starting = [asyncio.to_thread(start, stack) for start in (alone, replicas)]
+            setups = await asyncio.gather(*starting)
             return list(await asyncio.gather(*(run(*setup, WINDOW_S) for setup in setups)))
 
     return dict(zip(["one gateway", "two replicas"], asyncio.run(both()), strict=True))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import sys
 import gc
 import resource
 import time
@@ -523,7 +524,8 @@ async def test_five_thousand_wait_for_next_to_nothing() -> None:
     await asyncio.gather(*tasks, return_exceptions=True)
     await pacer.aclose()
     used_s = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
-    assert per_waiter < 1024
+    # Tracing the lines for coverage costs memory in every waiting frame.
+    assert per_waiter < (1024 if sys.gettrace() is None else 2048)
     assert used_s < 0.05
 
 

@@ -1,4 +1,4 @@
-"""What clients see when a Sentinel fails Redis over, and while a Cluster is resharded."""
+"""What clients see while a Cluster is resharded."""
 
 from __future__ import annotations
 
@@ -7,32 +7,11 @@ import asyncio
 from tests.reliability.client import statuses
 from tests.reliability.fleet import Fleet
 from tests.reliability.outage import LIMIT, PER_SECOND, Figure, check, tell, tenants
-from tests.reliability.topologies import Cluster, Replicated, connect
+from tests.reliability.topologies import Cluster
 from tests.simulated import SimulatedDashScope
 
 RESHARDED_S = 2.0
 MOVED_EVERY_S = 0.05
-
-
-async def test_a_sentinel_fails_over(figure: Figure) -> None:
-    """The master is killed; what it had counted is with its replica."""
-    with (
-        Replicated() as servers,
-        SimulatedDashScope(render="plain") as simulator,
-        Fleet(simulator.base_url, {"url": servers.url}, tenants("failover")) as fleet,
-    ):
-        servers.wait_until_met()
-
-        async def lose() -> None:
-            connect(servers.master).wait(1, 5000)
-            servers.master.kill()
-
-        async def back() -> None:
-            await asyncio.to_thread(servers.wait_until_failed_over)
-
-        story = await tell(fleet, "failover", lose, back)
-    check(story, 2 * LIMIT, figure)
-    assert 503 in statuses(story.answers["budget"])
 
 
 async def test_a_cluster_is_resharded(figure: Figure) -> None:
