@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-import sys
 import gc
 import resource
+import sys
 import time
 import tracemalloc
 from collections import Counter
