@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from collections import Counter
 from collections.abc import Callable, Sequence
 
@@ -111,6 +112,8 @@ class _Pump:
         self._on_wait = on_wait
         self._loop = asyncio.get_running_loop()
         self._outlook = Outlook(Turn(None, 0, {}), slots.worker, {})
+        self._sent_at: dict[str, float] = {}
+        """When the last call of each account was on its way, on the steady clock."""
         self._joined = False
         self._sleep: asyncio.Future[None] | None = None
         self._task: asyncio.Task[None] | None = None
@@ -128,7 +131,18 @@ class _Pump:
             raise
         if isinstance(outcome, Exception):
             raise outcome
+        # Runs once this turn of the loop has written what it has to send.
+        self._loop.call_soon(self._mark, outcome.account)
         return outcome.account
+
+    def _mark(self, account: str) -> None:
+        self._sent_at[account] = time.monotonic()
+
+    def _delay_s(self, grant: Grant) -> float:
+        """Until the grant's slot; a busy loop that sent the last call late moves it on."""
+        _, interval = self._slots.rhythm(self._model, [grant.account])[0]
+        since = time.monotonic() - self._sent_at.get(grant.account, 0.0)
+        return max(grant.delay_us / 1e6, min(interval, interval - since))
 
     def expected_in_s(self, tenant: str, position: int) -> float:
         """Seconds until the slot of a call with `position` calls of its tenant before it."""
@@ -201,7 +215,7 @@ class _Pump:
         if report:
             self._weigh(turn)
         if turn.grant:
-            await asyncio.sleep(turn.grant.delay_us / 1e6)
+            await asyncio.sleep(self._delay_s(turn.grant))
             if not self._hand(turn.grant):
                 await self._slots.give_back(self._model, turn.grant)
         await self._rest(claimed_at, turn.wait_us / 1e6)
