@@ -89,7 +89,7 @@ class Admission:
         tenant = caller.tenant.name
         # A tenant may have been removed while this request was being read.
         limits = self._limits.get(tenant) or to_store_limits(caller.tenant.limits)
-        with exchange.phase("store", self._metrics.store_seconds.labels("take")):
+        with exchange.phase("store"):
             verdict = await self._limiter.admit(tenant, limits, reservation)
         exchange.headers.update(rate_headers(verdict))
         exchange.notes |= {"model": plan.model, "n": plan.images, "size": size_of(plan)}
@@ -108,7 +108,7 @@ class Admission:
             self._book(held, images, cost, request_id)
         held.exchange.notes |= {"images": images, "cost": str(Money(cost))}
         settlement = Settlement(tenant, held.reservation.id, plan.model, images, cost)
-        with held.exchange.phase("store", self._metrics.store_seconds.labels("release")):
+        with held.exchange.phase("store"):
             await self._limiter.settle(settlement)
 
     def _book(self, held: Pass, images: int, cost: int, request_id: str) -> None:

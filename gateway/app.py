@@ -43,6 +43,7 @@ from gateway.store.memory import MemoryStore
 from gateway.store.memory.images import MemoryImages
 from gateway.store.redis import RedisStore, Timeouts
 from gateway.store.redis.images import RedisImages
+from gateway.store.redis.timing import Took, untold
 from gateway.tenants import KeyRing
 from gateway.tracing import Tracer, open_tracer
 from gateway.upstream.accounts import Accounts
@@ -70,7 +71,7 @@ class Parts:
         self.metrics = Metrics(installed_version())
         self.readiness = Readiness()
         self.tracer = open_tracer_for(config)
-        self.store = store or open_store(config, clock)
+        self.store = store or open_store(config, clock, self.metrics.store_seconds.observe)
         # Without Redis the store cannot be away, so nothing needs to stand in for it.
         spare = None if isinstance(self.store, MemoryStore) else MemoryStore(clock.now)
         self.usage = UsageLog(Path(config.usage_log)) if config.usage_log else None
@@ -94,7 +95,7 @@ class Parts:
         self.admission = Admission(
             self.limiter, config.tenants, metrics=self.metrics, usage=self.usage, now=clock.now
         )
-        self.image_store = open_image_store(config, clock)
+        self.image_store = open_image_store(config, clock, self.metrics.store_seconds.observe)
         self.images = self._image_cache()
         self.pipeline = self._pipeline()
         self.sampler = Sampler(
@@ -245,23 +246,23 @@ def following(reloader: Reloader) -> Callable[[Litestar], AbstractAsyncContextMa
     return lifespan
 
 
-def open_store(config: Config, clock: Clock) -> Store:
+def open_store(config: Config, clock: Clock, took: Took = untold) -> Store:
     """Redis where one is configured, else this process."""
     if config.redis is None:
         return MemoryStore(clock.now)
     redis = config.redis
     timeouts = Timeouts(redis.connect_timeout_ms / 1000, redis.command_timeout_ms / 1000)
-    return RedisStore(redis.url.reveal(), prefix=redis.prefix, timeouts=timeouts)
+    return RedisStore(redis.url.reveal(), prefix=redis.prefix, timeouts=timeouts, took=took)
 
 
-def open_image_store(config: Config, clock: Clock) -> ImageStore | None:
+def open_image_store(config: Config, clock: Clock, took: Took = untold) -> ImageStore | None:
     """Where image bytes are kept, if they are."""
     settings = config.image_cache
     if settings is None:
         return None
     if settings.url is None:
         return MemoryImages(clock.now)
-    return RedisImages(settings.url.reveal(), prefix=settings.prefix)
+    return RedisImages(settings.url.reveal(), prefix=settings.prefix, took=took)
 
 
 def on_loss(config: Config) -> OnLoss:

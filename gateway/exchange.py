@@ -61,14 +61,15 @@ class Exchange:
         """Where traces are on."""
 
     @contextmanager
-    def phase(self, name: str, metric: Histogram) -> Iterator[None]:
-        """Time a part of the request: for its metric, its log line and its span."""
+    def phase(self, name: str, metric: Histogram | None = None) -> Iterator[None]:
+        """Time a part of the request: for its log line, its span and perhaps a metric."""
         started = perf_counter()
         try:
             yield
         finally:
             seconds = perf_counter() - started
-            metric.observe(seconds)
+            if metric is not None:
+                metric.observe(seconds)
             self.spent(name, seconds)
 
     def spent(self, phase: str, seconds: float) -> None:

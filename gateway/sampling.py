@@ -1,4 +1,4 @@
-"""Gauges that are read off the parts once a second, so that requests do not pay for them."""
+"""What is read off the parts once a second, so that requests do not pay for it."""
 
 from __future__ import annotations
 
@@ -63,8 +63,9 @@ class Sampler:
             await asyncio.sleep(EVERY_S)
 
     def sample(self) -> None:
-        """Set every gauge."""
+        """Set every gauge, and show what was tallied."""
         metrics = self._metrics
+        metrics.store_seconds.flush()
         for family, waiting in self._waiting().items():
             metrics.queue_length.labels(family).set(waiting)
         for family, account, is_open in self._breakers():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 from datetime import UTC, datetime
@@ -11,8 +12,10 @@ from pathlib import Path
 import pytest
 
 from gateway.accounting import Generation, UsageLog
-from gateway.config import Key, Limits, Tenant
-from gateway.metrics import Metrics
+from gateway.catalogue import Rate
+from gateway.config import Key, Limits, Redis, Tenant
+from gateway.decoding import Secret
+from gateway.metrics import STORE_SECONDS, Metrics
 from gateway.tenants import hash_key
 from tests.observability.scraping import MODEL, configuration
 from tests.running import ACME, ROOT, Client, HeldClock, Logs, account, config_for, until
@@ -99,6 +102,45 @@ def test_images_are_delivered_though_the_usage_record_cannot_be_written(
     assert value(gateway, "gateway_images_total") == 2
     [line] = logs.named("usage_record_lost")
     assert (line["record"]["images"], line["record"]["tenant"]) == (2, "acme")
+
+
+def test_a_tally_shows_what_the_histogram_would_have() -> None:
+    """On a bucket's bound, between two and beyond the last; twice flushed is counted once."""
+    tallied, observed = Metrics(), Metrics()
+    for amount in (0.0, 0.0005, 0.0006, 0.7, 1.0, 30.0):
+        for operation in ("take", "release"):
+            tallied.store_seconds.observe(operation, amount)
+            observed.store_seconds.histogram.labels(operation).observe(amount)
+        tallied.store_seconds.flush()
+        tallied.store_seconds.flush()
+
+    assert store_lines(tallied) == store_lines(observed)
+    assert len(store_lines(tallied)) == 2 * (len(STORE_SECONDS) + 3)
+
+
+def store_lines(metrics: Metrics) -> list[str]:
+    lines = metrics.render().decode().splitlines()
+    return [
+        line
+        for line in lines
+        if line.startswith("gateway_store_seconds_") and "_created" not in line
+    ]
+
+
+def test_each_part_s_calls_of_redis_are_timed(
+    start: Start, simulator: SimulatedDashScope, redis_url: str
+) -> None:
+    """Limits, ledger and pacing, by what they asked for; nobody else can name an operation."""
+    paced = account(simulator.base_url, rates={"*": Rate(50)})
+    gateway = start(config_for(paced, redis=Redis(url=Secret(redis_url))))
+    gateway.generate(model=MODEL)
+    each = {"take", "release", "claim", "flight_begin", "flight_finish"}
+    series = 'gateway_store_seconds_count{{operation="{}"}}'
+
+    until(lambda: all(value(gateway, series.format(operation)) >= 1 for operation in each))
+    text = gateway.http.get(f"{gateway.url}/metrics").text
+    scripts = {path.stem for path in (ROOT / "gateway" / "store" / "lua").glob("*.lua")}
+    assert set(re.findall(r'gateway_store_seconds_count{operation="(\w+)"}', text)) <= scripts
 
 
 def test_a_heartbeat_is_shown(gateway: Client) -> None:

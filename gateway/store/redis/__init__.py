@@ -38,6 +38,7 @@ from gateway.store.redis.flights import RedisFlights
 from gateway.store.redis.lane import Command, Reply, Timeouts
 from gateway.store.redis.scripts import Script, load, run
 from gateway.store.redis.servers import connect
+from gateway.store.redis.timing import Took, timed, untold
 
 __all__ = ["RedisStore", "Timeouts"]
 
@@ -52,7 +53,10 @@ GIVE_BACK = load("pace", "give_back")
 
 
 class RedisStore(RedisFlights):
-    """Connects when first used, and again by itself. `clock_offset_ms` is for tests only."""
+    """Connects when first used, and again by itself.
+
+    `took` is told how long each call was. `clock_offset_ms` is for tests only.
+    """
 
     def __init__(
         self,
@@ -60,11 +64,13 @@ class RedisStore(RedisFlights):
         *,
         prefix: str = "gateway:",
         timeouts: Timeouts | None = None,
+        took: Took = untold,
         clock_offset_ms: Callable[[], int] = lambda: 0,
     ) -> None:
         """Raises ValueError for a URL of no known form."""
         self._servers = connect(url, timeouts or Timeouts())
         self._prefix = prefix
+        self._took = took
         self._offset_ms = clock_offset_ms
 
     @property
@@ -172,7 +178,7 @@ class RedisStore(RedisFlights):
         return (f"{self._prefix}{{m:{model}}}:pace",)
 
     async def _run(self, script: Script, keys: tuple[str, ...], args: Command) -> Reply:
-        return await run(self._servers, script, keys, args)
+        return await timed(self._took, script.name, run(self._servers, script, keys, args))
 
 
 def _or_none(limit: int | None) -> int:

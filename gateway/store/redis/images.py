@@ -15,6 +15,7 @@ from gateway.store.flights import ImagePlace, ImageShelf
 from gateway.store.redis.lane import Reply, Timeouts
 from gateway.store.redis.scripts import Script, load, run
 from gateway.store.redis.servers import connect
+from gateway.store.redis.timing import Took, timed, untold
 
 KEEP = load("image_keep")
 SIZE = load("image_size")
@@ -28,7 +29,10 @@ BULK = Timeouts(connect_s=0.5, command_s=0.5)
 
 
 class RedisImages:
-    """Connects when first used, and again by itself. `clock_offset_ms` is for tests only."""
+    """Connects when first used, and again by itself.
+
+    `took` is told how long each call was. `clock_offset_ms` is for tests only.
+    """
 
     def __init__(
         self,
@@ -36,11 +40,13 @@ class RedisImages:
         *,
         prefix: str = "gateway:",
         timeouts: Timeouts = BULK,
+        took: Took = untold,
         clock_offset_ms: Callable[[], int] = lambda: 0,
     ) -> None:
         """Raises ValueError for a URL of no known form."""
         self._servers = connect(url, timeouts)
         self._prefix = prefix
+        self._took = took
         self._offset_ms = clock_offset_ms
 
     async def put_image(
@@ -89,10 +95,12 @@ class RedisImages:
     ) -> Reply:
         base = self._base(scope)
         keys = (f"{base}ends", f"{base}sizes", *names)
-        return await run(self._servers, script, keys, (self._offset_ms(), *args))
+        asked = run(self._servers, script, keys, (self._offset_ms(), *args))
+        return await timed(self._took, script.name, asked)
 
     async def _call(self, key: str, command: str, *args: int | bytes) -> Reply:
-        reply = await self._servers.call(key, (command, key, *args))
+        asked = self._servers.call(key, (command, key, *args))
+        reply = await timed(self._took, command.lower(), asked)
         if isinstance(reply, ResponseError):
             raise StoreUnavailable(f"Redis: {reply}")
         return reply

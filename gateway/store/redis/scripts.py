@@ -16,6 +16,8 @@ from gateway.store.redis.servers import Servers
 class Script(Struct, frozen=True):
     """One operation, ready to be sent."""
 
+    name: str
+    """Of its last file."""
     source: str
     sha: str
 
@@ -24,7 +26,8 @@ def load(*names: str) -> Script:
     """The files `store/lua/<name>.lua`, one after the other."""
     folder = files("gateway.store") / "lua"
     source = "\n".join((folder / f"{name}.lua").read_text("utf-8") for name in names)
-    return Script(source, hashlib.sha1(source.encode(), usedforsecurity=False).hexdigest())
+    sha = hashlib.sha1(source.encode(), usedforsecurity=False).hexdigest()
+    return Script(names[-1], source, sha)
 
 
 async def run(servers: Servers, script: Script, keys: tuple[str, ...], args: Command) -> Reply:

@@ -1,0 +1,30 @@
+"""How long Redis takes, by operation."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from time import perf_counter
+from typing import TypeAlias
+
+from gateway.store.base import StoreUnavailable
+from gateway.store.redis.lane import Reply
+
+Took: TypeAlias = Callable[[str, float], None]
+"""Is told an operation and its seconds."""
+
+
+def untold(operation: str, seconds: float) -> None:
+    """For whoever does not want to know."""
+
+
+async def timed(took: Took, operation: str, asked: Awaitable[Reply]) -> Reply:
+    """Wait for an answer; a call that never left is not timed, as it says nothing of Redis."""
+    started = perf_counter()
+    try:
+        reply = await asked
+    except StoreUnavailable as lost:
+        if lost.in_doubt:
+            took(operation, perf_counter() - started)
+        raise
+    took(operation, perf_counter() - started)
+    return reply
