@@ -87,29 +87,42 @@ class Admission:
         name = exchange.request_id if pays else exchange.request_id + "-free"
         reservation = Reservation(name, plan.model, images, cost)
         tenant = caller.tenant.name
-        # A tenant may have been removed while this request was being read.
-        limits = self._limits.get(tenant) or to_store_limits(caller.tenant.limits)
+        limits = self._limits_of(caller)
         with exchange.phase("store"):
             verdict = await self._limiter.admit(tenant, limits, reservation)
-        exchange.headers.update(rate_headers(verdict))
+        self._tell(tenant, verdict, exchange)
         exchange.notes |= {"model": plan.model, "n": plan.images, "size": size_of(plan)}
-        if verdict.day is not None or verdict.month is not None:
-            self._verdicts[tenant] = verdict
         if not verdict.allowed:
             self._metrics.limited.labels(tenant, verdict.reason or Reason.STORE_UNAVAILABLE).inc()
             raise refusal(verdict)
         return Pass(caller, plan, reservation, exchange)
 
     async def settle(self, held: Pass, images: int, request_id: str) -> None:
-        """End the request; `images` were generated and billed, the rest is given back."""
+        """End the request; `images` were generated and billed, the rest is given back.
+
+        An answer that was not sent yet tells the limits as they are then.
+        """
         plan, tenant = held.plan, held.caller.tenant.name
         cost = plan.entry.cost(plan.size).micros * images
         if images:
             self._book(held, images, cost, request_id)
         held.exchange.notes |= {"images": images, "cost": str(Money(cost))}
-        settlement = Settlement(tenant, held.reservation.id, plan.model, images, cost)
+        settlement = Settlement(
+            tenant, held.reservation.id, plan.model, images, cost, self._limits_of(held.caller)
+        )
         with held.exchange.phase("store"):
-            await self._limiter.settle(settlement)
+            verdict = await self._limiter.settle(settlement)
+        if verdict is not None:
+            self._tell(tenant, verdict, held.exchange)
+
+    def _limits_of(self, caller: Caller) -> Limits:
+        # A tenant may have been removed while its request was being read or served.
+        return self._limits.get(caller.tenant.name) or to_store_limits(caller.tenant.limits)
+
+    def _tell(self, tenant: str, verdict: Verdict, exchange: Exchange) -> None:
+        exchange.headers.update(rate_headers(verdict))
+        if verdict.day is not None or verdict.month is not None:
+            self._verdicts[tenant] = verdict
 
     def _book(self, held: Pass, images: int, cost: int, request_id: str) -> None:
         plan, caller = held.plan, held.caller

@@ -126,19 +126,20 @@ class Limiter:
             self._live.setdefault(tenant, {})[reservation.id] = reservation
         return verdict
 
-    async def settle(self, settlement: Settlement) -> None:
+    async def settle(self, settlement: Settlement) -> Verdict | None:
         """End an admitted request; without the store this is kept and done later.
 
-        A cancellation on the way does not lose it either.
+        Says where the limits stand then, or None if nobody knows. A cancellation on the way does
+        not lose the settlement either.
         """
         self._forget(settlement)
-        if self._fallback:
-            await self._fallback.release(settlement)
+        alone = await self._settle_alone(settlement)
         try:
-            await self._store.release(settlement)
+            return await self._store.release(settlement)
         except StoreUnavailable as lost:
             self._lost(lost)
             self._owe(settlement)
+            return alone
         except asyncio.CancelledError:
             self._owe(settlement)
             raise
@@ -180,6 +181,13 @@ class Limiter:
             # Too large for the share, perhaps not for the limit.
             return replace(verdict, retry_after_ms=ALONE_RETRY_MS)
         return verdict
+
+    async def _settle_alone(self, settlement: Settlement) -> Verdict | None:
+        if self._fallback is None:
+            return None
+        limits = _limits_alone(settlement.limits, self._on_loss, self.share)
+        verdict = await self._fallback.release(replace(settlement, limits=limits or Limits()))
+        return None if limits is None else verdict
 
     def _lost(self, why: StoreUnavailable) -> None:
         if not self.degraded:

@@ -123,6 +123,8 @@ class Settlement(Struct, frozen=True):
     """Images delivered from a paid generation: 0 for a failure or a cache hit."""
     cost: int
     """Micro-units of currency."""
+    limits: Limits = Limits()
+    """Those whose levels are wanted; settling itself asks no limit."""
 
 
 class ModelUse(Struct, frozen=True):
@@ -162,11 +164,12 @@ class LimitStore(Protocol):
         Raises StoreUnavailable.
         """
 
-    async def release(self, settlement: Settlement) -> None:
+    async def release(self, settlement: Settlement) -> Verdict:
         """Free the lease, give back what was not used, add to the usage counters.
 
         The second release of a reservation does nothing. The release of one that the store
-        never saw or has lost is booked in full. Raises StoreUnavailable.
+        never saw or has lost is booked in full. Expired leases are given back after it. The
+        answer tells the levels as `usage` would now. Raises StoreUnavailable.
         """
 
     async def usage(self, tenant: str, limits: Limits) -> Usage:

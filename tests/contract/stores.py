@@ -83,8 +83,14 @@ def ask(
     return Ask(tenant, limits, reservation, lease_ms)
 
 
-def used(number: object, images: int = 1, cost: int = 0, model: str = "qwen-image") -> Settlement:
-    return Settlement("acme", f"r{number}", model, images, cost)
+def used(
+    number: object,
+    images: int = 1,
+    cost: int = 0,
+    model: str = "qwen-image",
+    limits: Limits = Limits(),
+) -> Settlement:
+    return Settlement("acme", f"r{number}", model, images, cost, limits)
 
 
 def remaining(verdict: Verdict) -> list[int | None]:

@@ -7,7 +7,15 @@ from datetime import UTC, datetime
 
 import pytest
 
-from gateway.store.base import CONCURRENCY_RETRY_MS, Limits, ModelUse, Reason, Reservation, Store
+from gateway.store.base import (
+    CONCURRENCY_RETRY_MS,
+    Level,
+    Limits,
+    ModelUse,
+    Reason,
+    Reservation,
+    Store,
+)
 from tests.contract.stores import Clock, ask, clock, remaining, store, used
 
 __all__ = ["clock", "store"]
@@ -262,6 +270,27 @@ async def test_a_second_release_does_nothing(store: Store) -> None:
     again = await store.usage("acme", EVERYTHING)
     assert again.today == after.today == {"qwen-image": ModelUse(1, 2, 200)}
     assert remaining(again.levels) == remaining(after.levels)
+
+
+async def test_a_release_tells_where_the_limits_stand_after_it(store: Store, clock: Clock) -> None:
+    """As a look at the usage would: also the second one, and what dead workers held is back."""
+    await store.take(ask("dead", EVERYTHING, images=1, cost=100_000))
+    clock.advance(20)
+    await store.take(ask(1, EVERYTHING, images=10, cost=500_000))
+    clock.advance(11)
+    for _ in range(2):
+        verdict = await store.release(used(1, images=4, cost=200_000, limits=EVERYTHING))
+        assert verdict.allowed
+        assert remaining(verdict) == await left(store) == [8, 16, 8, 46, 800_000]
+        assert verdict.images is not None
+        assert verdict.images.reset_ms == pytest.approx(49_900, abs=ABOUT_MS)
+    assert remaining(await store.release(used(1))) == [None] * 5
+
+
+async def test_what_is_all_given_back_leaves_nothing_to_wait_for(store: Store) -> None:
+    await store.take(ask(1, EVERYTHING, images=3))
+    verdict = await store.release(used(1, images=0, limits=EVERYTHING))
+    assert verdict.images == Level(limit=20, remaining=20, reset_ms=0)
 
 
 async def test_the_release_of_an_unknown_request_is_booked(store: Store) -> None:

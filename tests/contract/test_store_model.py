@@ -74,7 +74,7 @@ class StoresAgree(RuleBasedStateMachine):
 
     @rule(tenant=TENANTS, number=IDS, images=st.integers(0, 6), cost=st.integers(0, 12))
     def release(self, tenant: str, number: int, images: int, cost: int) -> None:
-        self.both("release", Settlement(tenant, f"r{number}", "m", images, cost))
+        self.both("release", Settlement(tenant, f"r{number}", "m", images, cost, self.limits))
 
     @rule(tenant=TENANTS, numbers=st.sets(IDS, max_size=4))
     def renew(self, tenant: str, numbers: set[int]) -> None:

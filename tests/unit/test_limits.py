@@ -52,10 +52,11 @@ class Flaky(MemoryStore):
         self._meet()
         await super().renew(tenant, reservations, lease_ms)
 
-    async def release(self, settlement: Settlement) -> None:
+    async def release(self, settlement: Settlement) -> Verdict:
         self._meet()
-        await super().release(settlement)
+        verdict = await super().release(settlement)
         self._answer()
+        return verdict
 
     async def heartbeat(self, worker: str, ttl_ms: int) -> Share:
         self._meet()
@@ -95,8 +96,11 @@ class Place:
     async def admitted(self, limits: Limits, of: int, name: str = "") -> int:
         return sum([(await self.admit(f"{name}{n}", limits)).allowed for n in range(of)])
 
-    async def settle(self, number: object, images: int = 1, cost: int = 1) -> None:
-        await self.limiter.settle(Settlement("acme", f"r{number}", "qwen-image", images, cost))
+    async def settle(
+        self, number: object, images: int = 1, cost: int = 1, limits: Limits = Limits()
+    ) -> Verdict | None:
+        settlement = Settlement("acme", f"r{number}", "qwen-image", images, cost, limits)
+        return await self.limiter.settle(settlement)
 
     async def left(self) -> list[int | None]:
         return remaining((await MemoryStore.usage(self.store, "acme", ALL)).levels)
@@ -118,6 +122,30 @@ async def test_what_is_admitted_is_settled() -> None:
     usage = await there.limiter.usage("acme", ALL)
     assert usage.today["qwen-image"].images == 2
     assert not there.limiter.degraded
+
+
+async def test_a_settlement_tells_where_the_limits_stand_after_it() -> None:
+    there = place()
+    await there.admit(1, ALL, images=10, cost=10)
+    verdict = await there.settle(1, images=2, cost=2, limits=ALL)
+    assert verdict is not None
+    assert remaining(verdict) == await there.left() == [99, 98, 100, 98, 98]
+
+
+async def test_without_the_store_a_settlement_tells_of_this_worker_s_share() -> None:
+    there = place(OnLoss(budgets=Loss.LOCAL), Share(0, 2))
+    await there.admit(1, ALL, images=10, cost=10)
+    there.store.is_away = True
+    verdict = await there.settle(1, images=2, cost=2, limits=ALL)
+    assert verdict is not None
+    assert remaining(verdict) == [49, 48, 50, 48, 48]
+
+
+async def test_without_the_store_nobody_knows_a_budget_that_is_not_shared() -> None:
+    there = place()
+    await there.admit(1, ALL)
+    there.store.is_away = True
+    assert await there.settle(1, limits=ALL) is None
 
 
 async def test_leases_of_live_requests_are_renewed() -> None:
@@ -171,8 +199,9 @@ async def test_a_settlement_that_is_cancelled_is_made_later() -> None:
     there = place()
     await there.admit(1, ALL)
 
-    async def hang(settlement: Settlement) -> None:
+    async def hang(settlement: Settlement) -> Verdict:
         await asyncio.sleep(60)
+        raise AssertionError
 
     there.store.release = hang  # type: ignore[method-assign]
     settling = asyncio.ensure_future(there.settle(1, images=0, cost=0))

@@ -51,8 +51,11 @@ class MemoryLimits:
         for reservation in reservations:
             state.renew(reservation, lease_ms)
 
-    async def release(self, settlement: Settlement) -> None:
-        self._at_now(settlement.tenant, expire=False).settle(settlement)
+    async def release(self, settlement: Settlement) -> Verdict:
+        state = self._at_now(settlement.tenant, expire=False)
+        state.settle(settlement)
+        state.expire()
+        return state.verdict(settlement.limits)
 
     async def usage(self, tenant: str, limits: Limits) -> Usage:
         state = self._at_now(tenant)
@@ -109,7 +112,9 @@ class _Tenant:
         self.day = _Period()
         self.month = _Period()
         self._leases: dict[str, int] = {}
-        """Expiry of each live reservation; the order is that of the last renewal."""
+        """Expiry of each live reservation."""
+        self._expiry_ms = 0
+        """None ends before this: many may be alive, and each settlement asks."""
         self._bookings: dict[str, _Booking] = {}
         self._gone: OrderedDict[str, int] = OrderedDict()
         """Settled reservations, and expired ones: these still have their booking."""
@@ -134,12 +139,15 @@ class _Tenant:
 
     def expire(self) -> None:
         """Give back what dead workers hold: images and money, not the request itself."""
+        if self.now_ms < self._expiry_ms:
+            return
         expired = [id_ for id_, expiry in self._leases.items() if expiry <= self.now_ms]
         for id_ in expired:
             del self._leases[id_]
             booking = self._bookings[id_]
             self._correct(booking, -booking.images, -booking.cost)
             self._bury(id_)
+        self._expiry_ms = min(self._leases.values(), default=0)
 
     def knows(self, id_: str) -> bool:
         return id_ in self._leases or id_ in self._gone
@@ -165,17 +173,17 @@ class _Tenant:
             reservation.images, reservation.cost, self._second, self.day.name, self.month.name
         )
         self._bookings[reservation.id] = booking
-        self._leases[reservation.id] = self.now_ms + lease_ms
+        self._lease(reservation.id, lease_ms)
         self.requests.book(self._second, 1)
         self._correct(booking, booking.images, booking.cost)
 
     def renew(self, reservation: Reservation, lease_ms: int) -> None:
         id_ = reservation.id
         if id_ in self._leases:
-            self._leases[id_] = self.now_ms + lease_ms
+            self._lease(id_, lease_ms)
         elif booking := self._bookings.get(id_):
             del self._gone[id_]
-            self._leases[id_] = self.now_ms + lease_ms
+            self._lease(id_, lease_ms)
             self._correct(booking, booking.images, booking.cost)
         elif id_ not in self._gone:
             self.book(reservation, lease_ms)
@@ -212,6 +220,10 @@ class _Tenant:
             day=_level(limits.images_per_day, self.day.booked, day_ms),
             month=_level(limits.spend_per_month, self.month.booked, month_ms),
         )
+
+    def _lease(self, id_: str, lease_ms: int) -> None:
+        self._leases[id_] = self.now_ms + lease_ms
+        self._expiry_ms = min(self._expiry_ms, self._leases[id_])
 
     def _room_in_ms(self, window: SlidingMinute, amount: int, limit: int | None) -> int | None:
         return 0 if limit is None else window.room_in_ms(amount, limit, self.now_ms)

@@ -111,10 +111,11 @@ class RedisStore(RedisFlights):
         args = (self._offset_ms(), lease_ms, *leased)
         await self._run(RENEW, self._tenant_keys(tenant), args)
 
-    async def release(self, settlement: Settlement) -> None:
+    async def release(self, settlement: Settlement) -> Verdict:
         used = settlement.reservation, settlement.model, settlement.images, settlement.cost
         args = (self._offset_ms(), *used)
-        await self._run(RELEASE, self._tenant_keys(settlement.tenant), args)
+        levels = await self._run(RELEASE, self._tenant_keys(settlement.tenant), args)
+        return _verdict(settlement.limits, levels)
 
     async def usage(self, tenant: str, limits: Limits) -> Usage:
         reply = await self._run(USAGE, self._tenant_keys(tenant), (self._offset_ms(),))
