@@ -113,7 +113,9 @@ class Parts:
         settings = self.config.image_cache
         if settings is None or self.image_store is None:
             return None
-        return ImageCache(self.image_store, self.ledger, settings, self.clock.now)
+        return ImageCache(
+            self.image_store, self.ledger, settings, metrics=self.metrics, now=self.clock.now
+        )
 
     def _pipeline(self) -> Pipeline:
         config, clock = self.config, self.clock

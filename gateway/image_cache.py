@@ -15,6 +15,7 @@ from structlog.typing import FilteringBoundLogger
 from gateway.config import ImageCache as Settings
 from gateway.delivery import Keep
 from gateway.ledger import Done, Lead, Ledger
+from gateway.metrics import Metrics
 from gateway.store.base import StoreUnavailable
 from gateway.store.flights import MARGIN_MS, ImagePlace, ImageStore
 
@@ -25,16 +26,27 @@ class ImageCache:
     """Keeps and finds the images of one worker's results. `now` gives Unix seconds."""
 
     def __init__(
-        self, store: ImageStore, ledger: Ledger, settings: Settings, now: Callable[[], float]
+        self,
+        store: ImageStore,
+        ledger: Ledger,
+        settings: Settings,
+        *,
+        metrics: Metrics,
+        now: Callable[[], float],
     ) -> None:
         self._store = store
         self._ledger = ledger
         self._settings = settings
+        self._metrics = metrics
         self._now = now
 
     def keep(self, lead: Lead, keep_s: float, log: FilteringBoundLogger) -> Keep:
         """Take copies of a new result's images while they are sent, for `keep_s` seconds."""
         kept: set[int] = set()
+
+        def missed(cause: str, size: int, told: str | None = None) -> None:
+            self._metrics.cache_missed.labels(cause).inc()
+            log.warning("image_not_kept", cause=cause, bytes=size, told=told)
 
         async def receive(index: int, image: memoryview) -> None:
             place = ImagePlace(lead.entry.scope, lead.id, index)
@@ -42,12 +54,15 @@ class ImageCache:
             try:
                 if await self._store.put_image(place, image, round(keep_s * 1000), budget):
                     kept.add(index)
+                    self._metrics.cache_kept_bytes.inc(len(image))
+                else:
+                    missed("no_room", len(image))
             except StoreUnavailable as lost:
-                log.warning("image_not_kept", cause=str(lost))
+                missed("store_unavailable", len(image), str(lost))
             if len(kept) == lead.entry.images:
                 await self._ledger.hold(lead, keep_s)
 
-        return Keep(receive, self._settings.max_image_bytes)
+        return Keep(receive, self._settings.max_image_bytes, missed)
 
     def needs_bytes(self, done: Done) -> bool:
         """Whether a result's URLs are dead, or soon will be, so that only held bytes serve it."""
@@ -68,4 +83,5 @@ class ImageCache:
             if image is None:
                 return None
             images.append(image)
+        self._metrics.cache_served_bytes.inc(sum(map(len, images)))
         return images

@@ -148,6 +148,15 @@ class Metrics:
         self.cache_age = self._histogram(
             "cache_age_at_hit_seconds", "Age of a result when it was found.", buckets=AGES
         )
+        self.cache_kept_bytes = self._counter(
+            "image_cache_kept_bytes", "Bytes of images put into the image cache."
+        )
+        self.cache_served_bytes = self._counter(
+            "image_cache_served_bytes", "Bytes of images taken from it for answers."
+        )
+        self.cache_missed = self._counter(
+            "image_cache_not_kept", "Images that were sent and could not be put into it.", "cause"
+        )
 
     def _declare_upstream(self) -> None:
         self.upstream_calls = self._counter(

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
+from typing import Literal
 
 from msgspec import Struct
 
 from gateway.delivery.budget import Budget
+
+Missed = Literal["no_memory", "too_large"]
+"""Why an image was not copied."""
 
 
 class Keep(Struct, frozen=True):
@@ -14,11 +18,13 @@ class Keep(Struct, frozen=True):
 
     `receive` is given an image's number and its bytes, which are no longer valid once it returns.
     It must not raise. An image for which the budget has no room just then is not kept: waiting
-    for room while holding some would be a deadlock between requests.
+    for room while holding some would be a deadlock between requests. `missed` is told why an
+    image is not kept, and its size.
     """
 
     receive: Callable[[int, memoryview], Awaitable[None]]
     max_bytes: int
+    missed: Callable[[Missed, int], None]
 
 
 class Keeper:
@@ -34,7 +40,13 @@ class Keeper:
     def begin(self, length: int) -> None:
         """The next image begins."""
         keep = self._keep
-        if keep is not None and length <= keep.max_bytes and self._budget.try_take(length):
+        if keep is None:
+            return
+        if length > keep.max_bytes:
+            keep.missed("too_large", length)
+        elif not self._budget.try_take(length):
+            keep.missed("no_memory", length)
+        else:
             self._copy = bytearray(length)
             self._filled = 0
 

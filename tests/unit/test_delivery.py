@@ -328,7 +328,8 @@ class Kept:
 
     def __init__(self, max_bytes: int = MIB) -> None:
         self.images: dict[int, bytes] = {}
-        self.keep = Keep(self.receive, max_bytes)
+        self.missed: list[tuple[str, int]] = []
+        self.keep = Keep(self.receive, max_bytes, lambda *missed: self.missed.append(missed))
 
     async def receive(self, index: int, image: memoryview) -> None:
         self.images[index] = bytes(image)
@@ -342,6 +343,7 @@ async def test_images_can_be_kept(delivering: Delivering) -> None:
     await delivering.send(*map(serve, images), keep=kept.keep)
 
     assert kept.images == {0: images[0], 2: images[2]}
+    assert kept.missed == [("too_large", MIB + 1)]
 
 
 async def test_a_damaged_image_is_not_kept(delivering: Delivering) -> None:
@@ -357,6 +359,7 @@ async def test_keeping_waits_for_no_budget() -> None:
         kept = Kept()
         await delivering.send(serve(png(MIB)), serve(png(1000)), keep=kept.keep)
         assert list(kept.images) == [1]
+        assert kept.missed == [("no_memory", MIB)]
 
 
 async def test_images_of_unknown_length(delivering: Delivering) -> None:
