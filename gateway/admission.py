@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable
 from datetime import UTC, datetime
+from itertools import count
 
 import msgspec
 from msgspec import Struct
@@ -60,6 +61,7 @@ class Admission:
         self._metrics = metrics
         self._usage = usage
         self._now = now
+        self._admissions = count()
         self._verdicts: dict[str, Verdict] = {}
 
     def verdicts(self) -> dict[str, Verdict]:
@@ -83,8 +85,9 @@ class Admission:
         """
         images = plan.images if pays else 0
         cost = plan.entry.cost(plan.size).micros * images
-        # A second try of the same request must not be taken for a repeat of the first.
-        name = exchange.request_id if pays else exchange.request_id + "-free"
+        # One that the store did not answer may be carried out and taken back later, by its name:
+        # no other admission of the same request may go by it.
+        name = f"{exchange.request_id}-{next(self._admissions)}"
         reservation = Reservation(name, plan.model, images, cost)
         tenant = caller.tenant.name
         limits = self._limits_of(caller)

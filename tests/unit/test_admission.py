@@ -1,0 +1,80 @@
+"""Requests at the door: what each reserves and under which name, and what a refused one is told."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import pytest
+
+from gateway.admission import Admission, Pass
+from gateway.config import Limits, Tenant
+from gateway.errors import GatewayError
+from gateway.exchange import Exchange
+from gateway.limits import Limiter
+from gateway.metrics import Metrics
+from gateway.protocol.openai import ImageRequest
+from gateway.store.base import Ask, StoreUnavailable, Verdict
+from gateway.store.memory import MemoryStore
+from gateway.tenants import Caller, choose_model
+from gateway.translate.request import Plan, to_dashscope
+from tests.contract.stores import Clock, remaining
+from tests.running import shipped_catalogue, tenants
+
+
+class Swallowing(MemoryStore):
+    """A store that may do what it is asked and not answer."""
+
+    swallows = False
+
+    async def take(self, ask: Ask) -> Verdict:
+        verdict = await super().take(ask)
+        if self.swallows:
+            raise StoreUnavailable("silent", in_doubt=True)
+        return verdict
+
+
+class Door:
+    """An admission with its parts, and one tenant."""
+
+    def __init__(self, **limits: Any) -> None:
+        self.clock = Clock()
+        self.store = Swallowing(self.clock)
+        self.limiter = Limiter(self.store, worker="w1", fallback=MemoryStore(self.clock))
+        acme, *_ = tenants()
+        tenant = Tenant(name="acme", keys=acme.keys, limits=Limits(**limits))
+        self.caller = Caller(tenant, tenant.keys[0])
+        self.admission = Admission(
+            self.limiter, [tenant], metrics=Metrics("test"), usage=None, now=self.clock
+        )
+
+    async def admit(self, exchange: Exchange | None = None, **fields: Any) -> Pass:
+        plan = self.plan(**fields)
+        return await self.admission.admit(self.caller, plan, exchange or Exchange("req_1"))
+
+    async def refused(self, exchange: Exchange | None = None, **fields: Any) -> GatewayError:
+        with pytest.raises(GatewayError) as caught:
+            await self.admit(exchange, **fields)
+        return caught.value
+
+    def plan(self, **fields: Any) -> Plan:
+        request = ImageRequest(prompt="a fox", **fields)
+        choice = choose_model(
+            shipped_catalogue(), self.caller.tenant, request.model, "qwen-image-2.0"
+        )
+        return to_dashscope(request, choice, "nearest")
+
+
+async def test_an_attempt_that_is_taken_back_leaves_the_next_one_alone() -> None:
+    """The store carried out the first, unheard; what it holds is released when it answers again."""
+    door, exchange = Door(concurrent_requests=10, images_per_day=100), Exchange("req_1")
+    door.store.swallows = True
+    await door.refused(exchange, n=6)
+    door.store.swallows = False
+    await door.admit(exchange, n=6)
+    door.limiter.start()
+    await asyncio.sleep(0.02)
+    assert door.limiter.owed == 0
+    levels = (await door.store.usage("acme", door.admission._limits["acme"])).levels
+    assert remaining(levels)[2:4] == [9, 94]
+    await door.limiter.aclose()
