@@ -9,6 +9,7 @@ from itertools import count
 
 import msgspec
 from msgspec import Struct
+from msgspec.structs import replace
 
 from gateway.accounting import Generation, UsageLog
 from gateway.catalogue import Money
@@ -18,7 +19,15 @@ from gateway.errors import BudgetExhausted, GatewayError, RateLimited, ServiceUn
 from gateway.exchange import Exchange
 from gateway.limits import Limiter
 from gateway.metrics import Metrics
-from gateway.store.base import Level, Limits, Reason, Reservation, Settlement, Verdict
+from gateway.store.base import (
+    CONCURRENCY_RETRY_MS,
+    Level,
+    Limits,
+    Reason,
+    Reservation,
+    Settlement,
+    Verdict,
+)
 from gateway.tenants import Caller
 from gateway.translate.request import Plan
 
@@ -30,6 +39,10 @@ WHAT = {
     Reason.SPEND_PER_MONTH: "spend per month",
 }
 MEGAPIXEL = 1_000_000
+SMOOTHING = 8
+"""Requests over which a tenant's usual duration is smoothed."""
+LONGEST_HINT_S = 59.0
+"""OpenAI's SDKs take no `retry-after` of a minute or more."""
 
 
 class Pass(Struct, frozen=True):
@@ -39,12 +52,15 @@ class Pass(Struct, frozen=True):
     plan: Plan
     reservation: Reservation
     exchange: Exchange
+    since: float
+    """Steady time."""
 
 
 class Admission:
     """Admits requests against their tenants' limits, and books what they used.
 
-    `usage` is None where no usage record is configured; `now` gives Unix seconds.
+    `usage` is None where no usage record is configured; `now` gives Unix seconds, `steady` those
+    of a clock that is never set.
     """
 
     def __init__(
@@ -55,13 +71,17 @@ class Admission:
         metrics: Metrics,
         usage: UsageLog | None,
         now: Callable[[], float],
+        steady: Callable[[], float],
     ) -> None:
         self._limiter = limiter
         self.use(tenants)
         self._metrics = metrics
         self._usage = usage
         self._now = now
+        self._steady = steady
         self._admissions = count()
+        self._held_s: dict[str, float] = {}
+        """How long a generation of each tenant holds its place, smoothed."""
         self._verdicts: dict[str, Verdict] = {}
 
     def verdicts(self) -> dict[str, Verdict]:
@@ -97,8 +117,8 @@ class Admission:
         exchange.notes |= {"model": plan.model, "n": plan.images, "size": size_of(plan)}
         if not verdict.allowed:
             self._metrics.limited.labels(tenant, verdict.reason or Reason.STORE_UNAVAILABLE).inc()
-            raise refusal(verdict)
-        return Pass(caller, plan, reservation, exchange)
+            raise refusal(self._with_hint(tenant, verdict))
+        return Pass(caller, plan, reservation, exchange, self._steady())
 
     async def settle(self, held: Pass, images: int, request_id: str) -> None:
         """End the request; `images` were generated and billed, the rest is given back.
@@ -117,10 +137,27 @@ class Admission:
             verdict = await self._limiter.settle(settlement)
         if verdict is not None:
             self._tell(tenant, verdict, held.exchange)
+        if held.reservation.images:
+            self._learn(tenant, self._steady() - held.since)
 
     def _limits_of(self, caller: Caller) -> Limits:
         # A tenant may have been removed while its request was being read or served.
         return self._limits.get(caller.tenant.name) or to_store_limits(caller.tenant.limits)
+
+    def _learn(self, tenant: str, held_s: float) -> None:
+        known_s = self._held_s.get(tenant, held_s)
+        self._held_s[tenant] = known_s + (held_s - known_s) / SMOOTHING
+
+    def _with_hint(self, tenant: str, verdict: Verdict) -> Verdict:
+        """With a better guess of when a place is free.
+
+        Of so many requests, begun at any time, one ends in each such part of their usual duration.
+        """
+        places = verdict.concurrent
+        if verdict.reason is not Reason.CONCURRENT_REQUESTS or places is None or not places.limit:
+            return verdict
+        hint_s = min(LONGEST_HINT_S, self._held_s.get(tenant, 0.0) / places.limit)
+        return replace(verdict, retry_after_ms=max(CONCURRENCY_RETRY_MS, math.ceil(hint_s * 1000)))
 
     def _tell(self, tenant: str, verdict: Verdict, exchange: Exchange) -> None:
         exchange.headers.update(rate_headers(verdict))

@@ -93,7 +93,12 @@ class Parts:
         )
         self.ledger = Ledger(self.store, fallback=spare, now=clock.now)
         self.admission = Admission(
-            self.limiter, config.tenants, metrics=self.metrics, usage=self.usage, now=clock.now
+            self.limiter,
+            config.tenants,
+            metrics=self.metrics,
+            usage=self.usage,
+            now=clock.now,
+            steady=clock.steady,
         )
         self.image_store = open_image_store(config, clock, self.metrics.store_seconds.observe)
         self.images = self._image_cache()

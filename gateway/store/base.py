@@ -14,7 +14,7 @@ from msgspec import Struct
 from gateway.store.flights import Flights
 
 CONCURRENCY_RETRY_MS = 1_000
-"""Suggested wait when only concurrency is full: nobody knows when a running request ends."""
+"""Least wait when only concurrency is full: nobody knows when a running request ends."""
 SETTLED_KEPT = 10_000
 """Reservations per tenant of which the store knows that they were settled or expired …"""
 SETTLED_KEPT_MS = 900_000

@@ -9,12 +9,12 @@ import pytest
 
 from gateway.admission import Admission, Pass
 from gateway.config import Limits, Tenant
-from gateway.errors import GatewayError
+from gateway.errors import GatewayError, RateLimited
 from gateway.exchange import Exchange
 from gateway.limits import Limiter
 from gateway.metrics import Metrics
 from gateway.protocol.openai import ImageRequest
-from gateway.store.base import Ask, StoreUnavailable, Verdict
+from gateway.store.base import CONCURRENCY_RETRY_MS, Ask, StoreUnavailable, Verdict
 from gateway.store.memory import MemoryStore
 from gateway.tenants import Caller, choose_model
 from gateway.translate.request import Plan, to_dashscope
@@ -45,7 +45,12 @@ class Door:
         tenant = Tenant(name="acme", keys=acme.keys, limits=Limits(**limits))
         self.caller = Caller(tenant, tenant.keys[0])
         self.admission = Admission(
-            self.limiter, [tenant], metrics=Metrics("test"), usage=None, now=self.clock
+            self.limiter,
+            [tenant],
+            metrics=Metrics("test"),
+            usage=None,
+            now=self.clock,
+            steady=self.clock,
         )
 
     async def admit(self, exchange: Exchange | None = None, **fields: Any) -> Pass:
@@ -78,3 +83,54 @@ async def test_an_attempt_that_is_taken_back_leaves_the_next_one_alone() -> None
     levels = (await door.store.usage("acme", door.admission._limits["acme"])).levels
     assert remaining(levels)[2:4] == [9, 94]
     await door.limiter.aclose()
+
+
+# --- a full concurrency
+
+
+@pytest.mark.parametrize(
+    ("places", "generation_s", "told_s"), [(2, 20, 10), (1, 20, 20), (1, 300, 59), (50, 20, 1)]
+)
+async def test_the_wait_for_a_place_is_guessed_from_how_long_they_are_held(
+    places: int, generation_s: float, told_s: float
+) -> None:
+    """Never less than a second, nor so long that an SDK would not believe it."""
+    door = Door(concurrent_requests=places)
+    for _ in range(3):
+        held = await door.admit()
+        door.clock.advance(generation_s)
+        await door.admission.settle(held, 1, "req_1")
+    for _ in range(places):
+        await door.admit()
+    error = await door.refused()
+    assert isinstance(error, RateLimited)
+    assert error.retry_after_s == pytest.approx(told_s, abs=0.001)
+
+
+async def test_a_tenant_s_first_requests_tell_nothing_yet() -> None:
+    door = Door(concurrent_requests=1)
+    await door.admit()
+    assert (await door.refused()).retry_after_s == CONCURRENCY_RETRY_MS / 1000
+
+
+async def test_requests_that_make_nothing_do_not_shorten_the_guess() -> None:
+    """Those that are given another's images hold their place for a moment."""
+    door = Door(concurrent_requests=1)
+    held = await door.admit()
+    door.clock.advance(30)
+    await door.admission.settle(held, 1, "req_1")
+    for _ in range(20):
+        free = await door.admission.admit(door.caller, door.plan(), Exchange("r"), pays=False)
+        await door.admission.settle(free, 0, "req_1")
+    await door.admit()
+    assert (await door.refused()).retry_after_s == pytest.approx(30, abs=0.001)
+
+
+async def test_a_guess_follows_what_changes() -> None:
+    door = Door(concurrent_requests=1)
+    for generation_s in [10] * 5 + [40] * 40:
+        held = await door.admit()
+        door.clock.advance(generation_s)
+        await door.admission.settle(held, 1, "req_1")
+    await door.admit()
+    assert (await door.refused()).retry_after_s == pytest.approx(40, abs=0.5)
