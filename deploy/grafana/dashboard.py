@@ -13,6 +13,8 @@ from typing import Any
 FAILED = "upstream_.+|incomplete_result|image_unavailable|service_unavailable|internal_fault"
 HIT = "hit|joined|replayed"
 CACHEABLE = '{result!="bypass"}'
+IN_FLIGHT = "sum by (instance) (gateway_requests_in_flight)"
+WITH_VERSION = "* on (instance) group_left (version) gateway_build_info"
 
 
 def rate(metric: str, by: str = "", where: str = "") -> str:
@@ -47,7 +49,7 @@ ROWS: dict[str, list[Panel]] = {
         (
             "In flight",
             "short",
-            [("sum by (instance) (gateway_requests_in_flight)", "{{instance}}")],
+            [(f"{IN_FLIGHT} {WITH_VERSION}", "{{instance}}, version {{version}}")],
         ),
     ],
     "Where the time goes": [
@@ -127,10 +129,7 @@ ROWS: dict[str, list[Panel]] = {
         (
             "Since the last sign of life",
             "s",
-            [
-                ("time() - gateway_heartbeat_timestamp_seconds", "{{instance}}"),
-                ("count by (version) (gateway_build_info)", "gateways of {{version}}"),
-            ],
+            [("time() - gateway_heartbeat_timestamp_seconds", "{{instance}}")],
         ),
     ],
 }
