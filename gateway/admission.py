@@ -15,7 +15,13 @@ from gateway.accounting import Generation, UsageLog
 from gateway.catalogue import Money
 from gateway.config import Limits as LimitsConfig
 from gateway.config import Tenant
-from gateway.errors import BudgetExhausted, GatewayError, RateLimited, ServiceUnavailable
+from gateway.errors import (
+    BudgetExhausted,
+    GatewayError,
+    LargerThanLimit,
+    RateLimited,
+    ServiceUnavailable,
+)
 from gateway.exchange import Exchange
 from gateway.limits import Limiter
 from gateway.metrics import Metrics
@@ -117,7 +123,7 @@ class Admission:
         exchange.notes |= {"model": plan.model, "n": plan.images, "size": size_of(plan)}
         if not verdict.allowed:
             self._metrics.limited.labels(tenant, verdict.reason or Reason.STORE_UNAVAILABLE).inc()
-            raise refusal(self._with_hint(tenant, verdict))
+            raise refusal(self._with_hint(tenant, verdict), limits, reservation)
         return Pass(caller, plan, reservation, exchange, self._steady())
 
     async def settle(self, held: Pass, images: int, request_id: str) -> None:
@@ -235,20 +241,66 @@ def level_headers(what: str, level: Level) -> dict[str, str]:
     }
 
 
-def refusal(verdict: Verdict) -> GatewayError:
-    """The error for a verdict that refuses."""
+def refusal(verdict: Verdict, limits: Limits, wanted: Reservation) -> GatewayError:
+    """The error for a verdict that refuses, in words that say what to do."""
     wait_s = None if verdict.retry_after_ms is None else verdict.retry_after_ms / 1000
     reason = verdict.reason
     if reason is None or reason is Reason.STORE_UNAVAILABLE:
         message = "The gateway cannot check this tenant's limits just now; try again."
         return ServiceUnavailable(message, retry_after_s=wait_s)
-    if reason.is_budget:
-        return BudgetExhausted(f"This tenant's budget of {WHAT[reason]} is used up.")
-    if wait_s is None:
-        return BudgetExhausted(
-            f"This request alone is larger than this tenant's limit of {WHAT[reason]}.",
-            code="rate_limit_exceeded",
+    if reason is Reason.IMAGES_PER_DAY:
+        return day_refusal(verdict.day, limits.images_per_day, wanted.images)
+    if reason is Reason.SPEND_PER_MONTH:
+        return month_refusal(verdict.month, limits.spend_per_month, wanted.cost)
+    most = limits.images_per_minute
+    # Asked of the limit itself: without the store, the verdict is on this worker's share of it.
+    if reason is Reason.IMAGES_PER_MINUTE and most is not None and wanted.images > most:
+        return LargerThanLimit(
+            f"This request asks for {wanted.images} images, and this tenant may make {most} per "
+            f"minute: ask for at most {most} at a time.",
+            param="n",
         )
+    when = "later" if wait_s is None else f"in {wait_s:.3g} s"
     return RateLimited(
-        f"Rate limit reached: {WHAT[reason]}. Try again in {wait_s:.3g} s.", retry_after_s=wait_s
+        f"Rate limit reached: {WHAT[reason]}. Try again {when}.", retry_after_s=wait_s
+    )
+
+
+def day_refusal(level: Level | None, budget: int | None, images: int) -> BudgetExhausted:
+    """Of a request that is more than what is left of the day's images, or more than all of them."""
+    if budget is not None and images > budget:
+        return BudgetExhausted(
+            f"This request asks for {images} images, and this tenant's whole budget is {budget} "
+            f"per day: ask for at most {budget} at a time.",
+            param="n",
+        )
+    if level is not None and level.remaining:
+        return BudgetExhausted(
+            f"This request asks for {images} images, and this tenant's budget for today has "
+            f"{level.remaining} left: ask for fewer, or wait for midnight UTC.",
+            param="n",
+        )
+    return BudgetExhausted(
+        "This tenant's budget of images per day is used up; it begins anew at midnight UTC."
+    )
+
+
+def month_refusal(level: Level | None, budget: int | None, cost: int) -> BudgetExhausted:
+    """Of a request that costs more than what is left of the month's money, or more than all of it.
+
+    Amounts are the operator's business; `gateway usage` shows them.
+    """
+    if budget is not None and cost > budget:
+        return BudgetExhausted(
+            "This request alone costs more than this tenant's whole budget of spend per month: "
+            "ask for fewer images or a cheaper model."
+        )
+    if level is not None and level.remaining:
+        return BudgetExhausted(
+            "This request costs more than is left of this tenant's budget of spend per month: ask "
+            "for fewer images or a cheaper model, or wait for the next month (UTC)."
+        )
+    return BudgetExhausted(
+        "This tenant's budget of spend per month is used up; it begins anew with the next month "
+        "(UTC)."
     )

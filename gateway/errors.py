@@ -15,6 +15,7 @@
     ├── BodyTimeout               408  the body did not arrive in time
     ├── NotCached                 504  only-if-cached, and it is not
     ├── RateLimited               429  wait, then try again
+    │   ├── LargerThanLimit       429  no wait is long enough
     │   └── UpstreamThrottled     429  the account behind the gateway is at its limit
     ├── BudgetExhausted           429  trying again does not help
     │   └── UpstreamBilling       429  the account behind the gateway is out of credit
@@ -185,12 +186,18 @@ class RateLimited(GatewayError):
     code = "rate_limit_exceeded"
 
 
+class LargerThanLimit(RateLimited):
+    """The request alone is larger than a limit of the tenant's, so that no wait helps."""
+
+    retry = False
+
+
 class UpstreamThrottled(RateLimited):
     """The upstream account is at its own limit."""
 
 
 class BudgetExhausted(GatewayError):
-    """A daily or monthly budget is used up, so a retry within seconds cannot help."""
+    """Too little is left of a daily or monthly budget, so a retry within seconds cannot help."""
 
     status = 429
     type = "insufficient_quota"

@@ -8,6 +8,7 @@ from collections.abc import Callable
 import httpx
 import pytest
 
+from gateway.catalogue import Money
 from gateway.config import Limits, Redis, Tenant
 from gateway.decoding import Secret
 from tests.running import Client, HeldClock, account, config_for, tenants
@@ -113,3 +114,77 @@ def test_a_refusal_says_when_and_counts_nothing(limited: Limited) -> None:
     assert answer.json()["error"]["code"] == "rate_limit_exceeded"
     assert 58 <= int(answer.headers["retry-after"]) <= 61
     assert left(answer) == (8, 8)
+
+
+TWO_IMAGES = Money(400_000)
+"""What qwen-image-2.0 costs."""
+
+
+def check_final(answer: httpx.Response, kind: str, code: str, param: str | None = None) -> str:
+    """A 429 that no retry can mend, as the SDKs are told; its words."""
+    error = answer.json()["error"]
+    assert (answer.status_code, error["type"], error["code"]) == (429, kind, code)
+    assert error["param"] == param
+    assert answer.headers["x-should-retry"] == "false"
+    assert "retry-after" not in answer.headers
+    return str(error["message"])
+
+
+def test_a_request_larger_than_a_limit_says_how_many_fit(
+    limited: Limited, simulator: SimulatedDashScope
+) -> None:
+    """It is a limit like others, but no wait helps; asking for fewer does."""
+    client = limited(Limits(images_per_minute=4))
+
+    answer = client.generate(model="qwen-image-2.0", n=5)
+
+    message = check_final(answer, "rate_limit_error", "rate_limit_exceeded", "n")
+    assert message == (
+        "This request asks for 5 images, and this tenant may make 4 per minute: "
+        "ask for at most 4 at a time."
+    )
+    assert sum(simulator.state()["paid"].values()) == 0
+    assert client.generate(model="qwen-image-2.0", n=4).status_code == 200
+
+
+@pytest.mark.parametrize(
+    ("used", "n", "words"),
+    [
+        (0, 5, "asks for 5 images, and this tenant's whole budget is 4 per day: ask for at most 4"),
+        (3, 2, "asks for 2 images, and this tenant's budget for today has 1 left: ask for fewer"),
+        (4, 1, "budget of images per day is used up; it begins anew at midnight UTC"),
+    ],
+)
+def test_a_day_s_budget_that_is_too_small_says_what_fits(
+    limited: Limited, simulator: SimulatedDashScope, used: int, n: int, words: str
+) -> None:
+    client = limited(Limits(images_per_day=4))
+    if used:
+        assert client.generate(model="qwen-image-2.0", n=used).status_code == 200
+
+    answer = client.generate(model="qwen-image-2.0", n=n)
+
+    param = None if used == 4 else "n"
+    assert words in check_final(answer, "insufficient_quota", "insufficient_quota", param)
+    assert sum(simulator.state()["paid"].values()) == used
+
+
+@pytest.mark.parametrize(
+    ("used", "n", "words"),
+    [
+        (0, 3, "alone costs more than this tenant's whole budget of spend per month: ask for"),
+        (1, 2, "costs more than is left of this tenant's budget of spend per month: ask for"),
+        (2, 1, "budget of spend per month is used up; it begins anew with the next month (UTC)"),
+    ],
+)
+def test_a_month_s_budget_that_is_too_small_says_what_to_do(
+    limited: Limited, simulator: SimulatedDashScope, used: int, n: int, words: str
+) -> None:
+    client = limited(Limits(spend_per_month=TWO_IMAGES))
+    if used:
+        assert client.generate(model="qwen-image-2.0", n=used).status_code == 200
+
+    answer = client.generate(model="qwen-image-2.0", n=n)
+
+    assert words in check_final(answer, "insufficient_quota", "insufficient_quota")
+    assert sum(simulator.state()["paid"].values()) == used

@@ -9,12 +9,12 @@ import pytest
 
 from gateway.admission import Admission, Pass
 from gateway.config import Limits, Tenant
-from gateway.errors import GatewayError, RateLimited
+from gateway.errors import GatewayError, LargerThanLimit, RateLimited
 from gateway.exchange import Exchange
-from gateway.limits import Limiter
+from gateway.limits import ALONE_RETRY_MS, Limiter
 from gateway.metrics import Metrics
 from gateway.protocol.openai import ImageRequest
-from gateway.store.base import CONCURRENCY_RETRY_MS, Ask, StoreUnavailable, Verdict
+from gateway.store.base import CONCURRENCY_RETRY_MS, Ask, Share, StoreUnavailable, Verdict
 from gateway.store.memory import MemoryStore
 from gateway.tenants import Caller, choose_model
 from gateway.translate.request import Plan, to_dashscope
@@ -134,3 +134,22 @@ async def test_a_guess_follows_what_changes() -> None:
         await door.admission.settle(held, 1, "req_1")
     await door.admit()
     assert (await door.refused()).retry_after_s == pytest.approx(40, abs=0.5)
+
+
+# --- too large
+
+
+class Away(MemoryStore):
+    async def take(self, ask: Ask) -> Verdict:
+        raise StoreUnavailable("gone")
+
+
+async def test_without_the_store_too_large_for_the_share_is_not_too_large() -> None:
+    """It fits the limit, so it may come back; what does not fit that is told so at once."""
+    door = Door(images_per_minute=4)
+    door.limiter.share = Share(0, 2)
+    door.limiter._store = Away(door.clock)
+    share, whole = await door.refused(n=3), await door.refused(n=5)
+    assert type(share) is RateLimited
+    assert share.retry_after_s == ALONE_RETRY_MS / 1000
+    assert type(whole) is LargerThanLimit
