@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import signal
 import sys
 import time
 from collections.abc import Awaitable, Callable, Iterable
@@ -40,7 +41,15 @@ app = App(
 
 def main() -> None:
     """Entry point of the `gateway` script."""
-    app()
+    try:
+        try:
+            app()
+        finally:
+            sys.stdout.flush()
+    except BrokenPipeError:
+        # Its reader had enough (`| head`). Other tools die of the signal, which Python ignores.
+        signal.signal(signal.SIGPIPE, signal.SIG_DFL)
+        signal.raise_signal(signal.SIGPIPE)
 
 
 def stop(message: object) -> None:
@@ -105,7 +114,12 @@ def start(
     def announce(port: int) -> None:
         host = f"[{config.listen.host}]" if ":" in config.listen.host else config.listen.host
         url = f"http://{host}:{port}"
-        print(f"gateway: listening on {url}\n{outline(config, workers)}{text(url)}", flush=True)
+        words = f"gateway: listening on {url}\n{outline(config, workers)}{text(url)}"
+        try:
+            print(words, flush=True)
+        except BrokenPipeError:
+            # Whoever asked for images cares little that nobody reads this, now or at the end.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
     try:
         run_server(config, workers, announce, path)
@@ -175,9 +189,11 @@ def usage(
     loaded = read_config(config)
     if since is not None or by is not None:
         try:
-            print(recorded(loaded, tenant, since, by or "tenant,model", json=json))
+            sums = recorded(loaded, tenant, since, by or "tenant,model", json=json)
         except (OSError, ValueError) as fault:
             stop(fault)
+            raise
+        print(sums)
         return
     tenants = [t for t in loaded.tenants if tenant in (None, t.name)]
     if not tenants:

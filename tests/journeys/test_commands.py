@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import shlex
 import shutil
@@ -11,7 +12,9 @@ import socket
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final
 
@@ -292,3 +295,78 @@ def test_it_is_ready_quickly(config: Path) -> None:
         assert time.monotonic() - started < 10
         gateway.stop(signal.SIGINT)
         gateway.ended()
+
+
+@pytest.mark.parametrize(
+    ("command", "unbuffered"),
+    [
+        ("usage --config {config}", ""),
+        ("usage acme --json --config {config}", "1"),
+        ("usage --by model --config {config}", "1"),
+        ("cache stats --config {config}", ""),
+        ("cache stats --json --config {config}", "1"),
+        ("cache purge --config {config}", ""),
+        ("check-config {config}", ""),
+        ("new-key acme", ""),
+        ("simulate --port 0", ""),
+    ],
+)
+def test_a_reader_that_had_enough_is_no_error(
+    command: str, unbuffered: str, tmp_path: Path, redis_url: str, simulator: SimulatedDashScope
+) -> None:
+    """As in `gateway usage | head -1`: it dies of SIGPIPE, 141 in a shell, without a word."""
+    log = tmp_path / "usage.jsonl"
+    log.touch()
+    more = f"redis: {{url: '{redis_url}'}}\nusage_log: {log}"
+    config = write_config(tmp_path, simulator.base_url, entry_for(KEY), more)
+
+    with unread_pipe() as unread:
+        ended = subprocess.run(
+            [sys.executable, "-m", "gateway", *command.format(config=config).split()],
+            stdout=unread,
+            stderr=subprocess.PIPE,
+            timeout=20,
+            check=False,
+            cwd=ROOT,
+            env={**os.environ, "UPSTREAM": UPSTREAM_KEY, "PYTHONUNBUFFERED": unbuffered},
+        )
+
+    assert (ended.returncode, ended.stderr) == (-signal.SIGPIPE, b"")
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_a_server_whose_words_nobody_reads_serves_and_ends_as_any(
+    workers: int, tmp_path: Path, redis_url: str, simulator: SimulatedDashScope
+) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+    more = f"redis: {{url: '{redis_url}'}}"
+    config = write_config(tmp_path, simulator.base_url, entry_for(KEY), more)
+    options = ("--config", str(config), "--port", str(port), "--workers", str(workers))
+
+    with (
+        unread_pipe() as unread,
+        subprocess.Popen(
+            [sys.executable, "-m", "gateway", "serve", *options],
+            stdout=unread,
+            stderr=subprocess.PIPE,
+            cwd=ROOT,
+            env={**os.environ, "UPSTREAM": UPSTREAM_KEY},
+        ) as server,
+    ):
+        until(lambda: is_open(port))
+        status = generate(f"http://127.0.0.1:{port}").status_code
+        server.terminate()
+        _, err = server.communicate(timeout=20)
+
+    assert (status, server.returncode) == (200, 0)
+    assert b"Traceback" not in err
+
+
+@contextmanager
+def unread_pipe() -> Iterator[int]:
+    """The end to write to of a pipe whose reader has gone."""
+    reader, writer = os.pipe()
+    os.close(reader)
+    yield writer
+    os.close(writer)
