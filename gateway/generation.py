@@ -223,6 +223,7 @@ class Generator:
         """Remember what a failure says of the account; everyone backs off from a full one."""
         self._accounts.record(route, failure)
         note_id(run, failure.request_id)
+        cause = failure.__cause__  # some print the whole request by `repr`, our key in it
         run.log.warning(
             "upstream_failed",
             account=route.account.name,
@@ -231,7 +232,7 @@ class Generator:
             upstream_message=failure.message[:SHOWN_MESSAGE],
             upstream_request_id=failure.request_id,
             remedy=failure.remedy.value,
-            cause=repr(failure.__cause__)[:SHOWN_MESSAGE] if failure.__cause__ else None,
+            cause=None if cause is None else f"{type(cause).__name__}: {cause}"[:SHOWN_MESSAGE],
         )
         if failure.remedy is Remedy.THROTTLED:
             rest_s = failure.error.retry_after_s or THROTTLED_S
