@@ -1,16 +1,18 @@
-"""What every test may ask for, and the rule that in CI no test is skipped unseen."""
+"""What every test may ask for; that no test shows a secret, nor in CI is skipped unseen."""
 
 from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from typing import Final
 
 import hypothesis
 import pytest
 
 from tests.redis_server import RedisServer, available_redis_servers
+from tests.running import SECRETS
+from tests.security.secrets_search import SHOWN, Search
 
 # Skips that CI accepts: a pattern for the skip's reason, and why it is right that the test does
 # not run there. Any other skip fails the run where CI=true.
@@ -56,6 +58,40 @@ def each_redis_url(each_redis_server: RedisServer) -> str:
     return each_redis_server.url
 
 
+@pytest.fixture
+def capsys(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> pytest.CaptureFixture[str]:
+    """As pytest has it, but what a test reads is searched too: it is missing from the report."""
+    read = capsys.readouterr
+
+    def readouterr() -> object:
+        shown = read()
+        SHOWN.add("what the test read of its output", shown.out + shown.err)
+        return shown
+
+    monkeypatch.setattr(capsys, "readouterr", readouterr)
+    return capsys
+
+
+class LeaksFail:
+    """Fails a test in whose output, log lines or processes one of the suite's secrets is found."""
+
+    @pytest.hookimpl(wrapper=True)
+    def pytest_runtest_makereport(
+        self, call: pytest.CallInfo[None]
+    ) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+        report = yield
+        if call.when == "teardown":  # when all is written
+            search = Search(SECRETS)
+            for where, text in (*report.sections, *SHOWN.take()):
+                search.add(where, text)
+            if search.found():
+                report.outcome = "failed"
+                report.longrepr = "\n".join(["secrets were shown:", *sorted(set(search.found()))])
+        return report
+
+
 class SkipsFail:
     """Fails the run when a test was skipped for a reason that is not allowed."""
 
@@ -88,6 +124,7 @@ class SkipsFail:
 
 
 def pytest_configure(config: pytest.Config) -> None:
+    config.pluginmanager.register(LeaksFail())
     is_worker = hasattr(config, "workerinput")
     if os.environ.get("CI") == "true" and not is_worker:
         config.pluginmanager.register(SkipsFail())

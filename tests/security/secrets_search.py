@@ -1,9 +1,10 @@
-"""Looking for known secrets in everything that a gateway shows."""
+"""Looking for known secrets in everything that a gateway shows: a test's own, and the suite's."""
 
 from __future__ import annotations
 
 import base64
 from collections.abc import Iterable
+from typing import Final
 from urllib.parse import quote
 
 
@@ -33,6 +34,26 @@ class Search:
             for name, needles in self._needles.items()
             if any(needle in text for needle in needles)
         ]
+
+
+class Shown:
+    """What gateways of the present test showed elsewhere than in this process' output."""
+
+    def __init__(self) -> None:
+        self._parts: list[tuple[str, str]] = []
+
+    def add(self, where: str, text: str) -> None:
+        """Keep something, from any thread."""
+        self._parts.append((where, text))
+
+    def take(self) -> list[tuple[str, str]]:
+        """All of it, which is then forgotten."""
+        taken, self._parts = self._parts, []
+        return taken
+
+
+SHOWN: Final = Shown()
+"""`tests/conftest.py` searches it after every test."""
 
 
 def writings(secret: str) -> Iterable[str]:
