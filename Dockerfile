@@ -36,6 +36,9 @@ LABEL org.opencontainers.image.title="DashScope image gateway" \
       org.opencontainers.image.created="${CREATED}" \
       org.opencontainers.image.source="${SOURCE}" \
       org.opencontainers.image.base.name="${PYTHON_IMAGE}"
+# The base brings pip and setuptools for its own Python; what runs here needs neither.
+RUN rm -rf /usr/local/bin/pip* /usr/local/bin/wheel /usr/local/lib/python3*/ensurepip \
+    /usr/local/lib/python3*/site-packages/*
 # Only /tmp is ever written, so the root file system may be read-only.
 ENV HOME=/tmp PYTHONDONTWRITEBYTECODE=1 PYTHONUNBUFFERED=1
 # Owned by root: the gateway cannot change its own code. The metadata of every package is in it,

@@ -10,7 +10,13 @@ from pathlib import Path
 
 import pytest
 
-from tests.deploy.dockerfile import exec_form, final, health_check, instructions
+from tests.deploy.dockerfile import (
+    exec_form,
+    final,
+    final_stage,
+    health_check,
+    instructions,
+)
 from tests.deploy.rendering import BASE, COMPOSE, DEPLOY, PRODUCTION, ROOT, load, only, render
 from tests.running import GatewayProcess, closed_port
 
@@ -28,11 +34,19 @@ def test_both_stages_are_on_one_base_that_is_pinned_by_an_argument() -> None:
 
 
 def test_nothing_is_installed_that_the_lock_does_not_hold() -> None:
-    installs = [rest for word, rest in instructions() if word == "RUN" and "bin/pip" in rest]
+    installs = [rest for word, rest in instructions() if word == "RUN" and "bin/pip " in rest]
     online = [rest for rest in installs if "--no-index" not in rest]
 
     assert len(online) == 1
     assert {"--require-hashes", "--no-deps", "requirements.lock"} <= set(online[0].split())
+
+
+def test_what_the_base_has_to_install_packages_with_is_not_in_the_image() -> None:
+    words = [word for word, _ in final_stage()]
+    removed = final("RUN").removeprefix("rm -rf ").split()
+
+    assert words.index("RUN") < words.index("USER")
+    assert {"/usr/local/bin/pip*", "/usr/local/lib/python3*/site-packages/*"} <= set(removed)
 
 
 def test_it_runs_as_a_user_without_a_name_or_rights() -> None:
