@@ -123,7 +123,8 @@ def test_a_pod_that_ends_finishes_what_it_has() -> None:
     *_, sleep = CONTAINER["lifecycle"]["preStop"]["exec"]["command"]
     seconds = int(sleep.removeprefix("import time; time.sleep(").removesuffix(")"))
 
-    assert POD["terminationGracePeriodSeconds"] >= seconds + DRAIN_S + 10
+    ends_after_s = Config(accounts=(), tenants=()).lame_duck_s + DRAIN_S
+    assert POD["terminationGracePeriodSeconds"] >= seconds + ends_after_s + 10
     assert Upstream().deadline_s < DRAIN_S
     # The proxies have noticed before the gateway stops to take requests.
     readiness = CONTAINER["readinessProbe"]
@@ -194,11 +195,19 @@ def test_no_outsider_comes_past_the_ingress_to_what_is_not_for_them() -> None:
     assert paths == {"/v1", "/images", "/models"}
 
 
-def test_the_gateway_reaches_no_private_address_by_a_url_of_an_answer() -> None:
-    egress = only(MANIFESTS, "NetworkPolicy")["spec"]["egress"]
-    blocks = [to["ipBlock"] for rule in egress for to in rule["to"] if "ipBlock" in to]
+def test_the_gateway_reaches_names_redis_and_the_vendor_and_nothing_else() -> None:
+    names, redis, vendor = egress().values()
 
-    v4, v6 = blocks
+    assert list(egress()) == [(("UDP", 53), ("TCP", 53)), (("TCP", 6379),), (("TCP", 443),)]
+    assert [to.keys() for to in names] == [{"namespaceSelector", "podSelector"}, {"ipBlock"}]
+    assert names[1]["ipBlock"]["cidr"].endswith("/32")
+    assert redis[0]["podSelector"]["matchLabels"] == {"app.kubernetes.io/name": "redis"}
+    assert [to["ipBlock"]["cidr"] for to in vendor] == ["0.0.0.0/0", "::/0"]
+
+
+def test_the_gateway_reaches_no_private_address_by_a_url_of_an_answer() -> None:
+    v4, v6 = (to["ipBlock"] for to in egress()[("TCP", 443),])
+
     assert {"10.0.0.0/8", "100.64.0.0/10", "169.254.0.0/16", "192.168.0.0/16"} <= set(v4["except"])
     assert set(v6["except"]) == {"fc00::/7", "fe80::/10"}
 
@@ -258,6 +267,14 @@ def test_rules_are_written_for_the_operator_as_they_are(tmp_path: Path) -> None:
         for name in ("one", "two")
         for group in yaml.safe_load(RULES.replace("NAME", name))["groups"]
     ]
+
+
+def egress() -> dict[tuple[tuple[str, int], ...], list[Manifest]]:
+    """Where to, by the protocols and ports of each rule."""
+    return {
+        tuple((one["protocol"], one["port"]) for one in rule["ports"]): rule["to"]
+        for rule in only(MANIFESTS, "NetworkPolicy")["spec"]["egress"]
+    }
 
 
 def ingress_backends() -> list[Manifest]:
