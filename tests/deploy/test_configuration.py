@@ -7,6 +7,7 @@ import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
+import httpx
 import pytest
 from redis import Redis
 from redis.exceptions import AuthenticationError, NoPermissionError
@@ -15,9 +16,21 @@ from gateway.config import Config, load_config
 from gateway.decoding import REFERENCE
 from gateway.store.redis import RedisStore, Timeouts
 from tests.deploy.rendering import COMPOSE, DEPLOY, PRODUCTION, load, only, render
+from tests.operations.site import document, tenant, write
 from tests.redis_server import RedisServer
+from tests.running import ACME, GatewayProcess
+from tests.simulated import SimulatedDashScope
 
 GATEWAY_YAML = DEPLOY / "config" / "gateway.yaml"
+LIMITS = {"requests_per_minute": 100, "images_per_day": 100, "spend_per_month": "100"}
+SEEDED = {"seed": 7, "response_format": "b64_json"}
+KEYED = {"idempotency-key": "one"}
+ASKED: tuple[tuple[dict[str, str], dict[str, object]], ...] = (
+    *[({}, SEEDED)] * 2,
+    *[(KEYED, {"prompt": "another"})] * 2,
+)
+CACHED = ["miss", "hit", "bypass", "replayed"]
+"""Of those, in this order."""
 SECRETS = ("dashscope_api_key", "redis_url", "redis_users", "grafana_admin_password")
 
 
@@ -94,6 +107,38 @@ async def test_redis_lets_the_gateway_in_and_nobody_else(redis: RedisServer, sec
                 gateway.execute_command(*command)
 
 
+def test_redis_allows_everything_that_a_gateway_does(
+    redis: RedisServer, secrets: Path, tmp_path: Path
+) -> None:
+    """Limits, budgets, cache, idempotency, images' bytes, and the commands for operators."""
+    url = redis_url(redis, secrets)
+    config = tmp_path / "gateway.yaml"
+    with SimulatedDashScope(render="plain") as vendor:
+        content = document(
+            vendor.base_url,
+            redis={"url": url, "connect_timeout_ms": 2000, "command_timeout_ms": 2000},
+            image_cache={"url": url},
+            tenants=[tenant("acme", ACME, limits=LIMITS, cache={"mode": "seeded"})],
+        )
+        with GatewayProcess.serving(write(config, content), "--workers", "2") as gateway:
+            found = [
+                httpx.post(
+                    f"{gateway.url}/v1/images/generations",
+                    headers={"authorization": f"Bearer {ACME}", **headers},
+                    json={"prompt": "a fox", "model": "qwen-image-2.0", **fields},
+                    trust_env=False,
+                )
+                for headers, fields in ASKED
+            ]
+            for command in (("usage",), ("cache", "stats"), ("cache", "purge")):
+                with GatewayProcess(*command, "--config", str(config)) as done:
+                    assert done.ended() == 0, done.output
+
+    assert [answer.headers["x-cache"] for answer in found] == CACHED
+    with Redis.from_url(redis.url, username="inspector", password="sees-all") as inspector:
+        assert inspector.acl_log() == []
+
+
 def test_redis_forgets_no_limit_to_save_memory_or_at_a_restart() -> None:
     settings = dict(
         line.split(maxsplit=1)
@@ -119,6 +164,10 @@ def redis(secrets: Path) -> Iterator[RedisServer]:
     own = ("dir ", "bind ")
     settings = (DEPLOY / "compose" / "redis.conf").read_text().splitlines()
     config = "\n".join(line for line in settings if not line.startswith(own))
+    users = secrets / "redis_users"
+    users.chmod(0o600)
+    with users.open("a") as more:
+        more.write("user inspector on >sees-all +acl|log\n")
     with RedisServer(config=config.replace("/run/secrets", str(secrets)) + "\n") as server:
         yield server
 
