@@ -83,9 +83,12 @@ def _resource(path: Path) -> list[Manifest]:
 
 def _config_map(folder: Path, generator: Manifest, options: Manifest) -> Manifest:
     assert generator.keys() == {"name", "files"}, generator
-    assert options == {"disableNameSuffixHash": True}, "names with a hash are not rendered here"
+    assert options.keys() <= {"disableNameSuffixHash", "labels"}, options
+    assert options["disableNameSuffixHash"], "names with a hash are not rendered here"
     data = {name: (folder / name).read_text() for name in generator["files"]}
-    metadata = {"name": generator["name"]}
+    metadata: Manifest = {"name": generator["name"]}
+    if "labels" in options:
+        metadata["labels"] = options["labels"]
     return {"apiVersion": "v1", "kind": "ConfigMap", "metadata": metadata, "data": data}
 
 
