@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable
 from datetime import UTC, datetime
+from functools import partial
 from itertools import count
 
 import msgspec
@@ -166,7 +167,7 @@ class Admission:
         return replace(verdict, retry_after_ms=max(CONCURRENCY_RETRY_MS, math.ceil(hint_s * 1000)))
 
     def _tell(self, tenant: str, verdict: Verdict, exchange: Exchange) -> None:
-        exchange.headers.update(rate_headers(verdict))
+        exchange.headers = partial(rate_headers, verdict)
         if verdict.day is not None or verdict.month is not None:
             self._verdicts[tenant] = verdict
 

@@ -20,7 +20,7 @@ from gateway.admission import Admission
 from gateway.api.answers import Answers
 from gateway.api.auth import Authenticator
 from gateway.api.envelope import Envelope, Readiness
-from gateway.api.images import image_routes
+from gateway.api.images import ImageEndpoint
 from gateway.api.models import Models
 from gateway.api.operations import operation_routes
 from gateway.api.replies import EXCEPTION_HANDLERS
@@ -215,15 +215,16 @@ def create_app(
         clock=clock,
         metrics=parts.metrics,
     )
+    images = ImageEndpoint(
+        authenticate,
+        parts.pipeline,
+        answers,
+        max_body_bytes=config.max_body_bytes,
+        deadline_s=config.upstream.deadline_s,
+    )
     app = Litestar(
         [
-            *image_routes(
-                authenticate,
-                parts.pipeline,
-                answers,
-                max_body_bytes=config.max_body_bytes,
-                deadline_s=config.upstream.deadline_s,
-            ),
+            images.route(),
             *models.routes(),
             *operation_routes(
                 parts.store, parts.readiness, parts.degraded, parts.metrics, config.metrics.allow
@@ -234,7 +235,7 @@ def create_app(
         openapi_config=None,
         logging_config=None,
     )
-    return Envelope(app, parts.metrics, parts.readiness, parts.tracer)
+    return Envelope(app, images, parts.metrics, parts.readiness, parts.tracer)
 
 
 def following(reloader: Reloader) -> Callable[[Litestar], AbstractAsyncContextManager[None]]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator, Mapping
 from contextlib import contextmanager
 from time import perf_counter
 from typing import Any, Protocol, cast
@@ -23,12 +23,11 @@ class Histogram(Protocol):
 
 
 class Exchange:
-    """The request's id, its logger, and headers that its answer will carry, failure or not."""
+    """The request's id, and what is to be said of it."""
 
     __slots__ = (
         "after_sent",
         "headers",
-        "log",
         "model",
         "notes",
         "outcome",
@@ -42,8 +41,8 @@ class Exchange:
 
     def __init__(self, request_id: str) -> None:
         self.request_id = request_id
-        self.log: FilteringBoundLogger = structlog.get_logger().bind(request_id=request_id)
-        self.headers: dict[str, str] = {}
+        self.headers: Callable[[], Mapping[str, str]] = dict
+        """Those that its answer carries, failure or not; made when it is answered."""
         self.after_sent: Callable[[], Awaitable[None]] | None = None
         """Called once the client has been sent the whole of a successful answer."""
         self.tenant = self.model = UNKNOWN
@@ -53,12 +52,22 @@ class Exchange:
         """How much of its time others took: slots, the vendor, downloads, the client."""
         self.timings: dict[str, float] = {}
         """Seconds by phase; the longest, where a request passes one several times."""
-        self.upstream_ids: list[str] = []
+        self.upstream_ids: tuple[str, ...] = ()
         """The vendor's ids of this request's calls."""
         self.notes: dict[str, object] = {}
-        """What else its log line says."""
+        """What else its log lines say."""
         self.span: RequestSpan | None = None
         """Where traces are on."""
+
+    @property
+    def log(self) -> FilteringBoundLogger:
+        """Bound to the request's facts; made anew, as one that is held while it waits is 1 KiB."""
+        log: FilteringBoundLogger = structlog.get_logger()
+        return log.bind(request_id=self.request_id, **self.notes)
+
+    def note(self, **facts: object) -> None:
+        """Have the log lines from here on say this, too."""
+        self.notes |= facts
 
     @contextmanager
     def phase(self, name: str, metric: Histogram | None = None) -> Iterator[None]:
@@ -80,7 +89,7 @@ class Exchange:
 
     def facts(self) -> dict[str, object]:
         """What the request's log line says of its work."""
-        facts = self.notes | {f"{name}_ms": ms(spent) for name, spent in self.timings.items()}
+        facts: dict[str, object] = {f"{name}_ms": ms(s) for name, s in self.timings.items()}
         if self.upstream_ids:
             facts["upstream_request_ids"] = self.upstream_ids
         return facts
@@ -94,10 +103,10 @@ def ms(seconds: float) -> float:
 def open_exchange(scope: Any, request_id: str) -> Exchange:  # noqa: ANN401 - any ASGI scope
     """Start an exchange and keep it in the scope."""
     exchange = Exchange(request_id)
-    scope.setdefault("state", {})[STATE_KEY] = exchange
+    scope[STATE_KEY] = exchange
     return exchange
 
 
 def exchange_of(scope: Any) -> Exchange:  # noqa: ANN401 - any ASGI scope
     """The exchange that a request belongs to."""
-    return cast("Exchange", scope["state"][STATE_KEY])
+    return cast("Exchange", scope[STATE_KEY])

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from functools import partial
 from random import random
-from typing import cast
+from types import MappingProxyType
+from typing import Any, cast
 
 from msgspec import Struct
 
 from gateway.errors import (
+    ClientGone,
     GatewayError,
     IncompleteResult,
     ServiceUnavailable,
@@ -17,7 +20,7 @@ from gateway.errors import (
 )
 from gateway.exchange import Exchange
 from gateway.metrics import Metrics
-from gateway.pacing import NoSlot, Pacer
+from gateway.pacing import NoSlot, Pacer, Ready, Slot, Waiter
 from gateway.protocol.dashscope import GenerationRequest
 from gateway.translate.failure import Remedy, UpstreamFailure
 from gateway.translate.request import Plan, remaining
@@ -42,6 +45,8 @@ class Clock(Struct, frozen=True):
     chance: Callable[[], float] = random
 
 
+First = Slot | Exception | None
+"""What waiting for a first slot came to; None: nobody has waited."""
 Keep = Callable[[int, Sequence[str]], Awaitable[None]]
 """Told, after each answer, what the call of an index has brought so far."""
 
@@ -50,16 +55,34 @@ async def keep_nothing(_index: int, _urls: Sequence[str]) -> None:
     """For a request whose images nobody else could use."""
 
 
+NO_PARTS: Mapping[int, Sequence[str]] = MappingProxyType({})
+
+
 class Run:
     """What the calls of one request share."""
 
+    __slots__ = (
+        "_unsent",
+        "deadline",
+        "exchange",
+        "failed",
+        "generated",
+        "keep",
+        "left",
+        "parts",
+        "queued_at",
+        "sent",
+        "slot_by",
+        "tenant",
+    )
+
     def __init__(self, tenant: str, exchange: Exchange, *, slot_by: float, deadline: float) -> None:
         self.tenant = tenant
-        self.log = exchange.log
         self.exchange = exchange
-        self.parts: Mapping[int, Sequence[str]] = {}
+        self.parts = NO_PARTS
         """What was paid for before, by the index of the call."""
         self.keep: Keep = keep_nothing
+        self.queued_at = 0.0
         self.slot_by = slot_by
         """A call that could not start before this would not be done by the deadline."""
         self.deadline = deadline
@@ -69,20 +92,25 @@ class Run:
         """Whether its caller waits no longer."""
         self.sent = False
         """Whether a call went out that may have been billed."""
-        self.unsent: set[asyncio.Task[list[str]]] = set()
+        self._unsent: set[asyncio.Task[Any]] | None = None
         """Calls that have not been sent, and so may be given up at no cost."""
 
     def sending(self) -> None:
         """The current call is on its way, or over: it cannot be given up any more."""
-        self.unsent.discard(current_call())
+        if self._unsent:
+            self._unsent.discard(current_call())
 
     def pausing(self) -> None:
         """The current call failed without a trace and will be sent again."""
-        self.unsent.add(current_call())
+        self.may_give_up([current_call()])
+
+    def may_give_up(self, calls: Iterable[asyncio.Task[Any]]) -> None:
+        """These have not been sent."""
+        self._unsent = (self._unsent or set()).union(calls)
 
     def give_up(self) -> None:
         """Send nothing further."""
-        for task in self.unsent:
+        for task in self._unsent or ():
             task.cancel()
 
 
@@ -104,20 +132,43 @@ class Generator:
         self._clock = clock
         self._metrics = metrics
 
-    async def generate(self, plan: Plan, run: Run) -> list[str]:
-        """All image URLs, in the order of the calls.
+    def join(self, plan: Plan, run: Run, ready: Ready) -> Waiter | None:
+        """Wait for the first slot of a request of one call, at no more cost than a row in a queue.
+
+        `ready` is told the outcome, for `generate`; None is returned if it was told at once.
+        """
+        run.queued_at = self._clock.steady()
+        model = plan.calls[0].model
+        try:
+            return self._pacer.join(
+                model,
+                run.tenant,
+                accounts=self._accounts.candidates(model, ()),
+                deadline=run.slot_by,
+                ready=ready,
+            )
+        except (GatewayError, NoSlot) as error:
+            ready(error)
+            return None
+
+    def leave(self, plan: Plan, waiter: Waiter) -> None:
+        """Wait no longer."""
+        self._pacer.leave(plan.calls[0].model, waiter)
+
+    async def generate(self, plan: Plan, run: Run, first: First = None) -> list[str]:
+        """All image URLs, in the order of the calls; `first` is what a `join` came to.
 
         Raises:
             GatewayError: why a call failed for good; the calls not yet sent are then held back.
         """
         if len(plan.calls) == 1:
-            return await self._complete(plan, 0, run)
+            return await self._complete(plan, 0, run, first)
         run.sending()
         tasks = [
             asyncio.create_task(self._complete(plan, index, run))
             for index in range(len(plan.calls))
         ]
-        run.unsent.update(tasks)
+        run.may_give_up(tasks)
         results = await asyncio.gather(*tasks, return_exceptions=True)
         for result in results:
             if isinstance(result, Exception) and not isinstance(result, GatewayError):
@@ -126,7 +177,7 @@ class Generator:
             raise run.failed
         return [url for urls in results if isinstance(urls, list) for url in urls]
 
-    async def _complete(self, plan: Plan, index: int, run: Run) -> list[str]:
+    async def _complete(self, plan: Plan, index: int, run: Run, first: First = None) -> list[str]:
         """One call's images, less those paid for before; asks again for what an answer lacked."""
         call = plan.calls[index]
         wanted = call.parameters.n or 1
@@ -135,14 +186,15 @@ class Generator:
             return urls
         try:
             for _ in range(1 + TOP_UPS):
-                rest = remaining(call, len(urls))
-                found = await self._send(rest, plan.family, run, slots=len(plan.calls) - index)
+                rest, slots = remaining(call, len(urls)), len(plan.calls) - index
+                found = await self._send(rest, plan.family, run, slots, first)
+                first = None
                 urls += [url for url in dict.fromkeys(found) if url not in urls]
                 del urls[wanted:]
                 await run.keep(index, urls)
                 if len(urls) == wanted:
                     return urls
-                run.log.warning("incomplete_answer", wanted=wanted, received=len(urls))
+                run.exchange.log.warning("incomplete_answer", wanted=wanted, received=len(urls))
                 if not found:
                     break
             raise IncompleteResult(f"The image service returned {len(urls)} of {wanted} images.")
@@ -152,14 +204,20 @@ class Generator:
             run.give_up()
             raise
 
-    async def _send(self, call: GenerationRequest, family: str, run: Run, slots: int) -> list[str]:
+    async def _send(
+        self, call: GenerationRequest, family: str, run: Run, slots: int, first: First
+    ) -> list[str]:
         """One successful upstream call, over accounts and attempts."""
         tried: set[str] = set()
         attempt = 0
         while True:
             attempt += 1
-            with run.exchange.phase("queue", self._metrics.queue_seconds.labels(family)):
-                route = await self._route(call.model, run, tried, slots)
+            if first is None:
+                first = await self._slot(call.model, family, run, tried, slots)
+            else:
+                self._observe_queue(run, family)
+            route = self._route(call.model, run, first)
+            first = None
             name = route.account.name
             try:
                 urls = await self._attempt(route, call, family, run)
@@ -175,31 +233,54 @@ class Generator:
             run.pausing()
             await asyncio.sleep(wait)
 
-    async def _route(self, model: str, run: Run, tried: set[str], slots: int) -> Route:
-        """The account whose slot came first, among those fit for the call."""
+    async def _slot(
+        self, model: str, family: str, run: Run, tried: set[str], slots: int
+    ) -> Slot | Exception:
+        """The next slot of the accounts that are fit for the call."""
         self._left_s(run)
         names = self._accounts.candidates(model, tried)
-        try:
-            name = await self._pacer.slot(
-                model, run.tenant, accounts=names, deadline=run.slot_by, calls=slots
-            )
-        except NoSlot as late:
+        with run.exchange.phase("queue", self._metrics.queue_seconds.labels(family)):
+            try:
+                return await self._pacer.slot(
+                    model, run.tenant, accounts=names, deadline=run.slot_by, calls=slots
+                )
+            except NoSlot as late:
+                return late
+
+    def _observe_queue(self, run: Run, family: str) -> None:
+        waited_s = self._clock.steady() - run.queued_at
+        self._metrics.queue_seconds.labels(family).observe(waited_s)
+        run.exchange.spent("queue", waited_s)
+
+    def _route(self, model: str, run: Run, slot: Slot | Exception) -> Route:
+        """The account of a slot, if its breaker lets a call through."""
+        if isinstance(slot, NoSlot):
             message = "The image service's own rate limit leaves no room for this request in time."
-            raise UpstreamThrottled(message, retry_after_s=late.retry_after_s) from None
-        return self._accounts.admit(model, name, run.deadline - self._clock.steady())
+            raise UpstreamThrottled(message, retry_after_s=slot.retry_after_s)
+        if isinstance(slot, Exception):
+            raise slot
+        if run.left:
+            self._pacer.give_back(model, slot)
+            raise ClientGone("The client closed the connection.")
+        try:
+            return self._accounts.admit(model, slot.account, self._left_s(run))
+        except GatewayError:
+            self._pacer.sent(model, slot.account)
+            raise
 
     async def _attempt(
         self, route: Route, call: GenerationRequest, family: str, run: Run
     ) -> list[str]:
-        left_s = self._left_s(run)
         name = route.account.name
         run.sending()
         run.sent = True
+        sent = partial(self._pacer.sent, call.model, name)
         try:
             with run.exchange.phase(
                 "upstream", self._metrics.upstream_seconds.labels(name, family)
             ):
-                reply = await self._client.generate(route.account, call, left_s)
+                left_s = run.deadline - self._clock.steady()
+                reply = await self._client.generate(route.account, call, left_s, sent)
         except UpstreamFailure as failure:
             self._metrics.upstream_calls.labels(name, family, failure.label).inc()
             await self._learn(route, call.model, failure, run)
@@ -207,11 +288,13 @@ class Generator:
         except BaseException:
             route.breaker.abandoned()
             raise
+        finally:
+            sent()
         self._accounts.record(route, None)
         self._metrics.upstream_calls.labels(name, family, "ok").inc()
         urls = image_urls(reply)
         note_id(run, reply.request_id)
-        run.log.info(
+        run.exchange.log.info(
             "upstream_answered",
             account=name,
             images=len(urls),
@@ -224,7 +307,7 @@ class Generator:
         self._accounts.record(route, failure)
         note_id(run, failure.request_id)
         cause = failure.__cause__  # some print the whole request by `repr`, our key in it
-        run.log.warning(
+        run.exchange.log.warning(
             "upstream_failed",
             account=route.account.name,
             status=failure.status,
@@ -256,12 +339,12 @@ class Generator:
 def note_id(run: Run, upstream_id: str | None) -> None:
     """For the request's log line."""
     if upstream_id:
-        run.exchange.upstream_ids.append(upstream_id)
+        run.exchange.upstream_ids += (upstream_id,)
 
 
-def current_call() -> asyncio.Task[list[str]]:
+def current_call() -> asyncio.Task[Any]:
     """The task that this runs in, which `Generator.generate` made."""
-    return cast("asyncio.Task[list[str]]", asyncio.current_task())
+    return cast("asyncio.Task[Any]", asyncio.current_task())
 
 
 def shown(failure: UpstreamFailure) -> GatewayError:

@@ -11,26 +11,25 @@ import asyncio
 from collections.abc import Coroutine
 from typing import Any, TypeVar
 
-from msgspec import Struct
-
 from gateway.admission import Admission, Pass
-from gateway.caching import CacheControl, Record, fingerprint, is_cacheable, record_of, scope_of
+from gateway.caching import Record, fingerprint, is_cacheable, record_of, scope_of
 from gateway.catalogue import Catalogue
 from gateway.errors import ClientGone, GatewayError, IdempotencyConflict, NotCached
 from gateway.exchange import Exchange
-from gateway.generation import Clock, Generator, Run
+from gateway.generation import Clock, First, Generator, Run
+from gateway.job import Job, Result, Wish
 from gateway.ledger import (
     Done,
     Entry,
     Failed,
     Follow,
     How,
-    Idempotency,
     Lead,
     Ledger,
     Place,
     Refusal,
 )
+from gateway.pacing import Waiter
 from gateway.protocol.openai import ImageRequest
 from gateway.tenants import Caller, choose_model
 from gateway.translate.request import Plan, to_dashscope
@@ -46,59 +45,6 @@ CACHE = {
 GENERATION_S = 30.0
 """What a generation takes: a call whose slot comes later than this before the deadline is refused,
 since its picture would be paid for and come too late."""
-
-
-class Wish(Struct, frozen=True, kw_only=True):
-    """What a client says beside the body: how old a result may be, and whether it asked before."""
-
-    adoption: str
-    """Hash of tenant, key and body."""
-    control: CacheControl = CacheControl()
-    idempotency: Idempotency | None = None
-    is_retry: bool = False
-    patience_s: float
-    """How long it waits."""
-    deadline_s: float
-    """How long a generation may take, whether it still waits or not."""
-
-
-class Result(Struct, frozen=True):
-    """All images of a request, and where they came from."""
-
-    place: Done | Lead
-    record: Record
-    cache: str
-    """`x-cache`."""
-
-
-class Job:
-    """A request under way, in a task of its own: what is paid for must outlive its caller."""
-
-    __slots__ = ("_pipeline", "cache_s", "place", "plan", "run", "task", "wish")
-
-    def __init__(
-        self, plan: Plan, wish: Wish, run: Run, pipeline: Pipeline, *, cache_s: float
-    ) -> None:
-        self.cache_s = cache_s
-        self.plan = plan
-        self.wish = wish
-        self.run = run
-        self._pipeline = pipeline
-        self.place: Place | None = None
-        self.task: asyncio.Task[Result]
-
-    def leave(self) -> bool:
-        """The caller waits no longer: send nothing more. Whether anything is under way."""
-        self.run.left = True
-        self.run.give_up()
-        if self.run.sent and isinstance(self.place, Done | Lead):
-            self._pipeline.let_go(self.place)
-        return self.run.sent or isinstance(self.place, Follow)
-
-    async def delivered(self) -> None:
-        """The caller has its answer."""
-        if isinstance(self.place, Done | Lead):
-            await self._pipeline.delivered(self.place)
 
 
 class Pipeline:
@@ -121,15 +67,16 @@ class Pipeline:
         self._generator = generator
         self._clock = clock
         self._running: set[asyncio.Task[Any]] = set()
-        self.delivered = ledger.delivered
 
     def use(self, catalogue: Catalogue, default_model: str) -> None:
         """Follow a changed configuration, from the next request on."""
         self._catalogue = catalogue
         self._default_model = default_model
 
-    def start(self, caller: Caller, request: ImageRequest, exchange: Exchange, wish: Wish) -> Job:
-        """Translate a request and begin to serve it.
+    async def begin(
+        self, caller: Caller, request: ImageRequest, exchange: Exchange, wish: Wish
+    ) -> Job:
+        """Translate a request, find its place, admit it, and begin to serve it.
 
         Raises:
             GatewayError: it cannot be honoured; nothing was begun.
@@ -138,6 +85,7 @@ class Pipeline:
         choice = choose_model(self._catalogue, tenant, request.model, self._default_model)
         exchange.model = choice.family
         plan = to_dashscope(request, choice, tenant.size_policy)
+        entry = to_entry(caller, plan, wish, exchange)
         now, patience_s = self._clock.steady(), min(wish.patience_s, wish.deadline_s)
         run = Run(
             tenant.name,
@@ -145,13 +93,34 @@ class Pipeline:
             slot_by=now + patience_s - min(GENERATION_S, patience_s / 2),
             deadline=now + wish.deadline_s,
         )
-        job = Job(plan, wish, run, self, cache_s=tenant.cache.ttl_s)
-        job.task = self._spawn(self._serve(caller, job, exchange))
+        place, held = await self._enter(caller, plan, entry, exchange)
+        job = Job(place, held, entry, run, self, patience_s=wish.patience_s)
+        if isinstance(place, Lead) and not place.parts and len(plan.calls) == 1:
+            job.wait(self._generator)
+        else:
+            job.begin()
         return job
+
+    def now(self) -> float:
+        """Steady seconds."""
+        return self._clock.steady()
+
+    def serve(self, job: Job, first: First) -> asyncio.Task[Result]:
+        """Begin the work; `first` is what waiting for a slot came to."""
+        return self._spawn(self._serve(job, first))
+
+    def withdraw(self, job: Job, waiter: Waiter) -> None:
+        """The caller left before its turn."""
+        self._generator.leave(job.plan, waiter)
+        self._spawn(self._give_up(job))
 
     def let_go(self, place: Done | Lead) -> None:
         """Its client has left; its retry may have the result."""
         self._spawn(self._ledger.let_go(place))
+
+    async def delivered(self, place: Done | Lead) -> None:
+        """Its client has all of it."""
+        await self._ledger.delivered(place)
 
     async def drain(self) -> None:
         """Wait for what is under way for callers that have left."""
@@ -170,52 +139,35 @@ class Pipeline:
         if not task.cancelled():
             task.exception()
 
-    async def _serve(self, caller: Caller, job: Job, exchange: Exchange) -> Result:
+    async def _serve(self, job: Job, first: First) -> Result:
         job.run.pausing()
-        entry = self._entry(caller, job, exchange)
-        place, held = await self._enter(caller, job, entry, exchange)
-        started = self._clock.steady()
         try:
-            if isinstance(place, Follow):
-                place = job.place = await self._followed(place, job, entry)
-                held = await self._paying(held, place, job, exchange)
-            return await self._result(place, job, entry)
+            if isinstance(job.place, Follow):
+                job.place = await self._followed(job.place, job)
+                job.held = await self._paying(job.held, job.place)
+            return await self._result(job.place, job, first)
         finally:
-            exchange.waited_s += self._clock.steady() - started
-            await self._admission.settle(held, job.run.generated, exchange.request_id)
+            await self._settle(job)
 
-    def _entry(self, caller: Caller, job: Job, exchange: Exchange) -> Entry:
-        """Everything by which the request may find a result."""
-        cache, wish, plan = caller.tenant.cache, job.wish, job.plan
-        key = fingerprint(plan)
-        shared = is_cacheable(cache.mode, plan) and not wish.control.no_store
-        max_age_s = wish.control.max_age_s
-        return Entry(
-            scope=scope_of(caller.tenant.name, cache.group),
-            request=exchange.request_id,
-            plan=key,
-            images=plan.images,
-            cache_key=key if shared else None,
-            max_age_ms=None if max_age_s is None else max_age_s * 1000,
-            fresh=wish.control.no_cache,
-            only_if_cached=wish.control.only_if_cached,
-            needs_url=plan.response_format == "url",
-            idempotency=wish.idempotency,
-            adoption=wish.adoption,
-            is_retry=wish.is_retry,
-            takes_orphans=not wish.control.no_store and max_age_s is None,
-        )
+    async def _give_up(self, job: Job) -> None:
+        await leave(job.place)
+        await self._settle(job)
+
+    async def _settle(self, job: Job) -> None:
+        exchange = job.run.exchange
+        exchange.waited_s += self._clock.steady() - job.began_at
+        await self._admission.settle(job.held, job.run.generated, exchange.request_id)
 
     async def _enter(
-        self, caller: Caller, job: Job, entry: Entry, exchange: Exchange
+        self, caller: Caller, plan: Plan, entry: Entry, exchange: Exchange
     ) -> tuple[Done | Follow | Lead, Pass]:
         """Find the request's place, then admit it: only a lead reserves images and money."""
-        place = job.place = await self._ledger.enter(entry)
+        place = await self._ledger.enter(entry)
         if isinstance(place, Refusal | Failed):
             raise refusal(place)
         pays = isinstance(place, Lead)
         try:
-            held = await self._admission.admit(caller, job.plan, exchange, pays=pays)
+            held = await self._admission.admit(caller, plan, exchange, pays=pays)
         except BaseException as error:
             await leave(place)
             if isinstance(error, GatewayError):
@@ -223,19 +175,20 @@ class Pipeline:
             raise
         return place, held
 
-    async def _followed(self, follow: Follow, job: Job, entry: Entry) -> Done | Lead:
-        outcome = await follow.outcome(self._clock.steady() + job.wish.patience_s)
+    async def _followed(self, follow: Follow, job: Job) -> Done | Lead:
+        outcome = await follow.outcome(job.began_at + job.patience_s)
         if isinstance(outcome, Failed):
-            self._spawn(self._ledger.excuse(entry))
+            self._spawn(self._ledger.excuse(job.entry))
             raise outcome.error
         return outcome
 
-    async def _paying(self, held: Pass, place: Done | Lead, job: Job, exchange: Exchange) -> Pass:
+    async def _paying(self, held: Pass, place: Done | Lead) -> Pass:
         """Admit anew who was admitted to be given another's images, and has to make them now."""
         if isinstance(place, Done) or held.reservation.images:
             return held
+        exchange = held.exchange
         try:
-            paying = await self._admission.admit(held.caller, job.plan, exchange)
+            paying = await self._admission.admit(held.caller, held.plan, exchange)
         except BaseException:
             await leave(place)
             raise
@@ -243,24 +196,26 @@ class Pipeline:
         self._spawn(self._admission.settle(held, 0, exchange.request_id))
         return paying
 
-    async def _result(self, place: Done | Lead, job: Job, entry: Entry) -> Result:
+    async def _result(self, place: Done | Lead, job: Job, first: First) -> Result:
         if isinstance(place, Done):
             return Result(place, place.record, CACHE[place.how])
-        keep_s = 0.0 if entry.cache_key is None else job.cache_s
-        record = await self._lead(place, job, keep_s)
-        return Result(place, record, "bypass" if entry.cache_key is None else "miss")
+        is_shared = job.entry.cache_key is not None
+        record = await self._lead(place, job, job.cache_s if is_shared else 0.0, first)
+        return Result(place, record, "miss" if is_shared else "bypass")
 
-    async def _lead(self, lead: Lead, job: Job, keep_s: float) -> Record:
+    async def _lead(self, lead: Lead, job: Job, keep_s: float, first: First) -> Record:
         """Generate for everyone who waits; the result stays in the cache for `keep_s`."""
         plan, run = job.plan, job.run
         run.parts, run.keep = lead.parts, lead.progress
         try:
-            urls = await self._generator.generate(plan, run)
+            urls = await self._generator.generate(plan, run, first)
         except GatewayError as error:
             if run.sent:
                 await lead.fail(error, answered=not run.left)
+            elif run.left:
+                await leave(lead)
             else:  # this request's own deadline: one that waits longer may still be served
-                await lead.step_down(answered=not run.left)
+                await lead.step_down()
             raise
         except BaseException:
             await leave(lead)
@@ -271,6 +226,29 @@ class Pipeline:
         record = record_of(plan, urls, self._clock.now())
         await lead.finish(record, keep_s)
         return record
+
+
+def to_entry(caller: Caller, plan: Plan, wish: Wish, exchange: Exchange) -> Entry:
+    """Everything by which the request may find a result."""
+    cache, control = caller.tenant.cache, wish.control
+    key = fingerprint(plan)
+    shared = is_cacheable(cache.mode, plan) and not control.no_store
+    max_age_s = control.max_age_s
+    return Entry(
+        scope=scope_of(caller.tenant.name, cache.group),
+        request=exchange.request_id,
+        plan=key,
+        images=plan.images,
+        cache_key=key if shared else None,
+        max_age_ms=None if max_age_s is None else max_age_s * 1000,
+        fresh=control.no_cache,
+        only_if_cached=control.only_if_cached,
+        needs_url=plan.response_format == "url",
+        idempotency=wish.idempotency,
+        adoption=wish.adoption,
+        is_retry=wish.is_retry,
+        takes_orphans=not control.no_store and max_age_s is None,
+    )
 
 
 async def leave(place: Place) -> None:

@@ -3,19 +3,26 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from secrets import token_hex
-from typing import Any, cast
+from typing import Any, Final, cast
 
 import httptools
 import msgspec
+from uvicorn._types import ASGIVersions
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
+from gateway.connection import CONNECTION
 from gateway.protocol.openai import ErrorDetail, ErrorResponse
 
 MAX_HEAD_BYTES = 32 * 1024
 HEAD_TIMEOUT_S = 20.0
 LINGER_S = 1.0
 """How long what a refused client still sends is read and thrown away."""
+# One of each for all requests, which differ in neither.
+ASGI: Final[ASGIVersions] = {"version": "3.0", "spec_version": "2.3"}
+ADDRESSES: Final[dict[object, Any]] = {}
+"""This server's own: as many as it listens on."""
 
 
 class HeadTooLarge(httptools.HttpParserError):
@@ -68,26 +75,32 @@ class HttpProtocol(HttpToolsProtocol):
 
     Thousands of connections wait at once, so what each of them holds is kept small: attributes in
     slots, since a 31st in the instance's dictionary would give every connection a table of its
-    own, and no `asyncio.Event` (docs/decisions/0007-waiting-in-two-tasks.md).
+    own, and no `asyncio.Event` (docs/decisions/0007-waiting-without-tasks.md).
     """
 
-    __slots__ = ("_head_bytes", "_head_timer", "_refused")
+    __slots__ = ("_head_bytes", "_head_timer", "_refused", "on_hang_up")
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:  # noqa: ANN401 - uvicorn's own
         super().__init__(*args, **kwargs)
         self._refused = False
         self._head_bytes = 0
         self._head_timer: asyncio.TimerHandle | None = None
+        self.on_hang_up: Callable[[], object] | None = None
+        """Called when the client leaves: a reading coroutine that does nothing else is 1 KiB."""
         self.pipeline = cast("Any", Pipelined())
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
         self.flow._is_writable_event = cast("Any", Signal(self.loop, is_set=True))  # noqa: SLF001
+        self.server = ADDRESSES.setdefault(self.server, self.server)
         self._expect_head()
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._end_head()
         super().connection_lost(exc)
+        on_hang_up, self.on_hang_up = self.on_hang_up, None
+        if on_hang_up is not None:
+            on_hang_up()
 
     def data_received(self, data: bytes) -> None:
         if self._refused:
@@ -99,10 +112,16 @@ class HttpProtocol(HttpToolsProtocol):
             if self._head_bytes > MAX_HEAD_BYTES:
                 self._refuse(431, "The request's headers are too large.")
 
+    def unwatch(self) -> None:
+        """Call nothing when the client leaves."""
+        self.on_hang_up = None
+
     def on_message_begin(self) -> None:
         super().on_message_begin()
         self._head_bytes = 0
         self._expect_head()
+        self.scope[CONNECTION] = self  # type: ignore[literal-required]
+        self.scope["asgi"] = ASGI
 
     def on_url(self, url: bytes) -> None:
         super().on_url(url)

@@ -20,11 +20,12 @@ LAYERS: Final = (
     ("app",),
     ("api", "reload", "sampling", "shelves", "usage", "wire"),
     ("image_cache", "pipeline"),
+    ("job",),
     ("admission", "delivery", "generation", "ledger"),
     ("caching", "limits", "pacing", "upstream"),
     ("tenants",),
     ("config", "store"),
-    ("exchange", "translate"),
+    ("connection", "exchange", "translate"),
     ("catalogue", "decoding"),
     ("accounting", "errors", "logs", "metrics", "protocol", "tracing"),
 )

@@ -5,9 +5,9 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Sequence
 
-from litestar import Response
+from litestar.response.base import ASGIResponse
 
-from gateway.api.replies import json_response
+from gateway.api.replies import json_answer
 from gateway.api.streaming import StreamedImages
 from gateway.catalogue import Size
 from gateway.delivery import Delivery, Keep, OpenDelivery
@@ -15,9 +15,9 @@ from gateway.errors import ServiceUnavailable
 from gateway.exchange import Exchange
 from gateway.generation import Clock
 from gateway.image_cache import ImageCache
+from gateway.job import Job, Result
 from gateway.ledger import Done, Lead, Ledger
 from gateway.metrics import Metrics
-from gateway.pipeline import Job, Result
 from gateway.protocol.openai import Image, ImagesResponse
 from gateway.translate.request import Plan
 from gateway.translate.response import to_openai
@@ -46,7 +46,7 @@ class Answers:
         self._clock = clock
         self._metrics = metrics
 
-    async def answer(self, job: Job, result: Result, exchange: Exchange) -> Response[bytes]:
+    async def answer(self, job: Job, result: Result, exchange: Exchange) -> ASGIResponse:
         """The answer in the format asked for.
 
         Raises:
@@ -64,7 +64,7 @@ class Answers:
             self._fetcher.check(url)
         images = [Image(url=url) for url in record.urls]
         body = to_openai(images, created=record.created, size=plan.size)
-        return json_response(body, headers=headers)
+        return json_answer(body, headers=headers)
 
     async def _streamed(
         self, job: Job, result: Result, exchange: Exchange, headers: dict[str, str]

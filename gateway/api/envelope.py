@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Awaitable, Callable
 from secrets import token_hex
 from time import perf_counter
 
 from litestar.enums import ScopeType
 from litestar.types import ASGIApp, Message, Receive, Scope, Send
 
+from gateway.api.images import PATHS as IMAGE_PATHS
 from gateway.exchange import Exchange, ms, open_exchange
 from gateway.metrics import Metrics
 from gateway.tracing import Tracer, parent_of
 
-IMAGE_PATHS = frozenset({"/v1/images/generations", "/images/generations"})
 LOGGED_PATH = 200
 
 
@@ -33,11 +34,13 @@ class Envelope:
     def __init__(
         self,
         app: ASGIApp,
+        images: ASGIApp,
         metrics: Metrics,
         readiness: Readiness,
         tracer: Tracer | None = None,
     ) -> None:
         self._app = app
+        self._images = images
         self._metrics = metrics
         self._readiness = readiness
         self._tracer = tracer
@@ -52,15 +55,22 @@ class Envelope:
             await self._app(scope, receive, send)
             return
         exchange = open_exchange(scope, f"req_{token_hex(16)}")
-        if scope["path"] not in IMAGE_PATHS:
-            await self._answer(scope, receive, send, exchange)
-            return
-        self._trace(scope, exchange)
-        self._metrics.in_flight.inc()
+        app, is_image = self._app, scope["path"] in IMAGE_PATHS
+        if is_image:
+            self._trace(scope, exchange)
+            self._metrics.in_flight.inc()
+            if scope["method"] == "POST":
+                app = self._images
+        answer = Answer(self._record, scope, exchange, send)
         try:
-            await self._answer(scope, receive, send, exchange)
+            await app(scope, receive, answer.send)
         finally:
-            self._metrics.in_flight.dec()
+            if not answer.is_complete:
+                answer.record()
+            if is_image:
+                self._metrics.in_flight.dec()
+        if answer.is_complete and exchange.after_sent is not None:
+            await exchange.after_sent()
 
     def _trace(self, scope: Scope, exchange: Exchange) -> None:
         """The caller's trace id goes to the log, whether spans are made or not."""
@@ -70,32 +80,7 @@ class Envelope:
             exchange.span = self._tracer.begin(parent)
             trace_id = exchange.span.trace_id
         if trace_id is not None:
-            exchange.log = exchange.log.bind(trace_id=trace_id)
-
-    async def _answer(self, scope: Scope, receive: Receive, send: Send, exchange: Exchange) -> None:
-        started = perf_counter()
-        status = 0
-        complete = False
-
-        async def send_with_headers(message: Message) -> None:
-            nonlocal status, complete
-            if message["type"] == "http.response.start":
-                status = message["status"]
-                message["headers"] = [*message["headers"], *added(exchange, started)]
-            elif message["type"] == "http.response.body" and not message["more_body"]:
-                # Counted before its last byte leaves: a worker that is killed has counted
-                # every answer that a client holds.
-                complete = True
-                self._record(scope, exchange, status, perf_counter() - started)
-            await send(message)
-
-        try:
-            await self._app(scope, receive, send_with_headers)
-        finally:
-            if not complete:
-                self._record(scope, exchange, status, perf_counter() - started)
-        if complete and exchange.after_sent is not None:
-            await exchange.after_sent()
+            exchange.note(trace_id=trace_id)
 
     def _record(self, scope: Scope, exchange: Exchange, status: int, seconds: float) -> None:
         exchange.log.info(
@@ -127,11 +112,47 @@ class Envelope:
         self._metrics.requests.labels(exchange.tenant, model, outcome).inc()
 
 
+Record = Callable[[Scope, Exchange, int, float], None]
+"""Told the status and the seconds of an answer."""
+
+
+class Answer:
+    """What is sent for one request."""
+
+    __slots__ = ("_exchange", "_record", "_scope", "_send", "_started", "_status", "is_complete")
+
+    def __init__(self, record: Record, scope: Scope, exchange: Exchange, send: Send) -> None:
+        self._record = record
+        self._scope = scope
+        self._exchange = exchange
+        self._send = send
+        self._started = perf_counter()
+        self._status = 0
+        self.is_complete = False
+
+    def send(self, message: Message) -> Awaitable[None]:
+        """Pass a message on, with the headers that every answer carries."""
+        if message["type"] == "http.response.start":
+            self._status = message["status"]
+            message["headers"] = [*message["headers"], *added(self._exchange, self._started)]
+        elif message["type"] == "http.response.body" and not message["more_body"]:
+            # Counted before its last byte leaves: a worker that is killed has counted every
+            # answer that a client holds.
+            self.is_complete = True
+            self.record()
+        return self._send(message)
+
+    def record(self) -> None:
+        """Count the answer, which is over."""
+        seconds = perf_counter() - self._started
+        self._record(self._scope, self._exchange, self._status, seconds)
+
+
 def added(exchange: Exchange, started: float) -> list[tuple[bytes, bytes]]:
     """The headers that every answer carries, and those of this one."""
     elapsed_ms = round((perf_counter() - started) * 1000)
     return [
-        *((name.encode(), text.encode()) for name, text in exchange.headers.items()),
+        *((name.encode(), text.encode()) for name, text in exchange.headers().items()),
         (b"x-request-id", exchange.request_id.encode()),
         (b"openai-processing-ms", str(elapsed_ms).encode()),
         (b"openai-version", b"2020-10-01"),

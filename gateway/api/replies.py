@@ -8,11 +8,12 @@ from typing import Any
 import msgspec
 from litestar import Request, Response
 from litestar.exceptions import HTTPException
+from litestar.response.base import ASGIResponse
 from litestar.types import ExceptionHandlersMap
 
 from gateway import errors
 from gateway.errors import GatewayError
-from gateway.exchange import exchange_of
+from gateway.exchange import Exchange, exchange_of
 from gateway.protocol.openai import ErrorDetail, ErrorResponse
 
 AnyRequest = Request[Any, Any, Any]
@@ -46,10 +47,30 @@ def json_response(
     )
 
 
+def json_answer(
+    body: object, status: int = 200, headers: dict[str, str] | None = None
+) -> ASGIResponse:
+    """The same for a route that is served past Litestar."""
+    return ASGIResponse(
+        body=encode(body), media_type="application/json", status_code=status, headers=headers
+    )
+
+
 def error_response(error: GatewayError, extra: dict[str, str] | None = None) -> Response[bytes]:
     """OpenAI's envelope, and the headers that its SDKs act on."""
-    detail = ErrorDetail(error.message, error.type, error.param, error.reason)
-    return json_response(ErrorResponse(detail), error.status, retry_headers(error) | (extra or {}))
+    return json_response(to_body(error), error.status, retry_headers(error) | (extra or {}))
+
+
+def to_body(error: GatewayError) -> ErrorResponse:
+    """OpenAI's error object."""
+    return ErrorResponse(ErrorDetail(error.message, error.type, error.param, error.reason))
+
+
+def to_answer(error: Exception, exchange: Exchange) -> ASGIResponse:
+    """What an image request that failed is answered, and noted as."""
+    failure = error if isinstance(error, GatewayError) else defect(error, exchange)
+    exchange.outcome = failure.label()
+    return json_answer(to_body(failure), failure.status, retry_headers(failure))
 
 
 def retry_headers(error: GatewayError) -> dict[str, str]:
@@ -81,9 +102,14 @@ def on_defect(request: AnyRequest, error: Exception) -> Response[bytes]:
     """A bug: the client gets the request id, the log gets the rest."""
     exchange = exchange_of(request.scope)
     exchange.outcome = errors.InternalFault.label()
+    return error_response(defect(error, exchange))
+
+
+def defect(error: Exception, exchange: Exchange) -> GatewayError:
+    """Log the cause, which is nobody else's business."""
     exchange.log.error("defect", exc_info=error)
     message = "The gateway failed; its operator finds the cause under this request's x-request-id."
-    return error_response(errors.InternalFault(message))
+    return errors.InternalFault(message)
 
 
 EXCEPTION_HANDLERS: ExceptionHandlersMap = {

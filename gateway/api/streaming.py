@@ -5,13 +5,11 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 from contextlib import aclosing
-from typing import Any
 
-from litestar import Response
 from litestar.response.base import ASGIResponse
 from litestar.types import Receive, Scope, Send
 
-from gateway.api.connection import finished_or_gone
+from gateway.connection import watch
 from gateway.delivery import OpenDelivery
 from gateway.errors import ClientGone, GatewayError
 from gateway.exchange import Exchange, exchange_of
@@ -24,8 +22,8 @@ Ended = Callable[[OpenDelivery], None]
 """Told of a delivery just before the last byte of its answer, or when it failed."""
 
 
-class StreamedImages(Response[bytes]):
-    """An answer for handlers to return; it closes its delivery."""
+class StreamedImages(ASGIResponse):
+    """Sends the delivery, and closes it."""
 
     def __init__(
         self,
@@ -33,19 +31,6 @@ class StreamedImages(Response[bytes]):
         headers: dict[str, str],
         ended: Ended = lambda _: None,
     ) -> None:
-        super().__init__(b"", media_type="application/json", status_code=200, headers=headers)
-        self.delivery = delivery
-        self.ended = ended
-
-    def to_asgi_response(self, *_: Any, **__: Any) -> ASGIResponse:  # noqa: ANN401 - Litestar's own
-        """Called by Litestar, with the application's defaults, of which there are none."""
-        return StreamingImages(self.delivery, {**self.headers}, self.ended)
-
-
-class StreamingImages(ASGIResponse):
-    """Sends the delivery."""
-
-    def __init__(self, delivery: OpenDelivery, headers: dict[str, str], ended: Ended) -> None:
         length = delivery.content_length
         super().__init__(content_length=length, media_type="application/json", headers=headers)
         self._delivery = delivery
@@ -60,9 +45,11 @@ class StreamingImages(ASGIResponse):
         """
         async with aclosing(self._delivery):
             task = asyncio.create_task(self._send(send))
+            stop_watching = watch(scope, receive, task.cancel)
             try:
-                await finished_or_gone(task, receive)
+                await asyncio.wait([task])
             finally:
+                stop_watching()
                 task.cancel()
                 await asyncio.wait([task])
         if task.cancelled():

@@ -11,7 +11,7 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from gateway.ledger.access import Access, LedgerStore
-from gateway.ledger.watching import Key, Waiter, tell
+from gateway.ledger.watching import Key, Waiters, tell
 from gateway.store.base import StoreUnavailable
 from gateway.store.flights import Claim, Ending, Entry, Failure, Parts, Sight, Standing
 
@@ -21,6 +21,9 @@ RENEW_AT_ONCE = 500
 """Leaderships per renewal, to keep each call to the store short."""
 PROBE_S = 0.25
 """How often a lost store is tried again."""
+
+NOTHING: frozenset[int] = frozenset()
+"""One for all: an empty set is 0.2 KiB."""
 
 log = logging.getLogger(__name__)
 
@@ -44,8 +47,8 @@ class Flight:
         self.claim = claim
         self.parts = dict(parts)
         self.until = until
-        self.waiters: set[Waiter] = set()
-        self.unsaved: set[int] = set()
+        self.waiters: Waiters = {}
+        self.unsaved = NOTHING
         """Parts that the store has not been told."""
         self.is_stored = False
         """Whether the store has ever known of it."""
@@ -73,7 +76,7 @@ class Flights:
     def __init__(
         self,
         access: Access,
-        release: Callable[[Key, set[Waiter]], None],
+        release: Callable[[Key, Waiters], None],
         *,
         lease_s: float,
         longest_s: float,
@@ -97,7 +100,7 @@ class Flights:
     def find(self, key: Key) -> Flight | None:
         return self._live.get(key)
 
-    async def open(self, entry: Entry, claim: Claim, parts: Parts, waiters: set[Waiter]) -> None:
+    async def open(self, entry: Entry, claim: Claim, parts: Parts, waiters: Waiters) -> None:
         """Lead from now on; `waiters` wait here for what they waited for elsewhere."""
         until = asyncio.get_running_loop().time() + self._longest_s
         flight = Flight(entry, claim, parts, until)
@@ -114,7 +117,7 @@ class Flights:
         if flight is None:
             return
         flight.parts[index] = tuple(urls)
-        flight.unsaved.add(index)
+        flight.unsaved |= {index}
         await self._access.shadow(lambda store: store.progress(claim, index, urls))
         if not self._access.degraded:
             try:
@@ -236,14 +239,14 @@ class Flights:
         return [one for one in renewed if self._of(one[0].claim) is one[0]]
 
     async def _restore(self, flight: Flight) -> Standing:
-        flight.unsaved.clear()
+        flight.unsaved = NOTHING
         parts = dict(flight.parts)
         try:
             standing = await self._access.store.restore(
                 flight.claim, flight.entry, self._lease_ms, parts
             )
         except StoreUnavailable:
-            flight.unsaved.update(parts)
+            flight.unsaved |= set(parts)
             raise
         flight.is_stored = True
         return standing
@@ -255,7 +258,7 @@ class Flights:
             urls = flight.parts[index]
             standing = await self._access.store.progress(flight.claim, index, urls)
             if flight.parts[index] is urls:
-                flight.unsaved.discard(index)
+                flight.unsaved -= {index}
             if standing is Standing.MISSING:
                 await self._restore(flight)
 

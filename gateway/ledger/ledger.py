@@ -277,7 +277,7 @@ class Ledger:
         if flight is None:
             return self._watcher.wait(key)
         waiter: Waiter = asyncio.get_running_loop().create_future()
-        flight.waiters.add(waiter)
+        flight.waiters[waiter] = None
         return waiter
 
     async def _settle(self, entry: Entry, id_: str, sight: Sight) -> Done | Follow | Lead | Failed:
@@ -298,7 +298,7 @@ class Ledger:
         key = (entry.scope, id_)
         flight = self._flights.find(key)
         if flight is not None:
-            flight.waiters.discard(waiter)
+            flight.waiters.pop(waiter, None)
         self._watcher.leave(key, waiter)
         self._spawn(self._leave(entry, id_))
 

@@ -1,7 +1,26 @@
-"""Pacing of upstream calls: `await Pacer.slot(...)` before each of them."""
+"""Pacing of upstream calls: `Pacer.slot` before each, `Pacer.sent` when it is on its way."""
 
 from gateway.pacing.pacer import Pacer
-from gateway.pacing.queue import NoSlot, QueueBounds, QueueFull, SlotTooLate
+from gateway.pacing.queue import (
+    NoSlot,
+    QueueBounds,
+    QueueFull,
+    Ready,
+    Slot,
+    SlotTooLate,
+    Waiter,
+)
 from gateway.pacing.slots import Accounts, Alone
 
-__all__ = ["Accounts", "Alone", "NoSlot", "Pacer", "QueueBounds", "QueueFull", "SlotTooLate"]
+__all__ = [
+    "Accounts",
+    "Alone",
+    "NoSlot",
+    "Pacer",
+    "QueueBounds",
+    "QueueFull",
+    "Ready",
+    "Slot",
+    "SlotTooLate",
+    "Waiter",
+]

@@ -1,8 +1,12 @@
 """When an upstream call may start: one fair queue per model, over all workers and accounts.
 
-A call waits as a bare future in this worker's queue. One task per model, alive only while
-something waits, asks the store for the next slot and wakes the call whose turn it is at that
-very moment, so a call that was cancelled or ran out of time takes no slot.
+A call waits as a row in this worker's queue. One task per model, alive only while something
+waits, asks the store for the next slot and wakes the call whose turn it is at that very moment, so
+a call that was cancelled or ran out of time takes no slot.
+
+A slot is a moment, and the vendor counts when calls arrive: a busy process may send one late. So
+whoever sends a call says when it did, the next one of that account keeps its distance to it, and
+where that was after the slot the other workers are told to stay away for longer.
 
 Without the store each worker paces itself to its share of every account's rate, in turn with
 the others by the wall clock.
@@ -12,12 +16,20 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import time
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Coroutine, Sequence
+from typing import Any
 
 from gateway.pacing.eta import Outlook, slot_at
-from gateway.pacing.queue import Line, QueueBounds, QueueFull, SlotTooLate, Waiter
+from gateway.pacing.queue import (
+    Line,
+    QueueBounds,
+    QueueFull,
+    Ready,
+    Slot,
+    SlotTooLate,
+    Waiter,
+)
 from gateway.pacing.slots import Accounts, Alone, Slots
 from gateway.store.base import Grant, PaceStore, Turn
 
@@ -27,6 +39,9 @@ MARGIN_S = 0.03
 """A slot expected this close before the deadline may yet miss it, after the whole wait."""
 GATHER_S = 0.005
 """Least time between two claims made only because calls joined: they are looked at together."""
+
+UNSENT = 2
+"""Intervals that the next call waits for one that is not on its way, as while it connects."""
 
 log = logging.getLogger(__name__)
 
@@ -65,24 +80,82 @@ class Pacer:
 
     async def slot(
         self, model: str, tenant: str, *, accounts: Sequence[str], deadline: float, calls: int = 1
-    ) -> str:
-        """Wait for the moment at which one call may start, and say on which of `accounts`.
+    ) -> Slot:
+        """Wait for the moment at which one call may start; say `sent` once it has.
+
+        As `join`. Raises QueueFull, SlotTooLate.
+        """
+        future: asyncio.Future[Slot | Exception] = asyncio.get_running_loop().create_future()
+
+        def ready(outcome: Slot | Exception) -> bool:
+            is_wanted = not future.done()
+            if is_wanted:
+                future.set_result(outcome)
+            return is_wanted
+
+        waiter = self.join(
+            model, tenant, accounts=accounts, deadline=deadline, calls=calls, ready=ready
+        )
+        try:
+            outcome = await future
+        except asyncio.CancelledError:
+            if not future.cancelled() and isinstance(slot := future.result(), Slot):
+                self.give_back(model, slot)  # it came in the same moment
+            elif waiter is not None:
+                self.leave(model, waiter)
+            raise
+        if isinstance(outcome, Exception):
+            raise outcome
+        return outcome
+
+    def join(
+        self,
+        model: str,
+        tenant: str,
+        *,
+        accounts: Sequence[str],
+        deadline: float,
+        ready: Ready,
+        calls: int = 1,
+    ) -> Waiter | None:
+        """Wait in the queue: `ready` is told the slot, on one of `accounts`, or a NoSlot.
 
         `deadline` is in the event loop's seconds. `calls` is how many slots the caller needs from
         this one on: a request of ten calls asks for ten slots at once with `calls` 10, 9 … 1 and
-        the same deadline, and either all are too late or none. Raises QueueFull, SlotTooLate.
+        the same deadline, and either all are too late or none.
+
+        Returns None if `ready` was called at once, since one of the accounts is not paced. Raises
+        QueueFull.
         """
         if not accounts:
             raise ValueError("a call needs an account")
         unpaced = [name for name in accounts if self._accounts.rate(model, name) is None]
         if unpaced:
-            return self._pick_unpaced(model, unpaced)
+            ready(Slot(self._pick_unpaced(model, unpaced)))
+            return None
         pump = self._pumps.get(model) or self._open(model)
         line = pump.line
         tenant_size = line.size_of(tenant)
         if line.size >= self._bounds.per_model or tenant_size >= self._bounds.per_tenant:
             raise QueueFull(pump.expected_in_s(tenant, tenant_size + calls - 1))
-        return await pump.wait(Waiter(tenant, tuple(accounts), deadline, calls))
+        waiter = Waiter(tenant, tuple(accounts), deadline, calls, ready)
+        pump.join(waiter)
+        return waiter
+
+    def leave(self, model: str, waiter: Waiter) -> None:
+        """Wait no longer."""
+        self._pumps[model].leave(waiter)
+
+    def sent(self, model: str, account: str) -> None:
+        """The call that was given the account's last slot is on its way, or will not be made."""
+        pump = self._pumps.get(model)
+        if pump is not None:
+            pump.sent(account)
+
+    def give_back(self, model: str, slot: Slot) -> None:
+        """Nothing will be sent: another call may have the slot."""
+        if slot.grant is not None:
+            self._pumps[model].give_back(slot.grant)
 
     async def back_off(self, model: str, account: str, delay_s: float) -> None:
         """Start no call of `model` on `account` for a time, in any worker: it answered 429."""
@@ -102,6 +175,18 @@ class Pacer:
         return pump
 
 
+class _Sending:
+    """One call from its slot to the wire, in the loop's seconds."""
+
+    __slots__ = ("at", "due", "handed_at")
+
+    def __init__(self, due: float, handed_at: float) -> None:
+        self.due = due
+        self.handed_at = handed_at
+        self.at: float | None = None
+        """When it was sent."""
+
+
 class _Pump:
     """One model's queue and the task that serves it, which lives while something waits."""
 
@@ -112,37 +197,42 @@ class _Pump:
         self._on_wait = on_wait
         self._loop = asyncio.get_running_loop()
         self._outlook = Outlook(Turn(None, 0, {}), slots.worker, {})
-        self._sent_at: dict[str, float] = {}
-        """When the last call of each account was on its way, on the steady clock."""
+        self._last: dict[str, _Sending] = {}
+        """The last call of each account."""
         self._joined = False
+        self._is_holding = self._was_late = False
         self._sleep: asyncio.Future[None] | None = None
         self._task: asyncio.Task[None] | None = None
-        self._returns: set[asyncio.Task[None]] = set()
+        self._notes: set[asyncio.Task[None]] = set()
 
-    async def wait(self, waiter: Waiter) -> str:
-        """The account that the waiter may call now. Raises SlotTooLate."""
+    def join(self, waiter: Waiter) -> None:
         self.line.join(waiter)
         self._joined = True
         self._rouse()
-        try:
-            outcome = await waiter.future
-        except asyncio.CancelledError:
-            self._abandon(waiter)
-            raise
-        if isinstance(outcome, Exception):
-            raise outcome
-        # Runs once this turn of the loop has written what it has to send.
-        self._loop.call_soon(self._mark, outcome.account)
-        return outcome.account
 
-    def _mark(self, account: str) -> None:
-        self._sent_at[account] = time.monotonic()
+    def leave(self, waiter: Waiter) -> None:
+        if waiter in self.line:
+            self.line.leave(waiter)
+            if not self.line.size:
+                self._rouse()
 
-    def _delay_s(self, grant: Grant) -> float:
-        """Until the grant's slot; a busy loop that sent the last call late moves it on."""
-        _, interval = self._slots.rhythm(self._model, [grant.account])[0]
-        since = time.monotonic() - self._sent_at.get(grant.account, 0.0)
-        return max(grant.delay_us / 1e6, min(interval, interval - since))
+    def sent(self, account: str) -> None:
+        """Tells the other workers, too, if that was late."""
+        last, now = self._last.get(account), self._loop.time()
+        if last is None or last.at is not None:
+            return
+        last.at = now
+        if now - last.due > self._slots.tolerance_s(self._model, account):
+            interval = self._slots.rhythm(self._model, [account])[0][1]
+            self._note(self._slots.back_off(self._model, account, interval))
+        if self._is_holding:
+            self._rouse()
+
+    def give_back(self, grant: Grant) -> None:
+        """To somebody who waits here, or to the store."""
+        self._last.pop(grant.account, None)
+        if not self._hand(grant, self._loop.time()):
+            self._note(self._slots.give_back(self._model, grant))
 
     def expected_in_s(self, tenant: str, position: int) -> float:
         """Seconds until the slot of a call with `position` calls of its tenant before it."""
@@ -151,45 +241,38 @@ class _Pump:
         return slot_at(rhythm, self._outlook.before(tenant, position), now) - now
 
     async def aclose(self) -> None:
-        tasks = [*self._returns, *([self._task] if self._task else [])]
+        tasks = [*self._notes, *([self._task] if self._task else [])]
         for task in tasks:
             task.cancel()
         if tasks:
             await asyncio.wait(tasks)
 
-    # -- leaving early
+    def _note(self, note: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.create_task(note)
+        self._notes.add(task)
+        task.add_done_callback(self._notes.discard)
 
-    def _abandon(self, waiter: Waiter) -> None:
-        if waiter in self.line:
+    def _hand(self, grant: Grant, due: float) -> bool:
+        """Give the slot to whose turn it is; false: nobody wants it."""
+        while (waiter := self.line.pick(grant.tenant, grant.account)) is not None:
             self.line.leave(waiter)
-            if not self.line.size:
-                self._rouse()
-        elif not waiter.future.cancelled():
-            # Its slot came in the same moment: it goes to someone else.
-            outcome = waiter.future.result()
-            if isinstance(outcome, Grant) and not self._hand(outcome):
-                task = asyncio.create_task(self._slots.give_back(self._model, outcome))
-                self._returns.add(task)
-                task.add_done_callback(self._returns.discard)
-
-    def _hand(self, grant: Grant) -> bool:
-        waiter = self.line.pick(grant.tenant, grant.account)
-        if waiter is None:
-            return False
-        self.line.leave(waiter)
-        waiter.future.set_result(grant)
-        self._on_wait(self._model, self._loop.time() - waiter.joined_at)
-        return True
+            if waiter.ready(Slot(grant.account, grant)):
+                now = self._loop.time()
+                self._last[grant.account] = _Sending(due, now)
+                self._on_wait(self._model, now - waiter.joined_at)
+                return True
+        return False
 
     def _refuse(self, waiter: Waiter, outcome: Exception) -> None:
         self.line.leave(waiter)
-        if not waiter.future.done():
-            waiter.future.set_result(outcome)
+        waiter.ready(outcome)
 
     # -- the task
 
     def _rouse(self) -> None:
         if self._task is None:
+            if not self.line.size:
+                return
             self._task = asyncio.create_task(self._run(), name=f"pacing {self._model}")
         elif self._sleep and not self._sleep.done():
             self._sleep.set_result(None)
@@ -214,14 +297,37 @@ class _Pump:
         turn = await self._slots.claim(self._model, self.line.accounts(), waiting, report=report)
         if report:
             self._weigh(turn)
-        if turn.grant:
-            await asyncio.sleep(self._delay_s(turn.grant))
-            if not self._hand(turn.grant):
-                await self._slots.give_back(self._model, turn.grant)
+        if turn.grant and not await self._pass_on(turn.grant, claimed_at):
+            await self._slots.give_back(self._model, turn.grant)
+            if self._was_late:
+                return
         await self._rest(claimed_at, turn.wait_us / 1e6)
         self._expire()
         if not self.line.size and sum(waiting.values()) > (turn.grant is not None):
             await self._slots.claim(self._model, (), {}, report=False)
+
+    async def _pass_on(self, grant: Grant, claimed_at: float) -> bool:
+        """Give the slot to a call at its time; false: it goes back."""
+        due, account = claimed_at + grant.delay_us / 1e6, grant.account
+        apart = self._slots.apart_s(self._model, account)
+        self._is_holding = True
+        while (wait_s := self._wait_s(account, due, apart)) > 0:
+            await self._sleep_until(self._loop.time() + wait_s)
+        self._is_holding = False
+        # So late, the next slot may have been taken, and that call be under way already.
+        was_late, self._was_late = self._was_late, self._loop.time() - due > apart / 2
+        if self._was_late and not was_late:
+            return False
+        return self._hand(grant, due)
+
+    def _wait_s(self, account: str, due: float, apart: float) -> float:
+        """Until a slot is due and far enough from the account's last call."""
+        now, last = self._loop.time(), self._last.get(account)
+        if last is None:
+            return due - now
+        if last.at is None and now - last.handed_at < UNSENT * apart:
+            return max(due - now, apart)  # roused once it is sent
+        return max(due, (last.at or last.handed_at) + apart) - now
 
     async def _rest(self, claimed_at: float, wait_s: float) -> None:
         """Sleep until a slot may be had, a deadline passes or a call joins."""

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import heapq
-from collections import Counter, OrderedDict
-from collections.abc import Iterator
-from itertools import count
+from collections import Counter
+from collections.abc import Callable, Iterator
 
 from msgspec import Struct
 
@@ -38,20 +37,37 @@ class QueueBounds(Struct, frozen=True):
     """Of one tenant for one model."""
 
 
+class Slot(Struct, frozen=True):
+    """The moment has come: one call may be sent, on this account."""
+
+    account: str
+    grant: Grant | None = None
+    """None where the account is not paced."""
+
+
+Ready = Callable[[Slot | Exception], bool]
+"""Told the slot, or why there is none; false: nobody wants it any more."""
+
+
 class Waiter:
     """One call in the queue; five thousand of them must be cheap."""
 
-    __slots__ = ("accounts", "calls", "deadline", "future", "joined_at", "tenant", "weighed")
+    __slots__ = ("accounts", "calls", "deadline", "joined_at", "ready", "tenant", "weighed")
 
-    def __init__(self, tenant: str, accounts: tuple[str, ...], deadline: float, calls: int) -> None:
-        loop = asyncio.get_running_loop()
+    def __init__(
+        self, tenant: str, accounts: tuple[str, ...], deadline: float, calls: int, ready: Ready
+    ) -> None:
         self.tenant = tenant
         self.accounts = accounts
         self.deadline = deadline
         self.calls = calls
-        self.future: asyncio.Future[Grant | Exception] = loop.create_future()
-        self.joined_at = loop.time()
+        self.ready = ready
+        self.joined_at = asyncio.get_running_loop().time()
         self.weighed = False
+
+    def __lt__(self, other: Waiter) -> bool:
+        """For the heap: whose time is up first."""
+        return self.deadline < other.deadline
 
     def follows(self, other: Waiter) -> bool:
         """Whether this is the next call of the same request."""
@@ -63,10 +79,9 @@ class Line:
 
     def __init__(self) -> None:
         self.size = 0
-        self.tenants: dict[str, OrderedDict[Waiter, None]] = {}
+        self.tenants: dict[str, dict[Waiter, None]] = {}
         self._account_sets: Counter[tuple[str, ...]] = Counter()
-        self._deadlines: list[tuple[float, int, Waiter]] = []
-        self._sequence = count()
+        self._deadlines: list[Waiter] = []
 
     def size_of(self, tenant: str) -> int:
         return len(self.tenants.get(tenant, ()))
@@ -80,12 +95,12 @@ class Line:
 
     def join(self, waiter: Waiter) -> None:
         self.size += 1
-        self.tenants.setdefault(waiter.tenant, OrderedDict())[waiter] = None
+        self.tenants.setdefault(waiter.tenant, {})[waiter] = None
         self._account_sets[waiter.accounts] += 1
         if len(self._deadlines) > 2 * self.size + 64:
-            self._deadlines = [entry for entry in self._deadlines if entry[2] in self]
+            self._deadlines = [other for other in self._deadlines if other in self]
             heapq.heapify(self._deadlines)
-        heapq.heappush(self._deadlines, (waiter.deadline, next(self._sequence), waiter))
+        heapq.heappush(self._deadlines, waiter)
 
     def leave(self, waiter: Waiter) -> None:
         self.size -= 1
@@ -105,20 +120,19 @@ class Line:
         order = [tenant, *(other for other in self.tenants if other != tenant)]
         for name in order:
             for waiter in self.tenants.get(name, ()):
-                # One that is done was cancelled this very moment and has yet to leave.
-                if account in waiter.accounts and not waiter.future.done():
+                if account in waiter.accounts:
                     return waiter
         return None
 
     def next_deadline(self) -> Waiter | None:
         """The waiter whose time is up first."""
-        while self._deadlines and self._deadlines[0][2] not in self:
+        while self._deadlines and self._deadlines[0] not in self:
             heapq.heappop(self._deadlines)
-        return self._deadlines[0][2] if self._deadlines else None
+        return self._deadlines[0] if self._deadlines else None
 
     def unweighed(self, tenant: str) -> Iterator[tuple[int, Waiter]]:
         """Who joined since the last look, with the number of its tenant's calls before it."""
-        waiters = self.tenants.get(tenant, OrderedDict[Waiter, None]())
+        waiters = self.tenants.get(tenant, {})
         for after, waiter in enumerate(reversed(waiters), start=1):
             if waiter.weighed:
                 return

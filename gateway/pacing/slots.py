@@ -21,8 +21,10 @@ from gateway.store.base import (
     Turn,
 )
 
-HEADROOM = 0.02
+HEADROOM = 0.03
 """Slots are this much further apart than the account's rate says: room for jitter on the way."""
+PUNCTUAL_S = 0.005
+"""A call that is less late than this, or than the headroom, is on time."""
 FLOOR_SLACK_US = 50_000
 """How much earlier than known a slot may be: the way to the store varies by less."""
 
@@ -117,6 +119,14 @@ class Slots:
             (known.get((model, name), 0.0), self._interval_us(model, name) * workers / 1e6)
             for name in accounts
         ]
+
+    def apart_s(self, model: str, account: str) -> float:
+        """What two calls must keep between them by the account's rate."""
+        return self._interval_us(model, account) / 1e6 / (1 + HEADROOM)
+
+    def tolerance_s(self, model: str, account: str) -> float:
+        """By how much a call may miss its slot without coming too close to the next one."""
+        return max(PUNCTUAL_S, self.apart_s(model, account) * HEADROOM)
 
     def _paced(self, model: str, name: str, now: float) -> PacedAccount:
         floor_us = (self._free_at.get((model, name), now) - now) * 1e6 - FLOOR_SLACK_US

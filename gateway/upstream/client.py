@@ -8,8 +8,11 @@ redirects, auth hooks, none of which this needs) costs more than the call
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
+from contextvars import ContextVar
 from email.utils import parsedate_to_datetime
 from time import time
+from typing import Any
 
 import aiohttp
 import httpx
@@ -33,10 +36,18 @@ NEVER_SENT = (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError)
 this: it also turns a connection lost in mid-call into `httpx.ConnectTimeout`."""
 
 
+ON_THE_WIRE: ContextVar[Callable[[], None]] = ContextVar("on_the_wire")
+"""Of the current call: told when its body is written. The transport offers no other way to pass it
+to aiohttp, which writes a request in a task of its own that inherits this."""
+
+
 def open_transport(upstream: Upstream) -> httpx.AsyncBaseTransport:
     """The connection pool that all calls of a worker share; it opens inside the running loop."""
+    trace = aiohttp.TraceConfig()
+    trace.on_request_chunk_sent.append(tell_sent)
     return AiohttpTransport(
         client=lambda: aiohttp.ClientSession(
+            trace_configs=[trace],
             connector=aiohttp.TCPConnector(
                 limit=upstream.max_connections, keepalive_timeout=upstream.keepalive_s
             ),
@@ -44,6 +55,11 @@ def open_transport(upstream: Upstream) -> httpx.AsyncBaseTransport:
             timeout=aiohttp.ClientTimeout(total=None),
         )
     )
+
+
+async def tell_sent(*_: Any) -> None:  # noqa: ANN401 - aiohttp's own
+    """The head and body of a call go out together."""
+    ON_THE_WIRE.get()()
 
 
 class DashScope:
@@ -56,14 +72,21 @@ class DashScope:
         self._decoder = msgspec.json.Decoder(GenerationReply)
 
     async def generate(
-        self, account: Account, call: GenerationRequest, timeout_s: float
+        self,
+        account: Account,
+        call: GenerationRequest,
+        timeout_s: float,
+        sent: Callable[[], None] = lambda: None,
     ) -> GenerationReply:
         """Send one call and read its answer, within `timeout_s` seconds.
+
+        `sent` is called in the moment the call is written, a connection having been made.
 
         Raises:
             UpstreamFailure: anything but a success; it says whether the call may be sent again.
         """
         request = self._request(account, call)
+        ON_THE_WIRE.set(sent)
         try:
             async with asyncio.timeout(timeout_s):
                 response = await self._transport.handle_async_request(request)

@@ -1,16 +1,22 @@
-"""Requests that wait for a slot cost memory and nothing else; bench/waiting.py has the figure."""
+"""Requests that wait for a slot cost a little memory and nothing else."""
 
 from __future__ import annotations
 
 import asyncio
 import os
+import subprocess
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
 
+import pytest
+
+from tests.redis_server import RedisServer
 from tests.reliability.client import PATH, connected, get, image_request
 from tests.reliability.fleet import Fleet
 
+BENCH = Path(__file__).parents[2] / "bench" / "waiting.py"
 REQUESTS = 1_000
 IDLE = 0.05
 """Of a processor, over what the same gateway uses while nothing waits."""
@@ -52,3 +58,17 @@ async def test_a_waiting_request_takes_no_processor_time(figure: Callable[[str],
     # One has had its slot, found nobody there and waits for another.
     assert found == [f'gateway_queue_length{{model="qwen-image-2.0"}} {REQUESTS:.1f}']
     assert waiting < idle + IDLE
+
+
+@pytest.mark.parametrize("store", ["in-process", "redis"])
+def test_five_thousand_wait_within_their_memory(
+    store: str, redis_server: RedisServer, figure: Callable[[str], None]
+) -> None:
+    """And within no processor time: the program's exit status says so of both."""
+    redis = ["--redis", redis_server.url] if store == "redis" else []
+    # Tracing the lines for coverage costs memory in every frame.
+    environment = {name: os.environ[name] for name in os.environ if "COV" not in name}
+    program = [sys.executable, str(BENCH), "--seconds", "3", *redis]
+    ended = subprocess.run(program, env=environment, capture_output=True, text=True, timeout=100)  # noqa: PLW1510
+    figure(f"{store}: {'; '.join(ended.stdout.splitlines())}")
+    assert ended.returncode == 0, ended.stdout + ended.stderr

@@ -174,7 +174,7 @@ async def answered(app: Any, kind: str = "http") -> list[Any]:
         return {"type": "http.disconnect"}
 
     request: Any = {"type": kind, "path": "/x", "headers": []}
-    await Envelope(app, Metrics(), Readiness())(request, receive, send)
+    await Envelope(app, app, Metrics(), Readiness())(request, receive, send)
     return sent
 
 

@@ -1,7 +1,10 @@
-"""What the vendor's headers say, read by somebody who does not trust them."""
+"""What is known of a call: when it was written, and what the vendor's headers say."""
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator
 from email.utils import formatdate
 from time import time
 
@@ -10,7 +13,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway.upstream.client import MAX_RETRY_AFTER_S, retry_after
+from gateway.config import Account, Upstream
+from gateway.decoding import Secret
+from gateway.protocol.dashscope import GenerationRequest, Input, Message, Parameters, Text
+from gateway.translate.failure import UpstreamFailure
+from gateway.upstream.client import MAX_RETRY_AFTER_S, DashScope, open_transport, retry_after
 
 
 def told(value: str) -> float | None:
@@ -59,3 +66,43 @@ def test_nonsense_is_no_failure(value: str) -> None:
     found = told(value)
 
     assert found is None or 0 <= found <= MAX_RETRY_AFTER_S
+
+
+# --- when a call is on its way
+
+CALL = GenerationRequest("qwen-image", Input((Message((Text("a fox"),)),)), Parameters())
+
+
+@contextlib.asynccontextmanager
+async def vendor(arrived: list[str]) -> AsyncIterator[Account]:
+    """Notes what arrives beside what the client was told, and hangs up."""
+
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"a fox")
+        arrived.append("arrived")
+        writer.close()
+
+    server = await asyncio.start_server(answer, "127.0.0.1", 0)
+    async with server:
+        port = server.sockets[0].getsockname()[1]
+        yield Account(name="intl", base_url=f"http://127.0.0.1:{port}", api_key=Secret("sk-x"))
+
+
+async def test_the_moment_a_call_is_written_is_told_once() -> None:
+    told: list[str] = []
+    client = DashScope(Upstream(), open_transport(Upstream()))
+    async with vendor(told) as account:
+        with pytest.raises(UpstreamFailure):
+            await client.generate(account, CALL, 5.0, lambda: told.append("sent"))
+    await client.aclose()
+    assert told == ["sent", "arrived"]
+
+
+async def test_a_call_without_a_connection_was_not_sent() -> None:
+    told: list[str] = []
+    client = DashScope(Upstream(), open_transport(Upstream()))
+    account = Account(name="intl", base_url="http://127.0.0.1:1", api_key=Secret("sk-x"))
+    with pytest.raises(UpstreamFailure):
+        await client.generate(account, CALL, 5.0, lambda: told.append("sent"))
+    await client.aclose()
+    assert told == []

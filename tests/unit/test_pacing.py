@@ -103,11 +103,12 @@ class Callers:
         return tasks
 
     async def _call(self, tenant: str, deadline: float, need: int) -> str:
-        account = await self.pacer.slot(
+        slot = await self.pacer.slot(
             MODEL, tenant, accounts=self.accounts, deadline=deadline, calls=need
         )
-        self.served.append((time.monotonic() - self.started, tenant, account))
-        return account
+        self.pacer.sent(MODEL, slot.account)
+        self.served.append((time.monotonic() - self.started, tenant, slot.account))
+        return slot.account
 
     async def until_served(self, calls: int) -> list[str]:
         """The tenants of the first so many calls, in order."""
@@ -149,7 +150,7 @@ async def test_an_unlimited_account_is_not_paced() -> None:
         await pacer.slot(MODEL, "acme", accounts=["slow", "one", "two"], deadline=0)
         for _ in range(4)
     ]
-    assert slots == ["one"] * 4
+    assert [slot.account for slot in slots] == ["one"] * 4
     assert store.claims == 0
 
 
@@ -162,6 +163,63 @@ async def test_calls_start_at_the_accounts_rate() -> None:
     await callers.stop()
     assert 39 / (times[-1] - times[0]) <= 20.0
     assert 39 / (times[-1] - times[0]) >= 19.0
+
+
+async def slot(pacer: Pacer) -> float:
+    """When it came, in the loop's seconds."""
+    loop = asyncio.get_running_loop()
+    await pacer.slot(MODEL, "acme", accounts=["intl"], deadline=loop.time() + FOREVER)
+    return loop.time()
+
+
+async def test_a_call_keeps_its_distance_to_one_that_was_sent_late() -> None:
+    """As a busy loop, or a new connection, makes it: the vendor counts when calls arrive."""
+    pacer = pacer_over(MemoryStore(), rate=10.0)
+    first = await slot(pacer)
+    second = asyncio.create_task(slot(pacer))
+    await asyncio.sleep(0.06)
+    pacer.sent(MODEL, "intl")
+    third = asyncio.create_task(slot(pacer))
+    came = await second
+    pacer.sent(MODEL, "intl")
+    assert 0.155 <= came - first < 0.19
+    assert await third - came >= 0.1
+    await pacer.aclose()
+
+
+async def test_a_call_that_is_never_sent_holds_the_next_one_up_for_two_intervals() -> None:
+    pacer = pacer_over(MemoryStore(), rate=10.0)
+    first = await slot(pacer)
+    assert 0.2 <= await slot(pacer) - first < 0.33
+    await pacer.aclose()
+
+
+async def test_other_workers_keep_their_distance_to_a_call_that_was_sent_late() -> None:
+    store = MemoryStore()
+    pacer, other = pacer_over(store, rate=5.0), pacer_over(store, rate=5.0, worker="w2")
+    await slot(pacer)
+    elsewhere = asyncio.create_task(slot(other))
+    await asyncio.sleep(0.15)
+    sent_at = asyncio.get_running_loop().time()
+    pacer.sent(MODEL, "intl")
+    assert await elsewhere - sent_at >= 0.2
+    await pacer.aclose()
+    await other.aclose()
+
+
+async def test_a_slot_that_a_stalled_loop_misses_is_taken_anew() -> None:
+    """By then another worker may have had the next one, and its call be under way."""
+    store = Flaky()
+    pacer = pacer_over(store, rate=10.0)
+    await slot(pacer)
+    pacer.sent(MODEL, "intl")
+    late = asyncio.create_task(slot(pacer))
+    claims = store.claims
+    await until(lambda: store.claims > claims)  # some milliseconds before the slot
+    time.sleep(0.2)  # noqa: ASYNC251 - the stall itself
+    await late
+    assert store.claims == claims + 2
+    await pacer.aclose()
 
 
 async def test_several_accounts_add_up() -> None:
@@ -507,7 +565,8 @@ async def test_five_thousand_wait_for_next_to_nothing() -> None:
 
     async def wait(number: int) -> str:
         deadline = loop.time() + FOREVER * 100
-        return await pacer.slot(MODEL, f"t{number % 50}", accounts=accounts, deadline=deadline)
+        slot = await pacer.slot(MODEL, f"t{number % 50}", accounts=accounts, deadline=deadline)
+        return slot.account
 
     async def idle(event: asyncio.Event) -> None:
         await event.wait()

@@ -99,6 +99,8 @@ class Slot(Struct):
 class Adoptable:
     """The generations that retries of one kind may adopt."""
 
+    __slots__ = ("_excuses", "_scores")
+
     def __init__(self) -> None:
         self._scores: dict[str, int] = {}
         """When each began, or that and ORPHAN."""
