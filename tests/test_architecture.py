@@ -27,7 +27,7 @@ LAYERS: Final = (
     ("config", "store"),
     ("connection", "exchange", "translate"),
     ("catalogue", "decoding"),
-    ("accounting", "errors", "logs", "metrics", "protocol", "tracing"),
+    ("accounting", "errors", "logs", "metrics", "protocol", "redis_url", "tracing"),
 )
 
 # Imports of others that only these modules may have.

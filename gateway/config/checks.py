@@ -9,8 +9,9 @@ from ipaddress import ip_network
 from urllib.parse import SplitResult, urlsplit
 
 from gateway.catalogue import Model, matches
-from gateway.config.sections import REDIS_SCHEMES, Account, Config, Redis
-from gateway.decoding import Fault
+from gateway.config.sections import Account, Config
+from gateway.decoding import Fault, Secret
+from gateway.redis_url import parse as parse_redis_url
 from gateway.tracing import EXPORTER
 
 PLAIN = re.compile(r"[!-~]+")
@@ -50,7 +51,7 @@ def network_faults(config: Config) -> Iterator[Fault]:
         if not is_network(network):
             yield Fault(f"metrics.allow[{index}]", "expected a network such as 10.0.0.0/8")
     if config.redis is not None:
-        yield from redis_faults(config.redis)
+        yield from redis_faults(config.redis.url, "redis.url")
     yield from image_cache_faults(config)
     for index, host in enumerate(config.images.allowed_hosts):
         if "://" in host or "/" in host or not host.strip("."):
@@ -149,14 +150,16 @@ def image_cache_faults(config: Config) -> Iterator[Fault]:
         return
     if cache.url is None and config.redis is not None:
         yield Fault("image_cache.url", "is missing: with `redis`, workers share what they keep")
-    if cache.url is not None and not cache.url.reveal().startswith(REDIS_SCHEMES):
-        yield Fault("image_cache.url", f"expected one of {', '.join(REDIS_SCHEMES)}")
+    if cache.url is not None:
+        yield from redis_faults(cache.url, "image_cache.url")
 
 
-def redis_faults(redis: Redis) -> Iterator[Fault]:
-    """A URL of no known form; it is not shown, since it may hold a password."""
-    if not redis.url.reveal().startswith(REDIS_SCHEMES):
-        yield Fault("redis.url", f"expected one of {', '.join(REDIS_SCHEMES)}")
+def redis_faults(url: Secret, path: str) -> Iterator[Fault]:
+    """An address that the first command would fail at."""
+    try:
+        parse_redis_url(url.reveal())
+    except ValueError as fault:
+        yield Fault(path, str(fault))
 
 
 def default_model_faults(config: Config) -> Iterator[Fault]:

@@ -19,15 +19,6 @@ Name = Annotated[str, Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}\Z")]
 KeyHash = Annotated[str, Meta(pattern=r"^sha256:[0-9a-f]{64}\Z")]
 Globs = tuple[str, ...]
 DRAIN_S = 330
-REDIS_SCHEMES = (
-    "redis://",
-    "rediss://",
-    "unix://",
-    "redis+sentinel://",
-    "rediss+sentinel://",
-    "redis+cluster://",
-    "rediss+cluster://",
-)
 
 
 class Listen(Struct, frozen=True):
@@ -50,7 +41,7 @@ class Redis(Struct, frozen=True, kw_only=True):
     """The store that workers and replicas share."""
 
     url: Secret
-    """redis://, rediss://, unix://, redis+sentinel:// or redis+cluster://; docs/reliability.md."""
+    """Where Redis is, see [below](#addresses-of-redis)."""
     prefix: str = "gateway:"
     connect_timeout_ms: Count = 100
     command_timeout_ms: Count = 50

@@ -342,12 +342,3 @@ async def test_a_closed_store_says_so(own_redis_server: RedisServer) -> None:
     await store.aclose()
     with pytest.raises(StoreUnavailable):
         await store.take(ask(2, LIMITS))
-
-
-@pytest.mark.parametrize(
-    "url",
-    ["http://127.0.0.1", "127.0.0.1:6379", "redis+sentinel://127.0.0.1", "redis+cluster:///0"],
-)
-def test_a_url_of_no_known_form_is_refused(url: str) -> None:
-    with pytest.raises(ValueError, match=r"."):
-        RedisStore(url)

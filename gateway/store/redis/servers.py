@@ -1,13 +1,4 @@
-"""From a URL to the server that a key lives on.
-
-    redis://[user:password@]host[:port][/db]     rediss:// with TLS
-    unix://[user:password@]/path/to.sock[?db=0]
-    redis+sentinel://[user:password@]host[:port],host[:port]/service[/db]
-    redis+cluster://[user:password@]host[:port],host[:port]      rediss+… with TLS
-
-User and password of a Sentinel URL are those of the Redis servers behind it. Options in the query
-(`?ssl_ca_certs=/path`) are redis-py's.
-"""
+"""From an address to the server that a key lives on."""
 
 from __future__ import annotations
 
@@ -16,17 +7,21 @@ import contextlib
 from bisect import bisect_right
 from collections.abc import Sequence
 from typing import Any, Protocol
-from urllib.parse import parse_qsl, unquote, urlsplit
 
-from msgspec import Struct
 from redis.asyncio.client import Redis
-from redis.asyncio.connection import ConnectionPool, SSLConnection, parse_url
+from redis.asyncio.connection import (
+    Connection,
+    ConnectionPool,
+    SSLConnection,
+    UnixDomainSocketConnection,
+)
 from redis.asyncio.retry import Retry
 from redis.asyncio.sentinel import Sentinel
 from redis.backoff import NoBackoff
 from redis.crc import key_slot
 from redis.exceptions import AskError, MovedError, ResponseError, TryAgainError
 
+from gateway.redis_url import RedisUrl, parse
 from gateway.store.base import StoreUnavailable
 from gateway.store.redis.lane import Command, Lane, Reply, Timeouts
 
@@ -58,70 +53,51 @@ class Servers(Protocol):
     async def aclose(self) -> None: ...
 
 
-class Address(Struct, frozen=True):
-    """A Sentinel or Cluster URL, taken apart."""
-
-    hosts: tuple[tuple[str, int], ...]
-    path: tuple[str, ...]
-    options: dict[str, Any]
-
-
 def connect(url: str, timeouts: Timeouts) -> Servers:
-    """The servers behind a URL; nothing is sent yet. Raises ValueError for an unknown form."""
-    scheme = url.partition("://")[0]
-    options = {
+    """The servers behind an address; nothing is sent yet. Raises ValueError for none."""
+    address = parse(url)
+    options: dict[str, Any] = {
+        "username": address.username,
+        "password": address.password,
         "retry": Retry(NoBackoff(), 0),  # a lane tries again by itself, and knows when not to
         "protocol": 2,
         "socket_timeout": None,  # a lane watches the silence
         "socket_connect_timeout": timeouts.connect_s,
+        **address.tls_options,
     }
-    if scheme.endswith("+cluster"):
-        return Cluster(_parse(url, 6379), options, timeouts)
-    if scheme.endswith("+sentinel"):
-        return _sentinel(_parse(url, 26379), options, timeouts)
-    if scheme not in {"redis", "rediss", "unix"}:
-        raise ValueError(f"unknown Redis URL scheme: {scheme}://")
-    parse_url(url)
-    return Single(Lane(ConnectionPool.from_url(url, **options), timeouts, "Redis"))
+    if address.is_cluster:
+        if address.tls:
+            options["connection_class"] = SSLConnection
+        return Cluster(address.hosts, options, timeouts)
+    if address.service is not None:
+        return _sentinel(address, address.service, options, timeouts)
+    where: dict[str, Any]
+    if address.socket is not None:
+        where = {"connection_class": UnixDomainSocketConnection, "path": address.socket}
+    else:
+        host, port = address.hosts[0]
+        connection = SSLConnection if address.tls else Connection
+        where = {"connection_class": connection, "host": host, "port": port}
+    return Single(Lane(ConnectionPool(db=address.db, **where, **options), timeouts, "Redis"))
 
 
-def _sentinel(address: Address, options: dict[str, Any], timeouts: Timeouts) -> Single:
-    if not address.path or len(address.path) > 2:
-        raise ValueError("a Sentinel URL names its service: redis+sentinel://host:port/service/db")
-    service, db = address.path[0], int(address.path[1]) if len(address.path) == 2 else 0
-    asked = {**options, "socket_timeout": timeouts.command_s}
-    if "ssl" in address.options:
-        asked["ssl"] = True
+def _sentinel(
+    address: RedisUrl, service: str, options: dict[str, Any], timeouts: Timeouts
+) -> Single:
+    asked = {
+        **options,
+        "username": None,
+        "password": None,
+        "socket_timeout": timeouts.command_s,
+        "ssl": address.tls,
+    }
     sentinel = Sentinel(  # type: ignore[no-untyped-call]
-        address.hosts, sentinel_kwargs=asked, **{**options, **address.options}
+        address.hosts, sentinel_kwargs=asked, **options, ssl=address.tls
     )
-    pool = sentinel.master_for(service, db=db).connection_pool
+    pool = sentinel.master_for(service, db=address.db).connection_pool
     # One dead Sentinel after the other may have to be asked for the master.
     patient = Timeouts(timeouts.connect_s * (len(address.hosts) + 1), timeouts.command_s)
     return Single(Lane(pool, patient, f"Redis {service}"), sentinel.sentinels)
-
-
-def _parse(url: str, default_port: int) -> Address:
-    parts = urlsplit(url)
-    login, _, hosts = parts.netloc.rpartition("@")
-    options: dict[str, Any] = dict(parse_qsl(parts.query))
-    if login:
-        username, _, password = login.partition(":")
-        options |= {"username": unquote(username) or None, "password": unquote(password)}
-    if parts.scheme.startswith("rediss"):
-        options["ssl"] = True
-    return Address(
-        hosts=tuple(_host(host, default_port) for host in hosts.split(",")),
-        path=tuple(part for part in parts.path.split("/") if part),
-        options=options,
-    )
-
-
-def _host(text: str, default_port: int) -> tuple[str, int]:
-    parts = urlsplit(f"//{text}")
-    if not parts.hostname:
-        raise ValueError(f"no host in {text!r}")
-    return parts.hostname, parts.port or default_port
 
 
 class Single:
@@ -157,11 +133,11 @@ class Cluster:
     silence hold up the others.
     """
 
-    def __init__(self, address: Address, options: dict[str, Any], timeouts: Timeouts) -> None:
-        self._seeds = address.hosts
-        self._options = {**address.options, **options}
-        if self._options.pop("ssl", False):
-            self._options["connection_class"] = SSLConnection
+    def __init__(
+        self, seeds: tuple[Node, ...], options: dict[str, Any], timeouts: Timeouts
+    ) -> None:
+        self._seeds = seeds
+        self._options = options
         self._timeouts = timeouts
         self._lanes: dict[Node, Lane] = {}
         self._ranges: list[tuple[int, int, Node]] = []

@@ -53,6 +53,13 @@ def test_sentinels_and_the_service_behind_them() -> None:
     assert all(host.get("password") is None for host in hosts)
 
 
+def test_sentinels_are_asked_over_tls_as_their_servers_are() -> None:
+    servers = single("rediss+sentinel://me:pw@one/main?ssl_ca_certs=/ca.pem")
+    pools = [servers._lane._pool, *(client.connection_pool for client in servers._sentinels)]
+    assert [issubclass(pool.connection_class, SSLConnection) for pool in pools] == [True, True]
+    assert {pool.connection_kwargs["ssl_ca_certs"] for pool in pools} == {"/ca.pem"}
+
+
 def test_the_nodes_of_a_cluster() -> None:
     servers = connect("rediss+cluster://me:pw@one:7000,two", TIMEOUTS)
     assert isinstance(servers, Cluster)
@@ -62,10 +69,6 @@ def test_the_nodes_of_a_cluster() -> None:
     assert {"username": "me", "password": "pw"}.items() <= pool.connection_kwargs.items()
 
 
-@pytest.mark.parametrize(
-    "url",
-    ["redis+sentinel://one", "redis+sentinel://one/main/0/1", "redis+cluster:///", "amqp://one"],
-)
-def test_a_url_that_names_no_server_is_refused(url: str) -> None:
-    with pytest.raises(ValueError, match=r"URL|host"):
-        connect(url, TIMEOUTS)
+def test_an_address_that_is_none_is_refused() -> None:
+    with pytest.raises(ValueError, match="expected"):
+        connect("redis://one/abc", TIMEOUTS)

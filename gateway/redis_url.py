@@ -1,0 +1,162 @@
+"""Addresses of Redis, taken apart and checked.
+
+    redis://[user:password@]host[:port][/db]                     rediss:// with TLS
+    unix://[user:password@]/path/to.sock[?db=0]
+    redis+sentinel://[user:password@]host[:port],…/service[/db]  rediss+sentinel:// with TLS
+    redis+cluster://[user:password@]host[:port],…                rediss+cluster:// with TLS
+
+User and password of a Sentinel URL are those of the Redis servers behind it. What is wrong is said
+without repeating anything of the URL: whatever is misread may be a part of its password.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from urllib.parse import SplitResult, parse_qsl, unquote, urlsplit
+
+from msgspec import Struct
+
+SCHEMES = (
+    "redis",
+    "rediss",
+    "unix",
+    "redis+sentinel",
+    "rediss+sentinel",
+    "redis+cluster",
+    "rediss+cluster",
+)
+PORT, SENTINEL_PORT = 6379, 26379
+DB = "db"
+CHECK_HOSTNAME, CERT_REQS = "ssl_check_hostname", "ssl_cert_reqs"
+TLS_OPTIONS = ("ssl_ca_certs", "ssl_certfile", "ssl_keyfile", CERT_REQS, CHECK_HOSTNAME)
+BOOLEANS = {"true": True, "false": False}
+ONE_OF = {CERT_REQS: ("none", "optional", "required"), CHECK_HOSTNAME: tuple(BOOLEANS)}
+ESCAPES = "in a password, / is %2F, ? is %3F, # is %23, @ is %40 and % is %25"
+
+Host = tuple[str, int]
+
+
+class RedisUrl(Struct, frozen=True, kw_only=True):
+    """Where Redis is: a socket, or hosts; one, several Sentinels of a service, or a cluster."""
+
+    socket: str | None
+    hosts: tuple[Host, ...]
+    service: str | None
+    is_cluster: bool
+    db: int
+    username: str | None
+    password: str | None
+    tls: bool
+    tls_options: dict[str, str | bool]
+    """As redis-py names them."""
+
+
+def parse(url: str) -> RedisUrl:
+    """Take an address apart.
+
+    Raises:
+        ValueError: it is none, in words that are safe to show.
+    """
+    parts = split(url)
+    form = parts.scheme.rpartition("+")[2]
+    login, _, place = parts.netloc.rpartition("@")
+    username, _, password = login.partition(":")
+    names = [] if form == "unix" else [name for name in parts.path.split("/") if name]
+    options = to_options(parts)
+    return RedisUrl(
+        socket=to_socket(place, parts.path) if form == "unix" else None,
+        hosts=() if form == "unix" else to_hosts(place, form),
+        service=to_service(names) if form == "sentinel" else None,
+        is_cluster=form == "cluster",
+        db=to_db([*names[form == "sentinel" :], *options.get(DB, "").split()], form),
+        username=unquote(username) or None,
+        password=unquote(password) or None,
+        tls=parts.scheme.startswith("rediss"),
+        tls_options={
+            name: BOOLEANS[value] if name == CHECK_HOSTNAME else value
+            for name, value in options.items()
+            if name != DB
+        },
+    )
+
+
+def split(url: str) -> SplitResult:
+    """The parts of a URL with a known scheme."""
+    if not any(url.startswith(f"{scheme}://") for scheme in SCHEMES):
+        raise ValueError(f"expected one of {', '.join(f'{scheme}://' for scheme in SCHEMES)}")
+    if not url.isprintable() or " " in url:
+        raise ValueError("expected no spaces and no line ends")
+    try:
+        parts = urlsplit(url)
+    except ValueError:
+        raise ValueError(f"expected hosts that can be read; {ESCAPES}") from None
+    if parts.fragment:
+        raise ValueError(f"expected no #; {ESCAPES}")
+    return parts
+
+
+def to_options(parts: SplitResult) -> dict[str, str]:
+    """What the query says."""
+    try:
+        pairs = parse_qsl(parts.query, keep_blank_values=True, strict_parsing=bool(parts.query))
+    except ValueError:
+        raise ValueError(f"expected options as name=value; {ESCAPES}") from None
+    options = dict(pairs)
+    if not options.keys() <= {DB, *TLS_OPTIONS}:
+        raise ValueError(f"expected no options but {', '.join((DB, *TLS_OPTIONS))}; {ESCAPES}")
+    if options.keys() - {DB} and not parts.scheme.startswith("rediss"):
+        raise ValueError("expected a scheme with TLS, rediss, where there are options of TLS")
+    for name, value in options.items():
+        if not value or value not in ONE_OF.get(name, (value,)):
+            known = " or ".join(ONE_OF.get(name, ("a value",)))
+            raise ValueError(f"expected {known} for {name}")
+    return options
+
+
+def to_hosts(place: str, form: str) -> tuple[Host, ...]:
+    """The hosts, each with its port."""
+    default = SENTINEL_PORT if form == "sentinel" else PORT
+    hosts = tuple(to_host(one, default) for one in place.split(","))
+    if len(hosts) > 1 and form in {"redis", "rediss"}:
+        raise ValueError("expected one host; several are redis+sentinel:// or redis+cluster://")
+    return hosts
+
+
+def to_host(text: str, default: int) -> Host:
+    """One host."""
+    try:
+        parts = urlsplit(f"//{text}")
+        host, port = parts.hostname, parts.port
+    except ValueError:
+        raise ValueError(f"expected a port from 1 to 65535; {ESCAPES}") from None
+    if not host:
+        raise ValueError(f"expected a host; {ESCAPES}")
+    if port == 0:
+        raise ValueError("expected a port from 1 to 65535")
+    return host, port or default
+
+
+def to_socket(place: str, path: str) -> str:
+    """The path of a Unix socket."""
+    if place or not path.strip("/"):
+        raise ValueError("expected a path from the root: unix:///path/to.sock")
+    return unquote(path)
+
+
+def to_service(names: Sequence[str]) -> str:
+    """What Sentinels are asked for."""
+    if not names:
+        raise ValueError("expected the name of the service: redis+sentinel://host/service")
+    return unquote(names[0])
+
+
+def to_db(given: Sequence[str], form: str) -> int:
+    """The number of the database."""
+    if not given:
+        return 0
+    if len(given) > 1 or not given[0].isascii() or not given[0].isdecimal():
+        raise ValueError(f"expected one number for the database; {ESCAPES}")
+    db = int(given[0])
+    if db and form == "cluster":
+        raise ValueError("expected no database but 0, which is all that a cluster has")
+    return db
