@@ -13,8 +13,8 @@ import socket
 import struct
 import sys
 import time
-from collections.abc import Callable, Iterable
-from contextlib import suppress
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import closing, contextmanager, nullcontext, suppress
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -25,6 +25,7 @@ import structlog
 import uvicorn
 from msgspec.structs import replace
 
+from gateway.accounting import UsageLog
 from gateway.api.envelope import Envelope
 from gateway.app import create_app
 from gateway.config import Config, sections
@@ -210,6 +211,30 @@ def run_worker(
     server.run(sockets=[sock])
 
 
+@contextmanager
+def last_words() -> Iterator[None]:
+    """End the process with a line of its log that says why; a bare stack trace is none."""
+    try:
+        yield
+    except Exception as fault:
+        told = f"{type(fault).__name__}: {fault}"
+        log.critical("worker_failed", error=told, advice=advice(fault), exc_info=fault)
+        sys.exit(1)
+
+
+def advice(fault: Exception) -> str:
+    """What an operator can do about a worker that could not go on."""
+    match fault:
+        case ImportError():
+            return "Install the gateway again, with its locked dependencies: a part is missing."
+        case OSError(filename=None) | MemoryError():
+            return "Raise the limit of this system that the error names: open files, memory, ports."
+        case OSError():
+            return f"Give the gateway's user access to {fault.filename}, or name another path."
+        case _:
+            return "This is a defect: report this line, and go back to the version before."
+
+
 def http_config(app: object, lifespan: Literal["on", "off"] = "on") -> uvicorn.Config:
     """How HTTP is served."""
     return uvicorn.Config(
@@ -249,13 +274,16 @@ def serve(
     `path` is the file that the configuration came from, to follow its changes.
 
     Raises:
-        OSError: the address cannot be bound.
+        OSError: the address cannot be bound, or the usage record not be written.
     """
+    # Opened here as well: a worker could tell nobody but the log that it cannot be.
+    usage = closing(UsageLog(Path(config.usage_log))) if config.usage_log else nullcontext()
     configure_logs(json_lines=not os.isatty(2), secrets=config.secrets())
-    with listen(config) as sock:
+    with usage, listen(config) as sock:
         port = sock.getsockname()[1]
         if workers == 1:
-            run_worker(config, sock, lambda: announce(port), path=path)
+            with last_words():
+                run_worker(config, sock, lambda: announce(port), path=path)
             return
         with TemporaryDirectory(prefix="gateway-metrics-") as folder:
             share_between_workers(Path(folder))
@@ -309,14 +337,15 @@ class Supervisor:
 
     def _work(self, index: int) -> None:
         os.close(self._held_open)
-        run_worker(
-            self._config,
-            self._sock,
-            self._ready.release,
-            path=self._path,
-            parent=self._alive,
-            place=Share(index, self._count),
-        )
+        with last_words():
+            run_worker(
+                self._config,
+                self._sock,
+                self._ready.release,
+                path=self._path,
+                parent=self._alive,
+                place=Share(index, self._count),
+            )
 
     def _are_ready(self) -> bool:
         """Wait until all take requests; one that cannot start ends the others."""

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import json
 import statistics
+import subprocess
+import sys
 import time
 from pathlib import Path
 
 import pytest
 
 from tests.operations.site import Site, document, one_account, tenant, write
-from tests.running import ACME, UPSTREAM_KEY, GatewayProcess, key_of
+from tests.running import ACME, ROOT, UPSTREAM_KEY, GatewayProcess, key_of
 from tests.simulated import SimulatedDashScope
 
 READY_S = 1.5
@@ -45,12 +48,54 @@ def test_it_refuses_a_file_with_every_fault(tmp_path: Path, vendor: SimulatedDas
 
 
 @pytest.mark.parametrize("workers", [1, 2])
-def test_a_worker_that_cannot_start_ends_it(site: Site, workers: int) -> None:
-    """Instead of waiting for it for ever."""
+def test_a_usage_record_that_cannot_be_written_is_a_sentence(site: Site, workers: int) -> None:
     site.write(usage_log="/nowhere/usage.jsonl")
     with GatewayProcess("serve", "--config", str(site.file), "--workers", str(workers)) as gateway:
         assert gateway.ended(15) == 1
-    assert "/nowhere/usage.jsonl" in gateway.output
+    told = "gateway: cannot open /nowhere/usage.jsonl: No such file or directory"
+    assert gateway.output.splitlines() == [told]
+
+
+def broken(fault: str, *arguments: str) -> subprocess.CompletedProcess[str]:
+    """The command, where a part of each worker does not work."""
+    program = f"""
+from gateway import cli, sampling
+def fail(*_, **__): raise {fault}
+sampling.Sampler.__init__ = fail
+cli.app({arguments!r})
+"""
+    command = [sys.executable, "-c", program]
+    return subprocess.run(
+        command, capture_output=True, text=True, check=False, cwd=ROOT, timeout=20
+    )
+
+
+@pytest.mark.parametrize("workers", ["1", "2"])
+@pytest.mark.parametrize(
+    ("fault", "error", "advice"),
+    [
+        ("ImportError('no moon')", "ImportError: no moon", "Install the gateway again"),
+        ("OSError(24, 'Too many open files')", "Too many open files", "Raise the limit"),
+        ("PermissionError(13, 'Denied', '/some/file')", "/some/file", "access to /some/file"),
+        ("RuntimeError('the key is ' + 'sk-' + 24 * 'x')", "RuntimeError", "defect"),
+    ],
+)
+def test_a_worker_s_last_words_are_a_line_of_its_log(
+    site: Site, workers: str, fault: str, error: str, advice: str
+) -> None:
+    """What failed and what to do, masked like every line; and nobody waits for it for ever."""
+    site.write()
+    ended = broken(fault, "serve", "--config", str(site.file), "--workers", workers)
+
+    assert (ended.returncode, ended.stdout) == (1, "")
+    lines = [json.loads(line) for line in ended.stderr.splitlines()]
+    assert 1 <= len(lines) <= int(workers)
+    for line in lines:
+        assert (line["event"], line["level"]) == ("worker_failed", "critical")
+        assert error in line["error"]
+        assert advice in line["advice"]
+        assert "Traceback" in line["exception"]
+    assert "xxxx" not in ended.stderr
 
 
 def test_it_is_ready_soon(tmp_path: Path, vendor: SimulatedDashScope) -> None:
