@@ -1,14 +1,14 @@
-"""GET /v1/models and /v1/models/{id}: what this key may use, aliases included."""
+"""GET and HEAD /v1/models and /v1/models/{id}: what this key may use, aliases included."""
 
 from __future__ import annotations
 
 from typing import Any
 
-from litestar import Request, Response, get
+from litestar import Request, Response
 from litestar.handlers import HTTPRouteHandler
 
 from gateway.api.auth import Authenticator
-from gateway.api.replies import json_response
+from gateway.api.replies import json_response, read
 from gateway.catalogue import Catalogue, Choice
 from gateway.protocol.openai import Model, ModelList
 from gateway.tenants import choose_model, usable
@@ -28,14 +28,14 @@ class Models:
     def routes(self) -> list[HTTPRouteHandler]:
         """The routes, for Litestar."""
 
-        @get(["/v1/models", "/models"])
+        @read(["/v1/models", "/models"])
         async def list_models(request: Request[Any, Any, Any]) -> Response[bytes]:
             tenant = self._authenticate(request.scope).tenant
             models = [to_model(choice) for choice in usable(self._catalogue, tenant)]
             return json_response(ModelList(models))
 
         # The SDKs send a slash inside an id as %2F, which arrives here decoded.
-        @get(["/v1/models/{name:path}", "/models/{name:path}"])
+        @read(["/v1/models/{name:path}", "/models/{name:path}"])
         async def retrieve_model(request: Request[Any, Any, Any]) -> Response[bytes]:
             tenant = self._authenticate(request.scope).tenant
             name: str = request.path_params["name"]

@@ -1,4 +1,4 @@
-"""GET /healthz, /readyz and /metrics: for whoever keeps the gateway running."""
+"""GET and HEAD /healthz, /readyz and /metrics: for whoever keeps the gateway running."""
 
 from __future__ import annotations
 
@@ -6,12 +6,12 @@ from collections.abc import Callable, Sequence
 from ipaddress import ip_address, ip_network
 from typing import Any
 
-from litestar import Request, Response, get
+from litestar import Request, Response
 from litestar.handlers import HTTPRouteHandler
 from litestar.types import Scope
 
 from gateway.api.envelope import Readiness
-from gateway.api.replies import json_response
+from gateway.api.replies import json_response, read
 from gateway.errors import NotFound
 from gateway.metrics import CONTENT_TYPE, Metrics
 from gateway.store.base import Closable, StoreUnavailable
@@ -29,13 +29,13 @@ def operation_routes(
     """The handlers; `degraded` says which functions decide without the store."""
     networks = [ip_network(network) for network in allowed]
 
-    @get("/healthz")
+    @read("/healthz")
     async def healthz() -> Response[bytes]:
         return json_response({"status": "ok"})
 
     # A gateway without its store still serves, by its policy for that loss, so it stays ready:
     # taking every replica out of service would turn a partial failure into a whole one.
-    @get("/readyz")
+    @read("/readyz")
     async def readyz() -> Response[bytes]:
         if readiness.draining:
             return json_response({"status": "draining"}, 503)
@@ -49,7 +49,7 @@ def operation_routes(
         healthy = set(parts.values()) == {"ok"}
         return json_response({"status": "ready" if healthy else "degraded", "parts": parts})
 
-    @get("/metrics")
+    @read("/metrics")
     async def read_metrics(request: Request[Any, Any, Any]) -> Response[bytes]:
         peer = request.client.host if request.client else ""
         if is_forwarded(request.scope) or not any(is_in(peer, network) for network in networks):

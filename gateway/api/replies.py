@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import math
+from functools import partial
 from typing import Any
 
 import msgspec
-from litestar import Request, Response
+from litestar import Request, Response, route
 from litestar.exceptions import HTTPException
 from litestar.response.base import ASGIResponse
 from litestar.types import ExceptionHandlersMap
@@ -36,6 +37,9 @@ BY_STATUS: dict[int, tuple[type[GatewayError], str]] = {
 UNEXPECTED = (errors.InternalFault, "The gateway could not handle the request.")
 
 encode = msgspec.json.Encoder().encode
+
+read = partial(route, http_method=("GET", "HEAD"))
+"""The decorator of handlers that load balancers may ask by HEAD: the server sends no body then."""
 
 
 def json_response(

@@ -29,7 +29,12 @@ class Answer(NamedTuple):
 
 
 def send(gateway: Client, data: bytes, *, hang_up: bool = False) -> list[Answer]:
-    """Everything that comes back until the server closes."""
+    """Every answer until the server closes."""
+    return parse(wire_bytes(gateway, data, hang_up=hang_up))
+
+
+def wire_bytes(gateway: Client, data: bytes, *, hang_up: bool = False) -> bytes:
+    """Everything that comes back."""
     port = int(gateway.url.rpartition(":")[2])
     with socket.create_connection(("127.0.0.1", port), timeout=5) as wire:
         wire.sendall(data)
@@ -38,7 +43,7 @@ def send(gateway: Client, data: bytes, *, hang_up: bool = False) -> list[Answer]
         received = b""
         while part := wire.recv(65536):
             received += part
-    return parse(received)
+    return received
 
 
 def parse(received: bytes) -> list[Answer]:
@@ -80,6 +85,45 @@ def test_the_request_that_the_others_spoil(gateway: Client) -> None:
     [answer] = send(gateway, request(head=HEAD + CLOSE))
 
     assert answer.status == 200
+
+
+@pytest.mark.parametrize(
+    ("path", "status"),
+    [
+        ("/healthz", 200),
+        ("/readyz", 200),
+        ("/metrics", 200),
+        ("/v1/models", 200),
+        ("/models/qwen-image-2.0", 200),
+        ("/v1/models/none", 404),
+        (PATH, 405),
+    ],
+)
+def test_head_is_answered_as_get_without_the_body(path: str, status: int, gateway: Client) -> None:
+    """As load balancers ask; the next answer on the connection is where the body would be."""
+
+    def ask(method: str) -> bytes:
+        return f"{method} {path} HTTP/1.1\r\n".encode() + AUTH + b"host: gateway\r\n"
+
+    last = b"GET /healthz HTTP/1.1\r\nhost: gateway\r\n" + CLOSE + b"\r\n"
+    [got, _] = send(gateway, ask("GET") + b"\r\n" + last)
+    received = wire_bytes(gateway, ask("HEAD") + b"\r\n" + last)
+    head, _, rest = received.partition(b"\r\n\r\n")
+
+    [told] = parse(head + b"\r\n\r\n")
+    assert (told.status, got.status) == (status, status)
+    assert told.headers.keys() == got.headers.keys()
+    assert told.headers["content-type"] == got.headers["content-type"]
+    assert rest.startswith(b"HTTP/1.1 200 OK\r\n")
+    assert parse(rest)[0].body == b'{"status":"ok"}'
+
+
+def test_other_methods_are_told_which_to_use(gateway: Client) -> None:
+    head = b"DELETE /healthz HTTP/1.1\r\nhost: gateway\r\n" + CLOSE + b"\r\n"
+    [answer] = send(gateway, head)
+
+    assert refused(answer) == "method_not_allowed"
+    assert {"GET", "HEAD"} <= set(answer.headers["allow"].split(", "))
 
 
 @pytest.mark.parametrize(
