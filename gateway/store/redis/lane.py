@@ -75,8 +75,14 @@ class Lane:
         return future
 
     async def reconnect(self) -> None:
-        """Look for the server anew: the one on the line is no longer the one to ask."""
-        await self._pool.disconnect(inuse_connections=False)
+        """Look for the server anew: the one on the line is no longer the one to ask.
+
+        Raises StoreUnavailable.
+        """
+        try:
+            await self._pool.disconnect(inuse_connections=False)
+        except Exception as error:
+            raise self._unavailable(error) from error
 
     async def aclose(self) -> None:
         self._is_closed = True
@@ -133,8 +139,8 @@ class Lane:
         except StoreUnavailable as first:
             if self.failure:
                 raise
-            await self.reconnect()
             try:
+                await self.reconnect()
                 return await self._exchange(commands)
             except StoreUnavailable as second:
                 in_doubt = first.in_doubt or second.in_doubt
@@ -165,10 +171,16 @@ class Lane:
             if not watch.is_expired:
                 raise
             raise StoreUnavailable(f"{self._name} is silent", in_doubt=is_sent) from None
-        except (RedisError, OSError) as error:
-            raise StoreUnavailable(f"{self._name}: {error}", in_doubt=is_sent) from error
+        except Exception as error:
+            raise self._unavailable(error, in_doubt=is_sent) from error
         finally:
             watch.stop()
+
+    def _unavailable(self, error: Exception, *, in_doubt: bool = False) -> StoreUnavailable:
+        """Whatever befalls a connection: no request fails of it, and the breaker logs it once."""
+        is_known = isinstance(error, RedisError | OSError)
+        what = str(error) if is_known else f"{type(error).__name__}: {error}"
+        return StoreUnavailable(f"{self._name}: {what}", in_doubt=in_doubt)
 
     # -- the breaker
 

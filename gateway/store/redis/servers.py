@@ -227,10 +227,13 @@ class Cluster:
 
 def _ranges(reply: Sequence[Reply], asked: str) -> list[tuple[int, int, Node]]:
     """First and last slot with their master; one without a host is the one that was asked."""
-    return sorted(
-        (first, last, ((master[0] or b"").decode() or asked, master[1]))
-        for first, last, master, *_ in reply
-    )
+    try:
+        return sorted(
+            (first, last, ((master[0] or b"").decode() or asked, master[1]))
+            for first, last, master, *_ in reply
+        )
+    except (TypeError, ValueError, AttributeError, IndexError):
+        raise StoreUnavailable("a Redis node told no map of the slots") from None
 
 
 def _expect_no_error(reply: Reply) -> None:

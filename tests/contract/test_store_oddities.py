@@ -1,0 +1,115 @@
+"""Whatever is at the address of Redis, or befalls a connection: it is an outage, never a defect."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from typing import Any
+
+import pytest
+
+from gateway.store.base import Limits, StoreUnavailable
+from gateway.store.redis import RedisStore, Timeouts
+from gateway.store.redis.servers import Single
+from tests.contract.stores import ask
+from tests.redis_server import RedisServer
+from tests.reliability.client import eventually
+
+LIMITS = Limits(requests_per_minute=1_000_000)
+QUICK = Timeouts(connect_s=0.2, command_s=0.2)
+ANSWERS = {
+    "http": b"HTTP/1.1 400 Bad Request\r\nContent-Length: 0\r\n\r\n",
+    "nothing": b"",
+    "noise": bytes(range(256)) * 4,
+    "an error that is no text": b"-ERR \xff\xfe\r\n" * 8,
+    "a map": b"%1\r\n+a\r\n+b\r\n" * 8,
+    "a push": b">2\r\n+invalidate\r\n+x\r\n" * 8,
+    "half a reply": b"*3\r\n$5\r\nab",
+}
+
+
+@asynccontextmanager
+async def answering(answer: bytes) -> AsyncIterator[int]:
+    """Something on a port that says the same to everybody, and hangs up."""
+
+    async def meet(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.read(1)
+        writer.write(answer)
+        writer.close()
+
+    async with await asyncio.start_server(meet, "127.0.0.1", 0) as server:
+        yield server.sockets[0].getsockname()[1]
+
+
+@pytest.mark.parametrize("form", ["redis://{}", "redis+cluster://{}", "redis+sentinel://{}/main"])
+@pytest.mark.parametrize("answer", ANSWERS)
+async def test_what_is_no_redis_is_unavailable(
+    form: str, answer: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """And said once, however many ask."""
+    async with answering(ANSWERS[answer]) as port:
+        store = RedisStore(form.format(f"127.0.0.1:{port}"), timeouts=QUICK)
+        for number in range(3):
+            with pytest.raises(StoreUnavailable):
+                await store.take(ask(number, LIMITS))
+        await store.aclose()
+    assert [one.levelno for one in caplog.records] == [logging.WARNING]
+
+
+async def test_a_cluster_that_tells_no_map_is_unavailable() -> None:
+    """It agrees with everything it is asked."""
+    async with answering(b"+OK\r\n" * 8) as port:
+        store = RedisStore(f"redis+cluster://127.0.0.1:{port}", timeouts=QUICK)
+        with pytest.raises(StoreUnavailable, match="no Redis node serves this key"):
+            await store.take(ask(1, LIMITS))
+        await store.aclose()
+
+
+@pytest.mark.parametrize("failures", [1, 2, 5])
+@pytest.mark.parametrize("operations", [["get_connection"], ["get_connection", "disconnect"]])
+async def test_an_exception_that_nobody_foresaw_is_an_outage_that_ends(
+    operations: list[str],
+    failures: int,
+    own_redis_server: RedisServer,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """On the way to a connection, and on the way to be rid of one."""
+    store = RedisStore(own_redis_server.url, timeouts=QUICK)
+    assert isinstance(store._servers, Single)
+    pool = store._servers._lane._pool
+    for name in operations:
+        monkeypatch.setattr(pool, name, failing(getattr(pool, name), failures))
+
+    async def answers() -> bool:
+        try:
+            return (await store.take(ask(1, LIMITS))).allowed
+        except StoreUnavailable as lost:
+            assert str(lost) == "Redis: TypeError: nobody foresaw this"  # noqa: PT017 - each of them
+            return False
+
+    await eventually(answers)
+    said = [one.message for one in caplog.records]
+    expected = [
+        "Redis is taken to be away: Redis: TypeError: nobody foresaw this",
+        "Redis answers again",
+    ]
+    # A single failure is repeated at once, unless the repetition fails of another.
+    assert said == ([] if failures == 1 and len(operations) == 1 else expected)
+    await store.aclose()
+
+
+def failing(real: Callable[..., Awaitable[Any]], times: int) -> Callable[..., Awaitable[Any]]:
+    """Raises so many times what a library should not."""
+    left = times
+
+    async def fail(*args: Any, **more: Any) -> Any:
+        nonlocal left
+        if left:
+            left -= 1
+            raise TypeError("nobody foresaw this")
+        return await real(*args, **more)
+
+    return fail
