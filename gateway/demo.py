@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import multiprocessing
+import os
 import socket
+import threading
 from collections.abc import Mapping
 
 from msgspec.structs import replace
@@ -22,10 +24,24 @@ def start_simulator() -> int:
     sock = socket.create_server(("127.0.0.1", 0))
     port: int = sock.getsockname()[1]
     multiprocessing.get_context("fork").Process(
-        target=run_simulator, args=("127.0.0.1", port), kwargs={"sock": sock}, daemon=True
+        target=simulate, args=(port, sock), daemon=True
     ).start()
     sock.close()
     return port
+
+
+def simulate(port: int, sock: socket.socket) -> None:
+    """Run the simulator until the process that started this one has ended, be it by SIGKILL."""
+    threading.Thread(target=end_with_parent, daemon=True).start()
+    run_simulator("127.0.0.1", port, sock=sock)
+
+
+def end_with_parent() -> None:
+    """Wait for the end of a pipe that the parent holds, then end at once: nobody is left to ask."""
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        parent.join()
+        os._exit(0)
 
 
 def demo_config(

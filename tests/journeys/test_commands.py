@@ -252,6 +252,15 @@ def test_the_demo_s_printed_line_works_as_pasted() -> None:
     until(lambda: not is_open(simulator))
 
 
+def test_a_demo_that_is_killed_takes_its_simulator_along() -> None:
+    """It has no chance to end anything: the simulator notices by itself."""
+    with GatewayProcess("demo", "--port", "0", environment={"DASHSCOPE_API_KEY": ""}) as gateway:
+        simulator = int(gateway.wait_for(r"simulator on port (\d+)")[1])
+        assert is_open(simulator)
+        gateway.stop(signal.SIGKILL)
+        until(lambda: not is_open(simulator))
+
+
 def paste(line: str) -> str:
     """What a shell answers to a curl line, or what curl would where there is none."""
     if shutil.which("curl"):
