@@ -98,7 +98,7 @@ ROWS: dict[str, list[Panel]] = {
             [("max by (account, model) (gateway_breaker_open)", "{{account}} {{model}}")],
         ),
     ],
-    "Cache and images' bytes": [
+    "Cache and images": [
         ("Look-ups", "reqps", [(rate("cache_results_total", "result"), "{{result}}")]),
         (
             "Hits, of what may be cached",
@@ -109,9 +109,13 @@ ROWS: dict[str, list[Panel]] = {
         ),
         ("Age at a hit", "s", quantiles("cache_age_at_hit_seconds")),
         (
-            "Fetched for answers",
+            "Images' bytes",
             "Bps",
-            [(rate("download_bytes_total"), "bytes")],
+            [
+                (rate("download_bytes_total"), "fetched for answers"),
+                (rate("image_cache_kept_bytes_total"), "kept"),
+                (rate("image_cache_served_bytes_total"), "answered from those kept"),
+            ],
         ),
     ],
     "The gateway itself": [
