@@ -70,6 +70,7 @@ check: ## Format check, lint, types and tests; fails too if they changed a file
 lock: .venvs/lock/.installed ## Write every lock file anew; ARGS=--upgrade takes the newest versions
 	@$(UV_COMPILE) pyproject.toml --group build --output-file requirements.lock
 	@$(UV_COMPILE) pyproject.toml --group build --group dev --constraint requirements.lock --output-file requirements-dev.lock
+	@$(UV_COMPILE) --group pyproject.toml:picture --output-file requirements-picture.lock
 	@for major in 1 2 3; do \
 	    echo "openai~=$$major.0" | $(UV_COMPILE) - --no-annotate --output-file tests/peers/openai-$$major.lock; \
 	done
@@ -104,6 +105,11 @@ $(DEV): requirements-dev.lock $(RUN)
 	@.venvs/lock/bin/python -m pip $(PIP_INSTALL) uv==$(UV_VERSION)
 	@touch $@
 
+.venvs/picture/.installed: requirements-picture.lock
+	@scripts/make-venv .venvs/picture $(PYTHON)
+	@.venvs/picture/bin/python -m pip $(PIP_INSTALL) --require-hashes --requirement $<
+	@touch $@
+
 # The SDKs the tests call the gateway with, each in an environment of its own.
 
 .PHONY: peers
@@ -124,3 +130,7 @@ $(NODE)/node_modules/.installed: $(NODE)/package-lock.json $(NODE)/package.json
 .PHONY: tables
 tables: $(DEV) ## Write the documents' tables anew from the code
 	@$(BIN)/python scripts/write-tables
+
+.PHONY: picture
+picture: $(DEV) .venvs/picture/.installed ## Draw docs/dashboard.png anew: the dashboard over three minutes of load
+	@$(BIN)/python bench/dashboard_run.py | .venvs/picture/bin/python bench/dashboard_picture.py docs/dashboard.png
