@@ -23,12 +23,15 @@ from tests.simulated import SimulatedDashScope
 
 GATEWAY_YAML = DEPLOY / "config" / "gateway.yaml"
 LIMITS = {"requests_per_minute": 100, "images_per_day": 100, "spend_per_month": "100"}
-SEEDED = {"seed": 7, "response_format": "b64_json"}
-KEYED = {"idempotency-key": "one"}
-ASKED: tuple[tuple[dict[str, str], dict[str, object]], ...] = (
-    *[({}, SEEDED)] * 2,
-    *[(KEYED, {"prompt": "another"})] * 2,
+SEEDED: tuple[dict[str, str], dict[str, object]] = (
+    {},
+    {"seed": 7, "response_format": "b64_json"},
 )
+KEYED: tuple[dict[str, str], dict[str, object]] = (
+    {"idempotency-key": "one"},
+    {"prompt": "another"},
+)
+ASKED = (SEEDED, SEEDED, KEYED, KEYED)
 CACHED = ["miss", "hit", "bypass", "replayed"]
 """Of those, in this order."""
 SECRETS = ("dashscope_api_key", "redis_url", "redis_users", "grafana_admin_password")

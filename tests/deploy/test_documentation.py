@@ -1,11 +1,14 @@
-"""docs/deployment.md speaks of what there is."""
+"""docs/deployment.md and docs/operations.md speak of what there is."""
 
 from __future__ import annotations
 
+import json
 import re
 
+from PIL import Image
+
 from gateway.server import DRAIN_S, KEEP_ALIVE_S
-from tests.deploy.rendering import PRODUCTION, ROOT, only, render
+from tests.deploy.rendering import DEPLOY, PRODUCTION, ROOT, only, render
 from tests.deploy.test_compose import MONITORING
 from tests.deploy.test_kubernetes import VERSIONS
 
@@ -18,6 +21,18 @@ def test_every_file_it_names_is_there() -> None:
 
     assert len(named) > 8
     assert [name for name in named if name not in elsewhere and not (ROOT / name).exists()] == []
+
+
+def test_the_picture_of_the_dashboard_is_of_this_one() -> None:
+    """Else run `make picture`."""
+    path = ROOT / "docs" / "dashboard.png"
+    dashboard = json.loads((DEPLOY / "grafana" / "gateway.json").read_text())
+    with Image.open(path) as picture:
+        drawn = json.loads(picture.info["Description"])
+
+    assert drawn == [panel["title"] for panel in dashboard["panels"]]
+    assert path.stat().st_size < 500_000
+    assert f"({path.name})" in (ROOT / "docs" / "operations.md").read_text()
 
 
 def test_its_numbers_are_those_of_the_code() -> None:
