@@ -40,6 +40,8 @@ def test_the_locks_hold_what_the_project_asks_for() -> None:
 
     assert unmet(run_time, pins("requirements.lock")) == []
     assert unmet(project["dependency-groups"]["dev"], pins("requirements-dev.lock")) == []
+    picture = project["dependency-groups"]["picture"]
+    assert unmet(picture, pins("requirements-picture.lock")) == []
 
 
 def test_the_development_lock_pins_what_production_runs() -> None:
