@@ -1,16 +1,31 @@
 from __future__ import annotations
 
+import os
+import re
 import socket
 
 import pytest
 import redis
 
-from tests.redis_server import RedisServer
+from tests.redis_server import RedisServer, available_redis_servers
+from tests.running import ROOT
 
 
 def test_each_version_answers_and_runs_scripts(each_redis_url: str) -> None:
     with redis.Redis.from_url(each_redis_url) as client:
         assert client.eval("return redis.call('incr', KEYS[1])", 1, "k") == 1
+
+
+def test_the_documented_versions_are_those_that_tests_run_on() -> None:
+    """Or a machine that lacks one would pass without a word, and the promise with it."""
+    text = (ROOT / "docs" / "reliability.md").read_text()
+    told = re.search(r"Tested on Redis ([\d.]+), ([\d.]+) and Valkey ([\d.]+):", text)
+    assert told is not None
+    documented = {f"redis {told[1]}", f"redis {told[2]}", f"valkey {told[3]}"}
+    missing = documented - {version.rpartition(".")[0] for version in available_redis_servers()}
+    if missing and os.environ.get("CI") != "true":
+        pytest.skip(f"this machine lacks {missing}")
+    assert missing == set()
 
 
 def test_tests_start_empty(redis_url: str) -> None:

@@ -1,4 +1,4 @@
-"""The store over a real Sentinel set-up and a real three-node Cluster."""
+"""The store over a real Sentinel set-up and a real three-node Cluster, of each version."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import asyncio
 import time
 from collections.abc import AsyncIterator, Iterator
 from contextlib import ExitStack
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -15,7 +16,7 @@ from redis.crc import key_slot
 from gateway.store.base import Limits, StoreUnavailable
 from gateway.store.redis import RedisStore, Timeouts
 from tests.contract.stores import ask, used
-from tests.redis_server import CLUSTER_BUS_OFFSET, RedisServer
+from tests.redis_server import CLUSTER_BUS_OFFSET, RedisServer, available_redis_servers
 
 LIMITS = Limits(requests_per_minute=1_000_000)
 QUICK = Timeouts(connect_s=0.2, command_s=0.2)
@@ -54,12 +55,13 @@ sentinel failover-timeout main 2000
 class Replicated:
     """A master, a replica and a sentinel."""
 
-    def __init__(self, stack: ExitStack) -> None:
-        self.master = stack.enter_context(RedisServer())
-        follow = ["--replicaof", f"127.0.0.1 {self.master.port}", "--repl-diskless-sync-delay", "0"]
-        self.replica = stack.enter_context(RedisServer(args=follow))
+    def __init__(self, stack: ExitStack, binary: Path | None = None) -> None:
+        self.master = stack.enter_context(RedisServer(binary))
+        leader = ["127.0.0.1", str(self.master.port)]
+        follow = ["--replicaof", *leader, "--repl-diskless-sync-delay", "0"]
+        self.replica = stack.enter_context(RedisServer(binary, follow))
         config = SENTINEL.format(port=self.master.port)
-        self.sentinel = stack.enter_context(RedisServer(args=["--sentinel"], config=config))
+        self.sentinel = stack.enter_context(RedisServer(binary, ["--sentinel"], config=config))
 
     @property
     def url(self) -> str:
@@ -78,10 +80,10 @@ class Replicated:
             time.sleep(0.05)
 
 
-@pytest.fixture
-def replicated() -> Iterator[Replicated]:
+@pytest.fixture(params=available_redis_servers())
+def replicated(request: pytest.FixtureRequest) -> Iterator[Replicated]:
     with ExitStack() as stack:
-        servers = Replicated(stack)
+        servers = Replicated(stack, available_redis_servers()[request.param])
         servers.wait_until_complete()
         yield servers
 
@@ -107,9 +109,9 @@ async def test_sentinel_leads_to_the_master_and_to_the_next_one(replicated: Repl
 class Nodes:
     """Three masters with a third of the slots each."""
 
-    def __init__(self, stack: ExitStack) -> None:
+    def __init__(self, stack: ExitStack, binary: Path | None = None) -> None:
         args = ["--cluster-enabled", "yes", "--cluster-node-timeout", "1000"]
-        self.servers = [stack.enter_context(RedisServer(args=args)) for _ in range(3)]
+        self.servers = [stack.enter_context(RedisServer(binary, args)) for _ in range(3)]
         self.clients = [connect(port=server.port) for server in self.servers]
         for number, client in enumerate(self.clients):
             slots = range(16384 * number // 3, 16384 * (number + 1) // 3)
@@ -157,10 +159,10 @@ class Nodes:
         return b"cluster_state:ok" in info and len(client.execute_command("CLUSTER", "SLOTS")) == 3
 
 
-@pytest.fixture
-def nodes() -> Iterator[Nodes]:
+@pytest.fixture(params=available_redis_servers())
+def nodes(request: pytest.FixtureRequest) -> Iterator[Nodes]:
     with ExitStack() as stack:
-        yield Nodes(stack)
+        yield Nodes(stack, available_redis_servers()[request.param])
 
 
 @pytest.fixture
