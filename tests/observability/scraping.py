@@ -45,7 +45,9 @@ KINDS: Final[tuple[dict[str, Any], ...]] = (
     *[{"prompt": "unique", "n": 2}] * 3,
     {"prompt": "unique", "n": 7},  # two calls
     *[{"prompt": "again", "seed": 7}] * 3,
-    *[{"prompt": "unique", "response_format": "b64_json"}] * 2,
+    {"prompt": "unique", "response_format": "b64_json"},
+    {"prompt": "unique", "response_format": "b64_json", "seed": 7},  # its image is kept
+    {"prompt": "unique", "response_format": "b64_json", "seed": 7, "size": "2048x2048"},  # not
     {"prompt": "a fox [simulate:DataInspectionFailed]"},
     {"prompt": "a fox [simulate:InternalError]"},
     {"prompt": "a fox", "n": 99},
@@ -67,6 +69,7 @@ def configuration(base_url: str, redis_url: str) -> str:
         "redis": {"url": redis_url, "connect_timeout_ms": 3000, "command_timeout_ms": 3000},
         "accounts": [account | {"rates": {"*": "200/s"}}],
         "images": {"allowed_hosts": ["127.0.0.1"], "allow_http": True},
+        "image_cache": {"url": redis_url, "max_image_bytes": 1024},
         "tenants": tenants,
     }
     return json.dumps(document)
