@@ -1,4 +1,4 @@
-"""Replacing every replica under load, behind the proxy that deploy/proxies configures."""
+"""Replacing every replica under load, behind the proxies that deploy/proxies configures."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.deploy.proxies import free_port, nginx
+from tests.deploy.proxies import Start, envoy, free_port, nginx
 from tests.operations.site import Load, Site
 from tests.running import GatewayProcess
 from tests.simulated import SimulatedDashScope
@@ -33,15 +33,16 @@ def restart(former: GatewayProcess, site: Site, port: int, processes: ExitStack)
     processes.enter_context(site.start("--port", str(port), workers=1))
 
 
+@pytest.mark.parametrize("proxy", [nginx, envoy])
 async def test_a_rolling_restart_loses_no_request(
-    site: Site, replicas: tuple[ExitStack, list[int]], tmp_path: Path
+    site: Site, replicas: tuple[ExitStack, list[int]], tmp_path: Path, proxy: Start
 ) -> None:
     """200 requests a second, two replicas, each restarted in turn: every answer is a 200."""
     processes, ports = replicas
     gateways = [
         processes.enter_context(site.start("--port", str(port), workers=1)) for port in ports
     ]
-    with nginx(ports, tmp_path) as url:
+    with proxy(ports, tmp_path) as url:
         async with Load(url, PER_SECOND, force_close=False) as load:
             await asyncio.sleep(2)
             for gateway, port in zip(gateways, ports, strict=True):
