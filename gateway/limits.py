@@ -38,6 +38,8 @@ ALONE_RETRY_MS = 1_000
 """Suggested wait when the store's absence refuses: it is looked for twice a second."""
 OWED_MAX = 10_000
 """Settlements kept while the store is away; some hundred bytes each."""
+BEAT_S = 0.5
+"""Between two looks at the store: who else is there, and what is owed to it."""
 RENEW_AT_ONCE = 500
 """Reservations per renewal, to keep each call to the store short."""
 
@@ -216,25 +218,26 @@ class Limiter:
             self._live.pop(settlement.tenant, None)
 
     async def _keep_up(self) -> None:
-        beat_s = self._lease_ms / 3000
+        renew_s = self._lease_ms / 3000
         loop = asyncio.get_running_loop()
         renew_at = loop.time()
         while True:
             if loop.time() >= renew_at:
-                renew_at = loop.time() + beat_s
+                renew_at = loop.time() + renew_s
                 self._renewed = False
                 await self._renew_shadow()
             try:
                 await self._pay()
+                # Often: while a new worker is unknown to the others, their shares are too large.
+                self.share = await self._store.heartbeat(self._worker, self._lease_ms)
                 if not self._renewed:
                     await self._renew()
                     self._found()
             except StoreUnavailable as lost:
                 self._lost(lost)
-            await asyncio.sleep(min(0.5, beat_s))
+            await asyncio.sleep(min(BEAT_S, renew_s))
 
     async def _renew(self) -> None:
-        self.share = await self._store.heartbeat(self._worker, self._lease_ms)
         for tenant, live in list(self._live.items()):
             reservations = list(live.values())
             for start in range(0, len(reservations), RENEW_AT_ONCE):

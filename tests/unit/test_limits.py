@@ -428,6 +428,20 @@ async def test_the_share_is_learnt_from_the_store() -> None:
     await there.limiter.aclose()
 
 
+async def test_a_worker_that_joins_is_heard_of_long_before_the_next_renewal(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Or an outage right after a start would find shares that add up to more than the limit."""
+    monkeypatch.setattr(limits_module, "BEAT_S", 0.01)
+    there = place(lease_s=3600)
+    there.limiter.start()
+    await asyncio.sleep(0.02)
+    there.store.share = Share(1, 4)
+    await asyncio.sleep(0.1)
+    assert there.limiter.share == Share(1, 4)
+    await there.limiter.aclose()
+
+
 # --- shares
 
 
