@@ -90,6 +90,7 @@ class Parts:
             worker=worker,
             alone=Alone(spare, lambda: self.limiter.share, clock.now) if spare else None,
             bounds=QueueBounds(config.pacing.waiting_per_model, config.pacing.waiting_per_tenant),
+            prepare=self._prepare,
         )
         self.ledger = Ledger(self.store, fallback=spare, now=clock.now)
         self.admission = Admission(
@@ -113,6 +114,11 @@ class Parts:
             admission=self.admission,
             now=clock.now,
         )
+
+    def _prepare(self, model: str, account: str) -> None:
+        route = self.accounts.routes(model).get(account)
+        if route is not None:
+            self.client.connect_soon(route.account)
 
     def _image_cache(self) -> ImageCache | None:
         settings = self.config.image_cache

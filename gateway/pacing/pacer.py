@@ -15,42 +15,19 @@ the others by the wall clock.
 from __future__ import annotations
 
 import asyncio
-import logging
-from collections import Counter
-from collections.abc import Callable, Coroutine, Sequence
-from typing import Any
+from collections.abc import Sequence
 
-from gateway.pacing.eta import Outlook, slot_at
-from gateway.pacing.queue import (
-    Line,
-    QueueBounds,
-    QueueFull,
-    Ready,
-    Slot,
-    SlotTooLate,
-    Waiter,
-)
+from gateway.pacing.pump import Prepare, Pump
+from gateway.pacing.queue import QueueBounds, QueueFull, Ready, Slot, Waiter
 from gateway.pacing.slots import Accounts, Alone, Slots
-from gateway.store.base import Grant, PaceStore, Turn
-
-REFRESH_S = 5.0
-"""A waiting worker shows itself this often; the store forgets it after three times as long."""
-MARGIN_S = 0.03
-"""A slot expected this close before the deadline may yet miss it, after the whole wait."""
-GATHER_S = 0.005
-"""Least time between two claims made only because calls joined: they are looked at together."""
-
-UNSENT = 2
-"""Intervals that the next call waits for one that is not on its way, as while it connects."""
-
-log = logging.getLogger(__name__)
+from gateway.store.base import PaceStore
 
 
 class Pacer:
     """Gives each upstream call of this worker its slot.
 
     `alone` is for the time in which `store` is away; without it the store is taken to be always
-    there. `on_wait` is told the model and the seconds that a call waited for its slot.
+    there. `prepare` is told of a slot that is about to come, to connect ahead.
     """
 
     def __init__(
@@ -61,13 +38,13 @@ class Pacer:
         worker: str,
         alone: Alone | None = None,
         bounds: QueueBounds = QueueBounds(),
-        on_wait: Callable[[str, float], None] = lambda _model, _wait_s: None,
+        prepare: Prepare = lambda _model, _account: None,
     ) -> None:
         self._slots = Slots(store, accounts, worker, alone)
         self._accounts = accounts
         self._bounds = bounds
-        self._on_wait = on_wait
-        self._pumps: dict[str, _Pump] = {}
+        self._prepare = prepare
+        self._pumps: dict[str, Pump] = {}
 
     @property
     def degraded(self) -> bool:
@@ -170,218 +147,6 @@ class Pacer:
         usable = [name for name in names if self._accounts.is_usable(model, name)] or names
         return usable[0]
 
-    def _open(self, model: str) -> _Pump:
-        pump = self._pumps[model] = _Pump(model, self._slots, self._on_wait)
+    def _open(self, model: str) -> Pump:
+        pump = self._pumps[model] = Pump(model, self._slots, self._prepare)
         return pump
-
-
-class _Sending:
-    """One call from its slot to the wire, in the loop's seconds."""
-
-    __slots__ = ("at", "due", "handed_at")
-
-    def __init__(self, due: float, handed_at: float) -> None:
-        self.due = due
-        self.handed_at = handed_at
-        self.at: float | None = None
-        """When it was sent."""
-
-
-class _Pump:
-    """One model's queue and the task that serves it, which lives while something waits."""
-
-    def __init__(self, model: str, slots: Slots, on_wait: Callable[[str, float], None]) -> None:
-        self.line = Line()
-        self._model = model
-        self._slots = slots
-        self._on_wait = on_wait
-        self._loop = asyncio.get_running_loop()
-        self._outlook = Outlook(Turn(None, 0, {}), slots.worker, {})
-        self._last: dict[str, _Sending] = {}
-        """The last call of each account."""
-        self._joined = False
-        self._is_holding = self._was_late = False
-        self._sleep: asyncio.Future[None] | None = None
-        self._task: asyncio.Task[None] | None = None
-        self._notes: set[asyncio.Task[None]] = set()
-
-    def join(self, waiter: Waiter) -> None:
-        self.line.join(waiter)
-        self._joined = True
-        self._rouse()
-
-    def leave(self, waiter: Waiter) -> None:
-        if waiter in self.line:
-            self.line.leave(waiter)
-            if not self.line.size:
-                self._rouse()
-
-    def sent(self, account: str) -> None:
-        """Tells the other workers, too, if that was late."""
-        last, now = self._last.get(account), self._loop.time()
-        if last is None or last.at is not None:
-            return
-        last.at = now
-        if now - last.due > self._slots.tolerance_s(self._model, account):
-            interval = self._slots.rhythm(self._model, [account])[0][1]
-            self._note(self._slots.back_off(self._model, account, interval))
-        if self._is_holding:
-            self._rouse()
-
-    def give_back(self, grant: Grant) -> None:
-        """To somebody who waits here, or to the store."""
-        self._last.pop(grant.account, None)
-        if not self._hand(grant, self._loop.time()):
-            self._note(self._slots.give_back(self._model, grant))
-
-    def expected_in_s(self, tenant: str, position: int) -> float:
-        """Seconds until the slot of a call with `position` calls of its tenant before it."""
-        now = self._loop.time()
-        rhythm = self._slots.rhythm(self._model, self.line.accounts())
-        return slot_at(rhythm, self._outlook.before(tenant, position), now) - now
-
-    async def aclose(self) -> None:
-        tasks = [*self._notes, *([self._task] if self._task else [])]
-        for task in tasks:
-            task.cancel()
-        if tasks:
-            await asyncio.wait(tasks)
-
-    def _note(self, note: Coroutine[Any, Any, None]) -> None:
-        task = asyncio.create_task(note)
-        self._notes.add(task)
-        task.add_done_callback(self._notes.discard)
-
-    def _hand(self, grant: Grant, due: float) -> bool:
-        """Give the slot to whose turn it is; false: nobody wants it."""
-        while (waiter := self.line.pick(grant.tenant, grant.account)) is not None:
-            self.line.leave(waiter)
-            if waiter.ready(Slot(grant.account, grant)):
-                now = self._loop.time()
-                self._last[grant.account] = _Sending(due, now)
-                self._on_wait(self._model, now - waiter.joined_at)
-                return True
-        return False
-
-    def _refuse(self, waiter: Waiter, outcome: Exception) -> None:
-        self.line.leave(waiter)
-        waiter.ready(outcome)
-
-    # -- the task
-
-    def _rouse(self) -> None:
-        if self._task is None:
-            if not self.line.size:
-                return
-            self._task = asyncio.create_task(self._run(), name=f"pacing {self._model}")
-        elif self._sleep and not self._sleep.done():
-            self._sleep.set_result(None)
-
-    async def _run(self) -> None:
-        try:
-            while self.line.size:
-                await self._serve()
-        except Exception as error:
-            log.exception("pacing of %s failed; whoever waits is refused", self._model)
-            for waiters in list(self.line.tenants.values()):
-                for waiter in list(waiters):
-                    self._refuse(waiter, error)
-        finally:
-            self._task = None
-
-    async def _serve(self) -> None:
-        """One claim and what follows from it."""
-        report, self._joined = self._joined, False
-        claimed_at = self._loop.time()
-        waiting = self.line.waiting()
-        turn = await self._slots.claim(self._model, self.line.accounts(), waiting, report=report)
-        if report:
-            self._weigh(turn)
-        if turn.grant and not await self._pass_on(turn.grant, claimed_at):
-            await self._slots.give_back(self._model, turn.grant)
-            if self._was_late:
-                return
-        await self._rest(claimed_at, turn.wait_us / 1e6)
-        self._expire()
-        if not self.line.size and sum(waiting.values()) > (turn.grant is not None):
-            await self._slots.claim(self._model, (), {}, report=False)
-
-    async def _pass_on(self, grant: Grant, claimed_at: float) -> bool:
-        """Give the slot to a call at its time; false: it goes back."""
-        due, account = claimed_at + grant.delay_us / 1e6, grant.account
-        apart = self._slots.apart_s(self._model, account)
-        self._is_holding = True
-        while (wait_s := self._wait_s(account, due, apart)) > 0:
-            await self._sleep_until(self._loop.time() + wait_s)
-        self._is_holding = False
-        # So late, the next slot may have been taken, and that call be under way already.
-        was_late, self._was_late = self._was_late, self._loop.time() - due > apart / 2
-        if self._was_late and not was_late:
-            return False
-        return self._hand(grant, due)
-
-    def _wait_s(self, account: str, due: float, apart: float) -> float:
-        """Until a slot is due and far enough from the account's last call."""
-        now, last = self._loop.time(), self._last.get(account)
-        if last is None:
-            return due - now
-        if last.at is None and now - last.handed_at < UNSENT * apart:
-            return max(due - now, apart)  # roused once it is sent
-        return max(due, (last.at or last.handed_at) + apart) - now
-
-    async def _rest(self, claimed_at: float, wait_s: float) -> None:
-        """Sleep until a slot may be had, a deadline passes or a call joins."""
-        until = self._loop.time() + min(wait_s, REFRESH_S)
-        first = self.line.next_deadline()
-        if first:
-            until = min(until, first.deadline)
-        if self.line.size and not self._joined:
-            await self._sleep_until(until)
-        if self._joined:
-            await asyncio.sleep(claimed_at + GATHER_S - self._loop.time())
-
-    async def _sleep_until(self, until: float) -> None:
-        self._sleep = self._loop.create_future()
-        timer = self._loop.call_at(until, _wake, self._sleep)
-        try:
-            await self._sleep
-        finally:
-            timer.cancel()
-            self._sleep = None
-
-    def _expire(self) -> None:
-        """Refuse those whose time is up, others having come in between."""
-        now = self._loop.time()
-        while (first := self.line.next_deadline()) and first.deadline <= now:
-            self._refuse(first, SlotTooLate(self.expected_in_s(first.tenant, 0)))
-
-    def _weigh(self, turn: Turn) -> None:
-        """Refuse those who joined since the last look and whose slot would come too late.
-
-        Before the slot just granted is given to anyone: it may be one of them that asks for many.
-        """
-        own = Counter(self.line.waiting())
-        granted = Counter([turn.grant.tenant] if turn.grant else ())
-        self._outlook = Outlook(turn, self._slots.worker, own - granted)
-        now = self._loop.time()
-        rhythm = self._slots.rhythm(self._model, self.line.accounts())
-        all_served_at = slot_at(rhythm, self._outlook.total, now)
-        for tenant in list(self.line.tenants):
-            gone = granted[tenant]
-            refused: Waiter | None = None
-            for position, waiter in reversed(list(self.line.unweighed(tenant))):
-                waiter.weighed = True
-                latest = waiter.deadline - MARGIN_S
-                if waiter.calls == 1 and all_served_at <= latest and not refused:
-                    continue
-                last = position - gone + waiter.calls - 1
-                at = slot_at(rhythm, self._outlook.before(tenant, last), now) if last >= 0 else now
-                if at > latest or (refused and waiter.follows(refused)):
-                    self._refuse(waiter, SlotTooLate(at - now))
-                    gone += 1
-                    refused = waiter
-
-
-def _wake(sleep: asyncio.Future[None]) -> None:
-    if not sleep.done():
-        sleep.set_result(None)

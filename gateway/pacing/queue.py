@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import heapq
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -52,7 +51,7 @@ Ready = Callable[[Slot | Exception], bool]
 class Waiter:
     """One call in the queue; five thousand of them must be cheap."""
 
-    __slots__ = ("accounts", "calls", "deadline", "joined_at", "ready", "tenant", "weighed")
+    __slots__ = ("accounts", "calls", "deadline", "ready", "tenant", "weighed")
 
     def __init__(
         self, tenant: str, accounts: tuple[str, ...], deadline: float, calls: int, ready: Ready
@@ -62,7 +61,6 @@ class Waiter:
         self.deadline = deadline
         self.calls = calls
         self.ready = ready
-        self.joined_at = asyncio.get_running_loop().time()
         self.weighed = False
 
     def __lt__(self, other: Waiter) -> bool:

@@ -23,8 +23,10 @@ from gateway.store.base import (
 
 HEADROOM = 0.03
 """Slots are this much further apart than the account's rate says: room for jitter on the way."""
-PUNCTUAL_S = 0.005
-"""A call that is less late than this, or than the headroom, is on time."""
+PUNCTUAL_S = 0.012
+"""A call that is less late than this, or than the headroom, is on time. Where it is more than a
+quarter of the interval, that quarter counts: a vendor that allows so many calls a second counts
+them over a second, and does not measure the distance between two."""
 FLOOR_SLACK_US = 50_000
 """How much earlier than known a slot may be: the way to the store varies by less."""
 
@@ -126,7 +128,8 @@ class Slots:
 
     def tolerance_s(self, model: str, account: str) -> float:
         """By how much a call may miss its slot without coming too close to the next one."""
-        return max(PUNCTUAL_S, self.apart_s(model, account) * HEADROOM)
+        apart_s = self.apart_s(model, account)
+        return max(apart_s * HEADROOM, min(PUNCTUAL_S, apart_s / 4))
 
     def _paced(self, model: str, name: str, now: float) -> PacedAccount:
         floor_us = (self._free_at.get((model, name), now) - now) * 1e6 - FLOOR_SLACK_US

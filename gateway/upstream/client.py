@@ -8,6 +8,7 @@ redirects, auth hooks, none of which this needs) costs more than the call
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import Callable
 from contextvars import ContextVar
 from email.utils import parsedate_to_datetime
@@ -17,6 +18,7 @@ from typing import Any
 import aiohttp
 import httpx
 import msgspec
+import yarl
 from httpx_aiohttp import AiohttpTransport
 
 from gateway import errors
@@ -41,11 +43,31 @@ ON_THE_WIRE: ContextVar[Callable[[], None]] = ContextVar("on_the_wire")
 to aiohttp, which writes a request in a task of its own that inherits this."""
 
 
+class Transport(AiohttpTransport):
+    """One that can be told to connect before there is something to send."""
+
+    async def connect(self, url: str, timeout_s: float) -> None:
+        """Have a connection to the host of `url` stand idle, opening one if there is none.
+
+        Raises:
+            aiohttp.ClientError, OSError, TimeoutError: it cannot be opened.
+        """
+        if not isinstance(self.client, aiohttp.ClientSession):
+            self.client = self.get_client()
+        connector = self.client.connector
+        if connector is None:  # closed meanwhile
+            return
+        request = aiohttp.ClientRequest("GET", yarl.URL(url), loop=asyncio.get_running_loop())
+        timeout = aiohttp.ClientTimeout(connect=timeout_s, sock_connect=timeout_s)
+        connection = await connector.connect(request, [], timeout)
+        connection.release()
+
+
 def open_transport(upstream: Upstream) -> httpx.AsyncBaseTransport:
     """The connection pool that all calls of a worker share; it opens inside the running loop."""
     trace = aiohttp.TraceConfig()
     trace.on_request_chunk_sent.append(tell_sent)
-    return AiohttpTransport(
+    return Transport(
         client=lambda: aiohttp.ClientSession(
             trace_configs=[trace],
             connector=aiohttp.TCPConnector(
@@ -68,8 +90,21 @@ class DashScope:
     def __init__(self, upstream: Upstream, transport: httpx.AsyncBaseTransport) -> None:
         self._connect_timeout_s = upstream.connect_timeout_s
         self._transport = transport
+        self._connecting: dict[str, asyncio.Task[None]] = {}
         self._encoder = msgspec.json.Encoder()
         self._decoder = msgspec.json.Decoder(GenerationReply)
+
+    def connect_soon(self, account: Account) -> None:
+        """Have a connection ready for the account's next call, so that it leaves on time."""
+        if isinstance(self._transport, Transport) and account.name not in self._connecting:
+            task = asyncio.create_task(self._connect(self._transport, account.base_url))
+            self._connecting[account.name] = task
+            task.add_done_callback(lambda _: self._connecting.pop(account.name, None))
+
+    async def _connect(self, transport: Transport, url: str) -> None:
+        # Where it cannot be opened, the call itself will meet and tell that.
+        with contextlib.suppress(aiohttp.ClientError, OSError, TimeoutError):
+            await transport.connect(url, self._connect_timeout_s)
 
     async def generate(
         self,
@@ -126,6 +161,8 @@ class DashScope:
 
     async def aclose(self) -> None:
         """Close the pool."""
+        for task in self._connecting.values():
+            task.cancel()
         await self._transport.aclose()
 
 

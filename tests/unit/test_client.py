@@ -106,3 +106,38 @@ async def test_a_call_without_a_connection_was_not_sent() -> None:
         await client.generate(account, CALL, 5.0, lambda: told.append("sent"))
     await client.aclose()
     assert told == []
+
+
+async def test_a_call_takes_the_connection_that_was_made_for_it() -> None:
+    """Of those made ahead of time there is one."""
+    connections: list[str] = []
+
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        connections.append("one")
+        await reader.readuntil(b"a fox")
+        writer.close()
+
+    client = DashScope(Upstream(), open_transport(Upstream()))
+    async with await asyncio.start_server(answer, "127.0.0.1", 0) as server:
+        url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+        account = Account(name="intl", base_url=url, api_key=Secret("sk-x"))
+        for _ in range(2):
+            client.connect_soon(account)
+            client.connect_soon(account)
+            await asyncio.sleep(0.1)
+        assert connections == ["one"]
+        with pytest.raises(UpstreamFailure):
+            await client.generate(account, CALL, 5.0)
+        assert connections == ["one"]
+    await client.aclose()
+
+
+async def test_a_host_that_cannot_be_reached_is_met_by_the_call() -> None:
+    client = DashScope(Upstream(), open_transport(Upstream()))
+    account = Account(name="intl", base_url="http://127.0.0.1:1", api_key=Secret("sk-x"))
+    client.connect_soon(account)
+    await asyncio.sleep(0.05)
+    with pytest.raises(UpstreamFailure) as met:
+        await client.generate(account, CALL, 5.0)
+    assert met.value.label == "unreachable"
+    await client.aclose()
