@@ -66,7 +66,6 @@ async def test_redis_is_killed(fleet: Fleet, redis_server: RedisServer, figure: 
     assert story.added_ms() < 20
 
 
-@pytest.mark.xfail(strict=False, reason="known and open: its timing fails on a busy machine")
 async def test_redis_hangs(fleet: Fleet, redis_server: RedisServer, figure: Figure) -> None:
     """SIGSTOP: it refuses nothing and answers nothing."""
 
@@ -83,7 +82,6 @@ async def test_redis_hangs(fleet: Fleet, redis_server: RedisServer, figure: Figu
     assert story.added_ms() < 20
 
 
-@pytest.mark.xfail(strict=False, reason="known and open: its timing fails on a busy machine")
 async def test_redis_is_restarted_empty(
     fleet: Fleet, redis_server: RedisServer, figure: Figure
 ) -> None:
