@@ -213,14 +213,13 @@ class Generator:
         while True:
             attempt += 1
             if first is None:
-                first = await self._slot(call.model, family, run, tried, slots)
+                slot = await self._slot(call.model, family, run, tried, slots)
             else:
-                self._observe_queue(run, family)
-            route = self._route(call.model, run, first)
-            first = None
+                slot, first = self._joined(first, run, family), None
+            route = self._route(call.model, run, slot)
             name = route.account.name
             try:
-                urls = await self._attempt(route, call, family, run)
+                urls = await self._attempt(route, slot, call, family, run)
             except UpstreamFailure as failure:
                 tried.add(name)
                 wait = self._wait_s(failure, call.model, attempt, tried, run)
@@ -233,9 +232,7 @@ class Generator:
             run.pausing()
             await asyncio.sleep(wait)
 
-    async def _slot(
-        self, model: str, family: str, run: Run, tried: set[str], slots: int
-    ) -> Slot | Exception:
+    async def _slot(self, model: str, family: str, run: Run, tried: set[str], slots: int) -> Slot:
         """The next slot of the accounts that are fit for the call."""
         self._left_s(run)
         names = self._accounts.candidates(model, tried)
@@ -245,36 +242,35 @@ class Generator:
                     model, run.tenant, accounts=names, deadline=run.slot_by, calls=slots
                 )
             except NoSlot as late:
-                return late
+                raise too_late(late) from None
 
-    def _observe_queue(self, run: Run, family: str) -> None:
+    def _joined(self, first: Slot | Exception, run: Run, family: str) -> Slot:
+        """What waiting in the queue came to."""
         waited_s = self._clock.steady() - run.queued_at
         self._metrics.queue_seconds.labels(family).observe(waited_s)
         run.exchange.spent("queue", waited_s)
+        if isinstance(first, Slot):
+            return first
+        raise too_late(first) if isinstance(first, NoSlot) else first
 
-    def _route(self, model: str, run: Run, slot: Slot | Exception) -> Route:
+    def _route(self, model: str, run: Run, slot: Slot) -> Route:
         """The account of a slot, if its breaker lets a call through."""
-        if isinstance(slot, NoSlot):
-            message = "The image service's own rate limit leaves no room for this request in time."
-            raise UpstreamThrottled(message, retry_after_s=slot.retry_after_s)
-        if isinstance(slot, Exception):
-            raise slot
         if run.left:
             self._pacer.give_back(model, slot)
             raise ClientGone("The client closed the connection.")
         try:
             return self._accounts.admit(model, slot.account, self._left_s(run))
         except GatewayError:
-            self._pacer.sent(model, slot.account)
+            self._pacer.sent(model, slot)
             raise
 
     async def _attempt(
-        self, route: Route, call: GenerationRequest, family: str, run: Run
+        self, route: Route, slot: Slot, call: GenerationRequest, family: str, run: Run
     ) -> list[str]:
         name = route.account.name
         run.sending()
         run.sent = True
-        sent = partial(self._pacer.sent, call.model, name)
+        sent = partial(self._pacer.sent, call.model, slot)
         try:
             with run.exchange.phase(
                 "upstream", self._metrics.upstream_seconds.labels(name, family)
@@ -334,6 +330,12 @@ class Generator:
         if left <= 0:
             raise ServiceUnavailable("The deadline passed before the image service could be asked.")
         return left
+
+
+def too_late(late: NoSlot) -> GatewayError:
+    """The error for a call that would have to wait for too long."""
+    message = "The image service's own rate limit leaves no room for this request in time."
+    return UpstreamThrottled(message, retry_after_s=late.retry_after_s)
 
 
 def note_id(run: Run, upstream_id: str | None) -> None:

@@ -123,11 +123,10 @@ class Pacer:
         """Wait no longer."""
         self._pumps[model].leave(waiter)
 
-    def sent(self, model: str, account: str) -> None:
-        """The call that was given the account's last slot is on its way, or will not be made."""
-        pump = self._pumps.get(model)
-        if pump is not None:
-            pump.sent(account)
+    def sent(self, model: str, slot: Slot) -> None:
+        """The call that was given the slot is on its way, or will not be made."""
+        if slot.grant is not None:
+            self._pumps[model].sent(slot.grant)
 
     def give_back(self, model: str, slot: Slot) -> None:
         """Nothing will be sent: another call may have the slot."""

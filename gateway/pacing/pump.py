@@ -34,9 +34,10 @@ Prepare = Callable[[str, str], None]
 class _Sending:
     """One call from its slot to the wire, in the loop's seconds."""
 
-    __slots__ = ("at", "due", "handed_at")
+    __slots__ = ("at", "due", "grant", "handed_at")
 
-    def __init__(self, due: float, handed_at: float) -> None:
+    def __init__(self, grant: Grant, due: float, handed_at: float) -> None:
+        self.grant = grant
         self.due = due
         self.handed_at = handed_at
         self.at: float | None = None
@@ -72,10 +73,11 @@ class Pump:
             if not self.line.size:
                 self._rouse()
 
-    def sent(self, account: str) -> None:
+    def sent(self, grant: Grant) -> None:
         """Tells the other workers, too, if that was late."""
-        last, now = self._last.get(account), self._loop.time()
-        if last is None or last.at is not None:
+        account, now = grant.account, self._loop.time()
+        last = self._last.get(account)
+        if last is None or last.grant is not grant or last.at is not None:
             return
         last.at = now
         if now - last.due > self._slots.tolerance_s(self._model, account):
@@ -86,7 +88,9 @@ class Pump:
 
     def give_back(self, grant: Grant) -> None:
         """To somebody who waits here, or to the store."""
-        self._last.pop(grant.account, None)
+        last = self._last.get(grant.account)
+        if last is not None and last.grant is grant:
+            del self._last[grant.account]
         if not self._hand(grant, self._loop.time()):
             self._note(self._slots.give_back(self._model, grant))
 
@@ -113,7 +117,7 @@ class Pump:
         while (waiter := self.line.pick(grant.tenant, grant.account)) is not None:
             self.line.leave(waiter)
             if waiter.ready(Slot(grant.account, grant)):
-                self._last[grant.account] = _Sending(due, self._loop.time())
+                self._last[grant.account] = _Sending(grant, due, self._loop.time())
                 return True
         return False
 

@@ -15,7 +15,16 @@ from itertools import pairwise
 
 import pytest
 
-from gateway.pacing import Accounts, Alone, NoSlot, Pacer, QueueBounds, QueueFull, SlotTooLate
+from gateway.pacing import (
+    Accounts,
+    Alone,
+    NoSlot,
+    Pacer,
+    QueueBounds,
+    QueueFull,
+    Slot,
+    SlotTooLate,
+)
 from gateway.pacing.eta import Outlook, slot_at
 from gateway.store.base import (
     Claim,
@@ -106,7 +115,7 @@ class Callers:
         slot = await self.pacer.slot(
             MODEL, tenant, accounts=self.accounts, deadline=deadline, calls=need
         )
-        self.pacer.sent(MODEL, slot.account)
+        self.pacer.sent(MODEL, slot)
         self.served.append((time.monotonic() - self.started, tenant, slot.account))
         return slot.account
 
@@ -165,44 +174,57 @@ async def test_calls_start_at_the_accounts_rate() -> None:
     assert 39 / (times[-1] - times[0]) >= 19.0
 
 
-async def slot(pacer: Pacer) -> float:
-    """When it came, in the loop's seconds."""
+async def slot(pacer: Pacer) -> tuple[Slot, float]:
+    """And when it came, in the loop's seconds."""
     loop = asyncio.get_running_loop()
-    await pacer.slot(MODEL, "acme", accounts=["intl"], deadline=loop.time() + FOREVER)
-    return loop.time()
+    one = await pacer.slot(MODEL, "acme", accounts=["intl"], deadline=loop.time() + FOREVER)
+    return one, loop.time()
 
 
 async def test_a_call_keeps_its_distance_to_one_that_was_sent_late() -> None:
     """As a busy loop, or a new connection, makes it: the vendor counts when calls arrive."""
     pacer = pacer_over(MemoryStore(), rate=10.0)
-    first = await slot(pacer)
-    second = asyncio.create_task(slot(pacer))
+    first, first_at = await slot(pacer)
+    waiting = asyncio.create_task(slot(pacer))
     await asyncio.sleep(0.06)
-    pacer.sent(MODEL, "intl")
-    third = asyncio.create_task(slot(pacer))
-    came = await second
-    pacer.sent(MODEL, "intl")
-    assert 0.155 <= came - first < 0.19
-    assert await third - came >= 0.1
+    pacer.sent(MODEL, first)
+    second, second_at = await waiting
+    pacer.sent(MODEL, second)
+    _, third_at = await slot(pacer)
+    assert 0.155 <= second_at - first_at < 0.19
+    assert third_at - second_at >= 0.1
     await pacer.aclose()
 
 
 async def test_a_call_that_is_never_sent_holds_the_next_one_up_for_two_intervals() -> None:
     pacer = pacer_over(MemoryStore(), rate=10.0)
-    first = await slot(pacer)
-    assert 0.2 <= await slot(pacer) - first < 0.33
+    _, first_at = await slot(pacer)
+    _, second_at = await slot(pacer)
+    assert 0.2 <= second_at - first_at < 0.33
+    await pacer.aclose()
+
+
+async def test_the_end_of_an_earlier_call_says_nothing_of_a_later_one() -> None:
+    pacer = pacer_over(MemoryStore(), rate=10.0)
+    first, _ = await slot(pacer)
+    pacer.sent(MODEL, first)
+    _, second_at = await slot(pacer)
+    pacer.sent(MODEL, first)
+    _, third_at = await slot(pacer)
+    assert 0.2 <= third_at - second_at < 0.33
     await pacer.aclose()
 
 
 async def test_other_workers_keep_their_distance_to_a_call_that_was_sent_late() -> None:
     store = MemoryStore()
     pacer, other = pacer_over(store, rate=5.0), pacer_over(store, rate=5.0, worker="w2")
-    await slot(pacer)
+    first, _ = await slot(pacer)
     elsewhere = asyncio.create_task(slot(other))
     await asyncio.sleep(0.15)
     sent_at = asyncio.get_running_loop().time()
-    pacer.sent(MODEL, "intl")
-    assert await elsewhere - sent_at >= 0.2
+    pacer.sent(MODEL, first)
+    _, at = await elsewhere
+    assert at - sent_at >= 0.2
     await pacer.aclose()
     await other.aclose()
 
@@ -211,8 +233,7 @@ async def test_a_slot_that_a_stalled_loop_misses_is_taken_anew() -> None:
     """By then another worker may have had the next one, and its call be under way."""
     store = Flaky()
     pacer = pacer_over(store, rate=10.0)
-    await slot(pacer)
-    pacer.sent(MODEL, "intl")
+    pacer.sent(MODEL, (await slot(pacer))[0])
     late = asyncio.create_task(slot(pacer))
     claims = store.claims
     await until(lambda: store.claims > claims)  # some milliseconds before the slot
@@ -231,9 +252,8 @@ async def test_a_slot_is_announced_before_it_comes() -> None:
         rate=0.45,
         prepare=lambda model, account: announced.append((loop.time(), model, account)),
     )
-    await slot(pacer)
-    pacer.sent(MODEL, "intl")
-    came = await slot(pacer)
+    pacer.sent(MODEL, (await slot(pacer))[0])
+    _, came = await slot(pacer)
     assert {(model, account) for _, model, account in announced} == {(MODEL, "intl")}
     assert 1.9 < came - announced[0][0] <= 2.1
     await pacer.aclose()
