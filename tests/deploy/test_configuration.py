@@ -130,6 +130,7 @@ def test_redis_allows_everything_that_a_gateway_does(
                     headers={"authorization": f"Bearer {ACME}", **headers},
                     json={"prompt": "a fox", "model": "qwen-image-2.0", **fields},
                     trust_env=False,
+                    timeout=30,
                 )
                 for headers, fields in ASKED
             ]

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import re
+from pathlib import Path
 
+import pytest
 from PIL import Image
 
 from gateway.server import DRAIN_S, KEEP_ALIVE_S
@@ -21,6 +23,18 @@ def test_every_file_it_names_is_there() -> None:
 
     assert len(named) > 8
     assert [name for name in named if name not in elsewhere and not (ROOT / name).exists()] == []
+
+
+@pytest.mark.parametrize(
+    "path", [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))], ids=lambda path: path.name
+)
+def test_every_link_leads_somewhere(path: Path) -> None:
+    links = re.findall(r"\]\((?!https?://)([^)#]*)(?:#([^)]*))?\)", path.read_text())
+
+    for name, anchor in links:
+        target = path.parent / name if name else path
+        assert target.exists(), name
+        assert not anchor or anchor in anchors(target), f"{name}#{anchor}"
 
 
 def test_the_picture_of_the_dashboard_is_of_this_one() -> None:
@@ -42,3 +56,9 @@ def test_its_numbers_are_those_of_the_code() -> None:
     assert f"60 s against {KEEP_ALIVE_S} s" in TEXT
     assert f"grace period of {grace['terminationGracePeriodSeconds']} s" in TEXT
     assert f"Kubernetes {VERSIONS[0]} and {VERSIONS[1]}" in TEXT
+
+
+def anchors(path: Path) -> set[str]:
+    """Of a page's headings, as GitHub makes them."""
+    headings = re.findall(r"^#+ (.+)$", path.read_text(), re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading).lower().replace(" ", "-") for heading in headings}
