@@ -212,7 +212,8 @@ def create_app(
         models.use(changed.catalogue)
         parts.apply(changed)
 
-    reloader = Reloader(path, config, apply) if path else None
+    faults = parts.metrics.configuration_faults.set
+    reloader = Reloader(path, config, apply, faults) if path else None
     answers = Answers(
         parts.fetcher,
         parts.delivery,

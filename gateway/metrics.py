@@ -106,6 +106,12 @@ class Metrics:
             mode="min",
         )
 
+        self.configuration_faults = self._gauge(
+            "configuration_faults",
+            "Faults of the changed configuration file, without which it goes on; 0 if it follows.",
+            mode="max",
+        )
+
     def _declare_requests(self) -> None:
         self.requests = self._counter(
             "requests",

@@ -67,12 +67,22 @@ class Follower:
 
 
 class Reloader:
-    """Watches one configuration file for one worker; `apply` is given each new configuration."""
+    """Watches one configuration file for one worker.
 
-    def __init__(self, path: Path, config: Config, apply: Callable[[Config], None]) -> None:
+    `apply` is given each new configuration; `tell_faults` the number of those in what is there.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        config: Config,
+        apply: Callable[[Config], None],
+        tell_faults: Callable[[int], None] = lambda _: None,
+    ) -> None:
         self._path = path
         self._started_with = config
         self._apply = apply
+        self._tell_faults = tell_faults
         self._follower = Follower(path, config)
         self._wake = asyncio.Event()
         self._has_read = False
@@ -106,18 +116,22 @@ class Reloader:
         try:
             config = await asyncio.to_thread(self._follower.read)
             is_as_started, self._has_read = self._is_as_started(config), True
-            if is_as_started:
-                return
-            self._apply(config)
+            if not is_as_started:
+                self._apply(config)
         except BeingWritten:
             return
         except ConfigError as error:
             faults = [str(fault) for fault in error.faults]
+            self._tell_faults(max(1, len(faults)))
             log.error("reload_refused", path=str(self._path), faults=faults)  # noqa: TRY400
         except Exception as error:  # noqa: BLE001 - later changes must still be seen
+            self._tell_faults(1)
             # Neither its words nor its frames: they may hold what the file does.
             log.error("reload_failed", path=str(self._path), error=type(error).__name__)  # noqa: TRY400
         else:
+            self._tell_faults(0)
+            if is_as_started:
+                return
             needs = self._needs_restart(config)
             log.info(
                 "reloaded", path=str(self._path), tenants=len(config.tenants), needs_restart=needs

@@ -12,6 +12,7 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any, Final
 
+import aiohttp
 import pytest
 
 from gateway.reload import FOLLOWED
@@ -77,6 +78,18 @@ class Followed:
             took_s = await eventually(is_so, WITHIN_S)
             self.slowest_s = max(self.slowest_s, took_s)
 
+    async def until_faults(self, number: int) -> None:
+        """As the metrics tell it."""
+
+        async def is_so() -> bool:
+            async with (
+                aiohttp.ClientSession() as client,
+                client.get(f"{self.gateway.url}/metrics") as answer,
+            ):
+                return f"gateway_configuration_faults {number:.1f}" in await answer.text()
+
+        await eventually(is_so, WITHIN_S)
+
 
 @pytest.fixture
 async def followed(site: Site) -> AsyncIterator[Followed]:
@@ -134,10 +147,18 @@ async def break_it(now: Followed, number: int) -> None:
         return now.count("reload_refused") >= refused + len(now.lines)
 
     await eventually(reported, WITHIN_S)
+    await now.until_faults(len(FAULTS[choice]))
     for fault in FAULTS[choice]:
         assert fault in now.gateway.output[printed:]
     for line in now.lines:
         assert (await line.ask("GET", "/v1/models"))[0] == 200
+
+
+async def test_a_refused_file_is_seen_until_it_is_mended(followed: Followed) -> None:
+    await break_it(followed, 0)
+    followed.site.write()
+    followed.signal()
+    await followed.until_faults(0)
 
 
 CHANGES: Final = (change_key, change_limit, change_alias, change_models)
