@@ -31,21 +31,28 @@ install: $(RUN) ## Create .venv and install the gateway with its locked dependen
 run: $(RUN) ## Start the gateway on 127.0.0.1:8080, with the simulator unless DASHSCOPE_API_KEY is set
 	@exec $(BIN)/gateway demo $(ARGS)
 
-# Those that measure time, or keep both processors busy by themselves, run one after the other.
-TIMED := tests/reliability tests/operations tests/observability tests/paying
+# Those that load a machine by themselves, or time what a loaded one is late for: one after the other.
+ALONE := tests/operations tests/observability/test_prometheus.py tests/paying/test_delivery_memory.py \
+    $(addprefix tests/reliability/test_,fair_pacing.py failover.py redis_loss.py resharding.py)
 PYTEST := PEERS=$(PEERS) $(BIN)/python -m pytest
 # What failed is run once more, alone: a busy machine is late for some that measure time.
-AGAIN := $(PYTEST) --last-failed --last-failed-no-failures none --cov --cov-append
+AGAIN := --last-failed --last-failed-no-failures none
+COV :=# --cov, for what is run first
+COV_MORE :=# and for what adds to it
 
 .PHONY: test
-test: $(DEV) peers ## Run the whole test suite; with ARGS="-k limits" only a part, without coverage
+test: $(DEV) peers ## Run the whole test suite; with ARGS="-k limits" only a part
 ifeq ($(ARGS),)
-	@$(PYTEST) --numprocesses auto --dist loadfile --cov --cov-fail-under=0 --cov-report= $(TIMED:%=--ignore=%) \
-	    || $(AGAIN) --cov-fail-under=0 --cov-report= $(TIMED:%=--ignore=%)
-	@$(PYTEST) --cov --cov-append $(TIMED) || $(AGAIN) $(TIMED)
+	@$(PYTEST) --numprocesses auto --dist loadfile $(COV) $(ALONE:%=--ignore=%) \
+	    || $(PYTEST) $(AGAIN) $(COV_MORE) --cov-report= --cov-fail-under=0 $(ALONE:%=--ignore=%)
+	@$(PYTEST) $(COV_MORE) $(ALONE) || $(PYTEST) $(AGAIN) $(COV_MORE) $(ALONE)
 else
 	@$(PYTEST) $(ARGS)
 endif
+
+.PHONY: coverage
+coverage: ## Run the whole test suite, and fail if it leaves too much of the code out
+	@$(MAKE) test COV="--cov --cov-report= --cov-fail-under=0" COV_MORE="--cov --cov-append"
 
 .PHONY: test-all-pythons
 test-all-pythons: ## Run the suite on each of Python 3.11, 3.12 and 3.13 that is found
@@ -64,7 +71,7 @@ format: $(DEV) ## Format the code and fix what ruff can fix by itself
 
 .PHONY: check
 check: ## Format check, lint, types and tests; fails too if they changed a file
-	@scripts/unchanged-by $(MAKE) lint test
+	@scripts/unchanged-by $(MAKE) lint coverage
 
 .PHONY: lock
 lock: .venvs/lock/.installed ## Write every lock file anew; ARGS=--upgrade takes the newest versions
