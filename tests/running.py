@@ -174,6 +174,10 @@ class RunningGateway:
         """Serve this configuration from now on, with nothing remembered."""
         asyncio.run_coroutine_threadsafe(self._use(config, clock), self._loop).result(30)
 
+    def rest(self) -> None:
+        """Serve nothing until the next `use`: what a gateway needs may end with its test."""
+        self._loop.call_soon_threadsafe(self._end_current)
+
     def close(self) -> None:
         """End, and wait for it."""
         asyncio.run_coroutine_threadsafe(self._end(), self._loop).result(30)

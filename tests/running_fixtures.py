@@ -77,7 +77,7 @@ def logs() -> Iterator[Logs]:
 @pytest.fixture
 def start(
     running_gateway: RunningGateway, http: httpx.Client, clock: HeldClock, logs: Logs
-) -> Start:
+) -> Iterator[Start]:
     """Starts the gateway with a configuration."""
 
     def with_config(config: Config) -> Client:
@@ -85,7 +85,8 @@ def start(
         hidden = [one.base_url.split("/")[2] for one in config.accounts]
         return Client(http, running_gateway.url, hidden)
 
-    return with_config
+    yield with_config
+    running_gateway.rest()
 
 
 @pytest.fixture

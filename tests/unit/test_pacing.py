@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import gc
 import resource
+import statistics
 import sys
 import time
 import tracemalloc
@@ -524,9 +525,9 @@ async def test_small_tenants_wait_no_more_than_their_turns(workers: int, redis_u
     last_of_five = max(place for place, tenant in enumerate(order) if tenant == "five")
     assert order.count("five") == 5
     assert last_of_five <= 10 + 2  # ideal: one, five and big in turn, then five and big
-    seconds = served[-1][0] - served[0][0]
-    assert (len(served) - 1) / seconds >= 0.95 * 20.0
-    assert (len(served) - 1) / seconds <= 20.0
+    gaps = [after[0] - before[0] for before, after in pairwise(served)]
+    assert statistics.median(gaps) <= 1 / (0.95 * 20.0)  # of all, a stall of the machine counts one
+    assert len(gaps) / sum(gaps) <= 20.0
 
 
 # --- without the store
