@@ -16,7 +16,14 @@ from gateway.errors import NotFound
 from gateway.metrics import CONTENT_TYPE, Metrics
 from gateway.store.base import Closable, StoreUnavailable
 
-FORWARDED = frozenset({b"forwarded", b"x-forwarded-for", b"x-real-ip", b"via"})
+# What reverse proxies, load balancers and content networks put into what they pass on.
+PASSED_ON = (
+    *(b"forwarded", b"via", b"x-forwarded", b"x-real-ip", b"x-client-ip", b"x-cluster-client-ip"),
+    *(b"x-original-", b"x-envoy-", b"cf-", b"cdn-loop", b"true-client-ip", b"fastly-", b"fly-"),
+    *(b"x-amzn-trace-id", b"x-amz-cf-id", b"x-cloud-trace-context", b"x-azure-", b"x-appgw-"),
+    *(b"x-arr-", b"x-proxyuser-ip", b"x-varnish"),
+)
+"""How their headers' names begin."""
 
 
 def operation_routes(
@@ -60,8 +67,14 @@ def operation_routes(
 
 
 def is_forwarded(scope: Scope) -> bool:
-    """Whether a proxy stands in between, behind which anybody may be."""
-    return any(name in FORWARDED for name, _ in scope["headers"])
+    """Whether a proxy is seen to stand in between, behind which anybody may be.
+
+    One that is set to add nothing cannot be told from a direct peer, so proxies must deny the path
+    themselves. nginx adds nothing by default, but then speaks HTTP/1.0, which Prometheus does not.
+    """
+    if scope["http_version"] != "1.1":
+        return True
+    return any(name.startswith(PASSED_ON) for name, _ in scope["headers"])
 
 
 def is_in(peer: str, network: Any) -> bool:  # noqa: ANN401 - IPv4Network or IPv6Network

@@ -54,7 +54,7 @@ class Metrics(Struct, frozen=True):
     """Who may read /metrics."""
 
     allow: tuple[str, ...] = ("127.0.0.0/8", "::1/128")
-    """Networks of direct peers; a request that came through a proxy is refused."""
+    """Networks of direct peers. A proxy in them must deny the path: not every one can be told."""
 
 
 class Pacing(Struct, frozen=True):

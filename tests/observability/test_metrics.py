@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import socket
 import subprocess
 import sys
 from datetime import UTC, datetime
@@ -147,6 +148,30 @@ def test_a_heartbeat_is_shown(gateway: Client) -> None:
     now = datetime.now(UTC).timestamp()
 
     until(lambda: abs(value(gateway, "gateway_heartbeat_timestamp_seconds") - now) < 10)
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("x-forwarded-host", "x-forwarded-proto", "x-forwarded-server", "x-forwarded"),
+        *("x-envoy-external-address", "x-envoy-expected-rq-timeout-ms", "x-original-forwarded-for"),
+        *("cf-connecting-ip", "cdn-loop", "true-client-ip", "x-amzn-trace-id", "x-azure-ref"),
+    ],
+)
+def test_what_a_proxy_adds_closes_the_metrics(name: str, gateway: Client) -> None:
+    """And nothing else that is served."""
+    for path, status in (("/metrics", 404), ("/healthz", 200)):
+        assert gateway.ask("GET", path, headers={name: "127.0.0.1"}).status_code == status
+
+
+def test_metrics_are_not_read_in_http_1_0(gateway: Client) -> None:
+    """As nginx asks for them with a bare `proxy_pass`, which adds no header to tell it by."""
+    port = int(gateway.url.rpartition(":")[2])
+    for version, status in ((b"1.0", b"404"), (b"1.1", b"200")):
+        with socket.create_connection(("127.0.0.1", port), timeout=5) as line:
+            line.sendall(b"GET /metrics HTTP/%s\r\nhost: a\r\nconnection: close\r\n\r\n" % version)
+            received = line.makefile("rb").readline()
+        assert received.split()[1] == status
 
 
 def test_usage_is_summed_by_the_command(tmp_path: Path) -> None:
