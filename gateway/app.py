@@ -151,6 +151,7 @@ class Parts:
         self.pipeline.use(config.catalogue, config.default_model)
         self.admission.use(config.tenants)
         self.accounts.use(config.accounts, config.catalogue)
+        self.pacer.accounts_changed()
         self.sampler.use(config.catalogue)
 
     @asynccontextmanager

@@ -211,12 +211,14 @@ class Generator:
         tried: set[str] = set()
         attempt = 0
         while True:
-            attempt += 1
             if first is None:
                 slot = await self._slot(call.model, family, run, tried, slots)
             else:
                 slot, first = self._joined(first, run, family), None
             route = self._route(call.model, run, slot)
+            if route is None:
+                continue
+            attempt += 1
             name = route.account.name
             try:
                 urls = await self._attempt(route, slot, call, family, run)
@@ -253,16 +255,18 @@ class Generator:
             return first
         raise too_late(first) if isinstance(first, NoSlot) else first
 
-    def _route(self, model: str, run: Run, slot: Slot) -> Route:
-        """The account of a slot, if its breaker lets a call through."""
+    def _route(self, model: str, run: Run, slot: Slot) -> Route | None:
+        """The account of a slot, if its breaker lets a call through and it is still there."""
         if run.left:
             self._pacer.give_back(model, slot)
             raise ClientGone("The client closed the connection.")
+        route = None
         try:
-            return self._accounts.admit(model, slot.account, self._left_s(run))
-        except GatewayError:
-            self._pacer.sent(model, slot)
-            raise
+            route = self._accounts.admit(model, slot.account, self._left_s(run))
+        finally:
+            if route is None:
+                self._pacer.sent(model, slot)
+        return route
 
     async def _attempt(
         self, route: Route, slot: Slot, call: GenerationRequest, family: str, run: Run

@@ -133,6 +133,11 @@ class Pacer:
         if slot.grant is not None:
             self._pumps[model].give_back(slot.grant)
 
+    def accounts_changed(self) -> None:
+        """Let those who wait have the accounts that there are now."""
+        for model, pump in self._pumps.items():
+            pump.serve_from(self._accounts.names(model))
+
     async def back_off(self, model: str, account: str, delay_s: float) -> None:
         """Start no call of `model` on `account` for a time, in any worker: it answered 429."""
         await self._slots.back_off(model, account, delay_s)
@@ -147,5 +152,7 @@ class Pacer:
         return usable[0]
 
     def _open(self, model: str) -> Pump:
-        pump = self._pumps[model] = Pump(model, self._slots, self._prepare)
+        pump = self._pumps[model] = Pump(
+            model, self._slots, self._prepare, self._accounts.names(model)
+        )
         return pump

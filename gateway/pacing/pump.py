@@ -5,9 +5,10 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import Counter
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Sequence
 from typing import Any
 
+from gateway.errors import UpstreamRefused
 from gateway.pacing.eta import Outlook, slot_at
 from gateway.pacing.queue import Line, Slot, SlotTooLate, Waiter
 from gateway.pacing.slots import Slots
@@ -47,11 +48,13 @@ class _Sending:
 class Pump:
     """One model's queue and the task that serves it, which lives while something waits."""
 
-    def __init__(self, model: str, slots: Slots, prepare: Prepare) -> None:
+    def __init__(self, model: str, slots: Slots, prepare: Prepare, accounts: Sequence[str]) -> None:
         self.line = Line()
         self._model = model
         self._slots = slots
         self._prepare = prepare
+        self._accounts = accounts
+        """Those that serve the model."""
         self._loop = asyncio.get_running_loop()
         self._outlook = Outlook(Turn(None, 0, {}), slots.worker, {})
         self._last: dict[str, _Sending] = {}
@@ -64,6 +67,21 @@ class Pump:
 
     def join(self, waiter: Waiter) -> None:
         self.line.join(waiter)
+        self._joined = True
+        self._rouse()
+
+    def serve_from(self, accounts: Sequence[str]) -> None:
+        """The configuration has changed: a call takes the new ones, and of its own what is left."""
+        former, self._accounts = self._accounts, accounts
+        if accounts == former:
+            return
+        for waiter in [one for waiters in self.line.tenants.values() for one in waiters]:
+            wanted = [name for name in accounts if name in waiter.accounts or name not in former]
+            if accounts:
+                self.line.change_accounts(waiter, tuple(wanted or accounts))
+            else:
+                message = "No account of this gateway serves this model any more."
+                self._refuse(waiter, UpstreamRefused(message, param="model"))
         self._joined = True
         self._rouse()
 

@@ -106,6 +106,15 @@ class Line:
         del waiters[waiter]
         if not waiters:
             del self.tenants[waiter.tenant]
+        self._forget_accounts(waiter)
+
+    def change_accounts(self, waiter: Waiter, accounts: tuple[str, ...]) -> None:
+        """What it would take from now on."""
+        self._forget_accounts(waiter)
+        waiter.accounts = accounts
+        self._account_sets[accounts] += 1
+
+    def _forget_accounts(self, waiter: Waiter) -> None:
         self._account_sets[waiter.accounts] -= 1
         if not self._account_sets[waiter.accounts]:
             del self._account_sets[waiter.accounts]

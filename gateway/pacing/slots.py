@@ -34,7 +34,10 @@ log = logging.getLogger(__name__)
 
 
 class Accounts(Protocol):
-    """What the pacer must know of the upstream accounts."""
+    """What the pacer must know of the upstream accounts, which may change while calls wait."""
+
+    def names(self, model: str) -> Sequence[str]:
+        """Those that serve the model now."""
 
     def rate(self, model: str, account: str) -> float | None:
         """Calls per second; None is unlimited."""

@@ -65,7 +65,8 @@ class Accounts:
         return self._rates[key]
 
     def _published_or_own(self, model: str, account: str) -> Rate:
-        for glob, rate in self.routes(model)[account].account.rates.items():
+        route = self.routes(model).get(account)
+        for glob, rate in route.account.rates.items() if route else ():
             if matches((glob,), model):
                 return rate
         choice = self._catalogue.find(model)
@@ -73,7 +74,8 @@ class Accounts:
 
     def is_usable(self, model: str, account: str) -> bool:
         """Whether the breaker would let a call through now."""
-        return not self.routes(model)[account].breaker.rest_s()
+        route = self.routes(model).get(account)
+        return route is not None and not route.breaker.rest_s()
 
     def candidates(self, model: str, tried: Collection[str]) -> list[str]:
         """The accounts that the next call may go to: of those that serve the model, the fittest.
@@ -94,14 +96,18 @@ class Accounts:
         best = min(fitness.values())
         return [name for name in routes if fitness[name] == best]
 
-    def admit(self, model: str, account: str, probe_s: float) -> Route:
-        """Take the route, unless its breaker is open.
+    def names(self, model: str) -> list[str]:
+        """Those that serve the model."""
+        return list(self.routes(model))
+
+    def admit(self, model: str, account: str, probe_s: float) -> Route | None:
+        """Take the route; None where the account serves the model no longer.
 
         Raises:
-            ServiceUnavailable: it is; the error says for how long.
+            ServiceUnavailable: its breaker is open; the error says for how long.
         """
-        route = self.routes(model)[account]
-        if not route.breaker.admit(probe_s):
+        route = self.routes(model).get(account)
+        if route is not None and not route.breaker.admit(probe_s):
             message = "The image service failed too often just now; try again later."
             raise ServiceUnavailable(message, retry_after_s=route.breaker.rest_s())
         return route

@@ -176,7 +176,9 @@ def test_one_that_is_down_is_not_admitted_until_its_rest_ends(
     assert three.candidates(MODEL, ()) == ["b", "c"]
     clock.now += 1
 
-    assert three.admit(MODEL, "a", 300).account.name == "a"
+    route = three.admit(MODEL, "a", 300)
+    assert route is not None
+    assert route.account.name == "a"
     with pytest.raises(ServiceUnavailable):
         three.admit(MODEL, "a", 300)
 

@@ -16,6 +16,7 @@ from itertools import pairwise
 
 import pytest
 
+from gateway.errors import UpstreamRefused
 from gateway.pacing import (
     Accounts,
     Alone,
@@ -51,8 +52,11 @@ class Rates(Accounts):
         self.rates = rates
         self.broken: set[str] = set()
 
+    def names(self, model: str) -> list[str]:
+        return list(self.rates)
+
     def rate(self, model: str, account: str) -> float | None:
-        return self.rates[account]
+        return self.rates.get(account)
 
     def is_usable(self, model: str, account: str) -> bool:
         return account not in self.broken
@@ -320,6 +324,48 @@ async def test_backing_off_pushes_the_next_slot_away() -> None:
 async def test_a_call_needs_an_account() -> None:
     with pytest.raises(ValueError, match="account"):
         await pacer_over(MemoryStore()).slot(MODEL, "acme", accounts=[], deadline=0)
+
+
+# --- accounts that change
+
+
+async def test_those_who_wait_take_the_accounts_that_there_are_now() -> None:
+    """One is renamed, and one is added, which takes its share."""
+    rates = Rates(old=20.0)
+    callers = Callers(Pacer(MemoryStore(), rates, worker="w1"), ("old",))
+    callers.wait("acme", 20)
+    await callers.until_served(2)
+    rates.rates = {"new": 20.0, "more": 20.0}
+    callers.pacer.accounts_changed()
+    await callers.until_served(20)
+    await callers.stop()
+    taken = Counter(account for _, _, account in callers.served)
+    assert taken["old"] <= 3
+    assert min(taken["new"], taken["more"]) >= 7
+
+
+async def test_of_several_accounts_those_that_are_left_go_on() -> None:
+    rates = Rates(a=20.0, b=20.0)
+    callers = Callers(Pacer(MemoryStore(), rates, worker="w1"), ("a", "b"))
+    callers.wait("acme", 10)
+    await callers.until_served(2)
+    del rates.rates["a"]
+    callers.pacer.accounts_changed()
+    await callers.until_served(10)
+    await callers.stop()
+    assert {account for _, _, account in callers.served[3:]} == {"b"}
+
+
+async def test_without_any_account_those_who_wait_are_told() -> None:
+    rates = Rates(only=5.0)
+    callers = Callers(Pacer(MemoryStore(), rates, worker="w1"), ("only",))
+    callers.wait("acme", 4)
+    await callers.until_served(1)
+    rates.rates = {}
+    callers.pacer.accounts_changed()
+    results = await asyncio.gather(*callers.tasks[1:], return_exceptions=True)
+    assert {type(result) for result in results} == {UpstreamRefused}
+    await callers.stop()
 
 
 # --- leaving
