@@ -235,7 +235,12 @@ def create_app(
             images.route(),
             *models.routes(),
             *operation_routes(
-                parts.store, parts.readiness, parts.degraded, parts.metrics, config.metrics.allow
+                parts.store,
+                parts.readiness,
+                parts.degraded,
+                parts.metrics,
+                config.metrics.allow,
+                has_reached=lambda: parts.limiter.has_reached,
             ),
         ],
         exception_handlers=EXCEPTION_HANDLERS,

@@ -98,6 +98,8 @@ class Limiter:
         """As given, then as last learnt from the store."""
         self.degraded = False
         """Whether decisions are made without the store."""
+        self.has_reached = fallback is None
+        """Whether the store has ever done what it was asked; until then it may be set up wrong."""
         self.dropped = 0
         """Settlements lost because too many were owed."""
 
@@ -201,6 +203,7 @@ class Limiter:
         if self.degraded:
             log.warning("limits are enforced by the store again")
         self.degraded = False
+        self.has_reached = True
 
     def _owe(self, settlement: Settlement) -> None:
         if len(self._owed) >= OWED_MAX:

@@ -24,6 +24,7 @@ PASSED_ON = (
     *(b"x-arr-", b"x-proxyuser-ip", b"x-varnish"),
 )
 """How their headers' names begin."""
+NEVER = "The store has not done what this worker asked since its start. The log says why."
 
 
 def operation_routes(
@@ -32,8 +33,13 @@ def operation_routes(
     degraded: Callable[[], dict[str, bool]],
     metrics: Metrics,
     allowed: Sequence[str],
+    *,
+    has_reached: Callable[[], bool],
 ) -> list[HTTPRouteHandler]:
-    """The handlers; `degraded` says which functions decide without the store."""
+    """The handlers; `degraded` says which functions decide without the store.
+
+    `has_reached` says whether the store has ever done what this worker asked of it.
+    """
     networks = [ip_network(network) for network in allowed]
 
     @read("/healthz")
@@ -41,7 +47,8 @@ def operation_routes(
         return json_response({"status": "ok"})
 
     # A gateway without its store still serves, by its policy for that loss, so it stays ready:
-    # taking every replica out of service would turn a partial failure into a whole one.
+    # taking every replica out of service would turn a partial failure into a whole one. One that
+    # never had it may have a wrong password or address, and must not replace one that works.
     @read("/readyz")
     async def readyz() -> Response[bytes]:
         if readiness.draining:
@@ -54,6 +61,8 @@ def operation_routes(
         alone = {name for name, is_alone in degraded().items() if is_alone}
         parts |= dict.fromkeys(sorted(alone), "without the store")
         healthy = set(parts.values()) == {"ok"}
+        if not healthy and not has_reached():
+            return json_response({"status": "unready", "parts": parts, "reason": NEVER}, 503)
         return json_response({"status": "ready" if healthy else "degraded", "parts": parts})
 
     @read("/metrics")
