@@ -29,6 +29,10 @@ class HeadTooLarge(httptools.HttpParserError):
     """The request line and headers together are over the limit."""
 
 
+class AmbiguousHost(httptools.HttpParserError):
+    """The request names no host, or several."""
+
+
 class Signal:
     """An `asyncio.Event` for one reader: without the queue of readers, which is 0.8 KiB."""
 
@@ -128,11 +132,13 @@ class HttpProtocol(HttpToolsProtocol):
         self._count(len(url))
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        super().on_header(name, value)
         self._count(len(name) + len(value))
+        if self._head_timer is not None:  # else a trailer: none of those that are read may be one
+            super().on_header(name, value)
 
     def on_headers_complete(self) -> None:
         self._end_head()
+        self._require_host()
         before = self.cycle
         super().on_headers_complete()
         if self.cycle is not before:  # its task has not run yet
@@ -144,6 +150,12 @@ class HttpProtocol(HttpToolsProtocol):
             self._refuse(431, "The request's headers are too large.")
         else:
             self._refuse(400, "The request is not valid HTTP/1.1.")
+
+    def _require_host(self) -> None:
+        """RFC 9112, 3.2: whoever stands before the gateway must not read another host than it."""
+        hosts = sum(name == b"host" for name, _ in self.headers)
+        if hosts > 1 or (not hosts and self.parser.get_http_version() == "1.1"):
+            raise AmbiguousHost
 
     def _count(self, size: int) -> None:
         self._head_bytes += size

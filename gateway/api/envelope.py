@@ -55,7 +55,7 @@ class Envelope:
             await self._app(scope, receive, send)
             return
         exchange = open_exchange(scope, f"req_{token_hex(16)}")
-        app, is_image = self._app, scope["path"] in IMAGE_PATHS
+        app, is_image = self._app, is_image_path(scope)
         if is_image:
             self._trace(scope, exchange)
             self._metrics.in_flight.inc()
@@ -92,7 +92,7 @@ class Envelope:
             own_ms=ms(seconds - exchange.waited_s),
             **exchange.facts(),
         )
-        if scope["path"] not in IMAGE_PATHS:
+        if not is_image_path(scope):
             return
         model, outcome = exchange.model, exchange.outcome
         self._metrics.request_seconds.labels(model).observe(seconds)
@@ -110,6 +110,11 @@ class Envelope:
             )
         # Last, so that as little as possible lies between the count and the answer's last byte.
         self._metrics.requests.labels(exchange.tenant, model, outcome).inc()
+
+
+def is_image_path(scope: Scope) -> bool:
+    """With a slash at its end, too, as the framework has it."""
+    return scope["path"].rstrip("/") in IMAGE_PATHS
 
 
 Record = Callable[[Scope, Exchange, int, float], None]

@@ -153,6 +153,27 @@ def test_a_request_of_two_minds_is_refused(
     assert calls(simulator) == []
 
 
+@pytest.mark.parametrize("host", [b"", b"host: a\r\nhost: b\r\n"], ids=["none", "two"])
+def test_a_request_names_one_host(
+    host: bytes, gateway: Client, simulator: SimulatedDashScope
+) -> None:
+    """Or whoever stands before the gateway may read another than it does: RFC 9112, 3.2."""
+    head = HEAD.replace(b"host: gateway\r\n", host) + b"content-length: %d\r\n\r\n" % len(BODY)
+    (answer,) = send(gateway, b"POST " + PATH.encode() + b" HTTP/1.1\r\n" + head + BODY)
+    assert answer.status == 400
+    assert json.loads(answer.body)["error"]["code"] == "invalid_http"
+    assert simulator.state()["paid"] == {}
+
+
+def test_a_trailer_is_no_header(gateway: Client, simulator: SimulatedDashScope) -> None:
+    """Not even a key: what checks the headers in front of the gateway has not seen it."""
+    head = HEAD.replace(AUTH, b"transfer-encoding: chunked\r\n" + CLOSE) + b"\r\n"
+    chunks = b"%x\r\n%b\r\n0\r\n%b\r\n" % (len(BODY), BODY, AUTH)
+    (answer,) = send(gateway, b"POST " + PATH.encode() + b" HTTP/1.1\r\n" + head + chunks)
+    assert answer.status == 401
+    assert simulator.state()["paid"] == {}
+
+
 def test_a_request_behind_another_is_answered_in_turn(gateway: Client) -> None:
     """Pipelined, each with an id of its own."""
     asked = b"GET /healthz HTTP/1.1\r\nhost: gateway\r\n"
