@@ -17,6 +17,8 @@ import msgspec
 import structlog
 from structlog.typing import EventDict, Processor, WrappedLogger
 
+from gateway.log_writer import STDERR, log_writer
+
 NOISY = ("httpx", "httpcore", "aiohttp", "uvicorn.access")
 MASK = "*****"
 SHORTEST_SECRET = 6
@@ -71,6 +73,8 @@ def configure_logs(*, json_lines: bool, level: str = "info", secrets: Iterable[s
     httpx writes a line per request at INFO, which costs more than the request.
     """
     masker.hide(secrets)
+    # Without a standard error, its number may be any file that was opened since.
+    log_writer.open(STDERR if sys.stderr is not None else None)
     renderer: Processor = (
         structlog.processors.JSONRenderer(serializer=to_json)
         if json_lines
@@ -84,15 +88,26 @@ def configure_logs(*, json_lines: bool, level: str = "info", secrets: Iterable[s
     structlog.configure(
         processors=[*facts, renderer, masker],
         wrapper_class=structlog.make_filtering_bound_logger(level),
-        logger_factory=structlog.WriteLoggerFactory(file=sys.stderr),
+        logger_factory=lambda *_: log_writer,
         cache_logger_on_first_use=True,
     )
     route_libraries([structlog.stdlib.add_logger_name, *facts], renderer)
 
 
+class LineHandler(logging.Handler):
+    """Gives Python's own logging the same way out."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Write one record."""
+        try:
+            log_writer.write(self.format(record))
+        except Exception:  # noqa: BLE001 - whatever a library's arguments raise when printed
+            self.handleError(record)
+
+
 def route_libraries(facts: list[Processor], renderer: Processor) -> None:
     """Write what comes by Python's own logging, and its warnings, in the same form."""
-    handler = logging.StreamHandler(sys.stderr)
+    handler = LineHandler()
     handler.setFormatter(
         structlog.stdlib.ProcessorFormatter(
             foreign_pre_chain=facts,

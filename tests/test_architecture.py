@@ -28,6 +28,7 @@ LAYERS: Final = (
     ("connection", "exchange", "translate"),
     ("catalogue", "decoding"),
     ("accounting", "errors", "logs", "metrics", "protocol", "redis_url", "tracing"),
+    ("log_writer",),
 )
 
 # Imports of others that only these modules may have.

@@ -15,6 +15,7 @@ import pytest
 import structlog
 
 from gateway.config import Tenant, with_catalogue
+from gateway.log_writer import log_writer
 from gateway.logs import configure_logs, masker
 from tests.observability.scraping import configuration
 from tests.redis_server import RedisServer
@@ -39,11 +40,16 @@ SECRETS: Final = ("hunter2-redis", "vendor/key+with=signs", "p@ss\"word'")
 
 
 @pytest.fixture
-def written(capsys: pytest.CaptureFixture[str]) -> Iterator[Written]:
+def written(capfd: pytest.CaptureFixture[str]) -> Iterator[Written]:
     """What came out on standard error; the logging is put back afterwards."""
     root = logging.getLogger()
     handlers, level, shown = root.handlers[:], root.level, warnings.showwarning
-    yield lambda: capsys.readouterr().err
+
+    def read() -> str:
+        log_writer.flush()
+        return capfd.readouterr().err
+
+    yield read
     logging.captureWarnings(capture=False)
     warnings.showwarning = shown
     root.handlers[:] = handlers

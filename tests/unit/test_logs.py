@@ -10,17 +10,23 @@ from collections.abc import Callable, Iterator
 import pytest
 import structlog
 
+from gateway.log_writer import log_writer
 from gateway.logs import NOISY, configure_logs, prompt_facts
 
 Written = Callable[[], str]
 
 
 @pytest.fixture
-def written(capsys: pytest.CaptureFixture[str]) -> Iterator[Written]:
+def written(capfd: pytest.CaptureFixture[str]) -> Iterator[Written]:
     """What came out on standard error; the logging is put back afterwards."""
     levels = {name: logging.getLogger(name).level for name in ("", *NOISY)}
     handlers = logging.getLogger().handlers[:]
-    yield lambda: capsys.readouterr().err
+
+    def read() -> str:
+        log_writer.flush()
+        return capfd.readouterr().err
+
+    yield read
     logging.captureWarnings(capture=False)
     logging.getLogger().handlers[:] = handlers
     structlog.reset_defaults()
