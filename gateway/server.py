@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import ctypes
 import logging
+import mmap
 import multiprocessing
 import os
 import select
@@ -47,6 +48,12 @@ FIRST_REQUEST_S = 1.0
 FIRST_REQUEST_LOOKS = 50
 CUT_S = 1.0
 """How long requests that are given up may take to leave the ledger and the limits."""
+REPEAT_S = 0.3
+"""A signal so soon after one is the same: `timeout` sends it to its child and to its group."""
+GROUP_S = 1.0
+"""One to a whole group reaches a worker twice, and the second time through the supervisor."""
+ALONE_S = 0.2
+"""How much later than its workers the supervisor may hear of a signal to all of them."""
 SIGNALS = frozenset({signal.SIGINT, signal.SIGTERM, signal.SIGHUP})
 LAST_ANSWER = (b"connection", b"close")
 SO_ATTACH_FILTER = 26
@@ -61,6 +68,42 @@ NO_SYN = struct.pack(
 log = structlog.get_logger()
 
 
+class Orders:
+    """What the supervisor and its workers tell each other, in memory that they share.
+
+    `alive` is a pipe that ends when the supervisor does.
+    """
+
+    def __init__(self, workers: int) -> None:
+        self._bytes = mmap.mmap(-1, 1 + workers)
+        self.alive, self._held_open = os.pipe()
+
+    def join(self) -> None:
+        """Be a worker: only the supervisor holds the pipe open."""
+        os.close(self._held_open)
+
+    @property
+    def stops(self) -> int:
+        """How many times the supervisor was told to stop; more than two count as two."""
+        return self._bytes[0]
+
+    def stop(self) -> None:
+        """Count one."""
+        self._bytes[0] = min(2, self._bytes[0] + 1)
+
+    def leave(self, index: int) -> None:
+        """This worker takes nothing new any more, while the gateway goes on."""
+        self._bytes[1 + index] = 1
+
+    def enter(self, index: int) -> None:
+        """A new one takes its place."""
+        self._bytes[1 + index] = 0
+
+    def has_left(self, index: int) -> bool:
+        """Whether its place is to be filled, though it may still finish what it has."""
+        return bool(self._bytes[1 + index])
+
+
 class Server(uvicorn.Server):
     """One worker's server: says when it takes requests, and ends without losing any.
 
@@ -68,15 +111,26 @@ class Server(uvicorn.Server):
     last, so that proxies find out and their kept connections run dry; then it refuses new ones,
     finishes what it has within `drain_s`, and ends. A second signal ends it at once, and so does
     the end of the process that started it, but gently.
+
+    A worker that is told to end while the gateway goes on leaves new connections to the others.
     """
 
     def __init__(
-        self, app: Envelope, config: Config, ready: Callable[[], None], parent: int | None = None
+        self,
+        app: Envelope,
+        config: Config,
+        ready: Callable[[], None],
+        orders: Orders | None = None,
+        index: int = 0,
     ) -> None:
         super().__init__(http_config(app))
         self._gateway = app
         self._ready = ready
-        self._parent = parent
+        self._orders = orders
+        self._index = index
+        self._is_orphan = False
+        self._told_at = 0.0
+        self._stops_seen = 0
         self._lame_duck_s = config.lame_duck_s
         self._drain_s = config.drain_s
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -89,19 +143,37 @@ class Server(uvicorn.Server):
         self._loop = loop = asyncio.get_running_loop()
         self._forced = loop.create_future()
         await super().startup(sockets)
-        if self._parent is not None:
-            loop.add_reader(self._parent, self._orphaned)
+        if self._orders is not None:
+            loop.add_reader(self._orders.alive, self._orphaned, self._orders.alive)
         if self.started:
             self._ready()
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         """The first signal drains, a second one ends at once; Ctrl+C has no proxy to wait for."""
+        if self.should_exit and not self._is_second():
+            return
         if self.should_exit and self._loop is not None:
             self._loop.call_soon_threadsafe(self._force)
+        self._told_at = time.monotonic()
+        self._stops_seen = self._orders.stops if self._orders else 0
         if sig == signal.SIGINT:
             self._lame_duck_s = 0.0
         self._gateway.drain()
         super().handle_exit(sig, frame)
+
+    def _is_second(self) -> bool:
+        """Whether someone wants it to end at once, or one signal has come by two ways."""
+        since_s = time.monotonic() - self._told_at
+        if self._orders is None:
+            return since_s >= REPEAT_S
+        stops = self._orders.stops
+        if stops > 1:
+            return True  # the supervisor has told one that repeats from one that is meant
+        if stops > self._stops_seen:
+            # This worker was told before, and now all are: that is their first, and so its own.
+            self._stops_seen, self._told_at = stops, time.monotonic()
+            return False
+        return since_s >= GROUP_S
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """Finish what is under way, unless that takes too long or a second signal comes."""
@@ -124,14 +196,33 @@ class Server(uvicorn.Server):
         for connection in self._connections():
             if connection.cycle is not None:
                 connection.cycle.keep_alive = False
-        await asyncio.sleep(self._lame_duck_s)
-        refuse_new(sockets)
-        await asyncio.sleep(ACCEPT_S)
+        alone = await self._is_alone()
+        if alone:
+            # What the kernel holds is accepted by the others: they have the same socket.
+            for server in self.servers:
+                server.close()
+            await asyncio.sleep(self._lame_duck_s)
+        else:
+            await asyncio.sleep(self._lame_duck_s)
+            refuse_new(sockets)
+            await asyncio.sleep(ACCEPT_S)
         for _ in range(FIRST_REQUEST_LOOKS):
-            if not (are_waiting(sockets) or self._has_silent_connections()):
+            if not (self._has_silent_connections() or (not alone and are_waiting(sockets))):
                 break
             await asyncio.sleep(FIRST_REQUEST_S / FIRST_REQUEST_LOOKS)
         await super().shutdown(sockets)
+
+    async def _is_alone(self) -> bool:
+        """Whether only this worker ends; then a new one is to take its place."""
+        if self._orders is None:
+            return False
+        end = time.monotonic() + ALONE_S
+        while time.monotonic() < end:
+            if self._orders.stops or self._is_orphan:
+                return False
+            await asyncio.sleep(ALONE_S / 10)
+        self._orders.leave(self._index)
+        return True
 
     async def _cut(self, sockets: list[socket.socket]) -> None:
         """End now: hang up, so that what nobody has paid for yet is not sent any more."""
@@ -157,14 +248,17 @@ class Server(uvicorn.Server):
         if not self._forced.done():
             self._forced.set_result(None)
 
-    def _orphaned(self) -> None:
-        asyncio.get_running_loop().remove_reader(self._parent or 0)
+    def _orphaned(self, pipe: int) -> None:
+        asyncio.get_running_loop().remove_reader(pipe)
+        self._is_orphan = True
         self._gateway.drain()
         self.should_exit = True
 
 
 def refuse_new(sockets: Iterable[socket.socket]) -> None:
     """Let no new connection begin, while those that have begun can still be accepted.
+
+    It holds for every process that has the socket, and for good: only all of them may end so.
 
     Closing a listening socket resets connections that the kernel has made and nobody has accepted
     yet, requests inside. So their first packets are dropped before: a client sends its own again
@@ -192,17 +286,18 @@ def run_worker(
     ready: Callable[[], None],
     *,
     path: Path | None = None,
-    parent: int | None = None,
+    orders: Orders | None = None,
     place: Share = Share(),
 ) -> None:
     """Serve until told to stop.
 
-    `path` is the file to follow, `parent` is a pipe that ends when the supervisor does, `place` is
-    this worker's among its siblings.
+    `path` is the file to follow, `orders` are the supervisor's, `place` is this worker's among its
+    siblings.
     """
     replicas = config.redis.replicas if config.redis else 1
     share = Share(place.index, place.workers * replicas)
-    server = Server(create_app(config, path=path, share=share), config, ready, parent)
+    app = create_app(config, path=path, share=share)
+    server = Server(app, config, ready, orders, place.index)
     # uvicorn raises the signal again once it has drained, which is the end.
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: sys.exit(1 if server.unanswered else 0))
@@ -304,10 +399,12 @@ class Supervisor:
         self._follower = Follower(path, config) if path else None
         self._sock = sock
         self._workers: dict[int, BaseProcess] = {}
+        self._leaving: list[BaseProcess] = []
+        self._orders = Orders(workers)
+        self._told_at = 0.0
         self._count = workers
         self._context = multiprocessing.get_context("fork")
         self._ready = self._context.Semaphore(0)
-        self._alive, self._held_open = os.pipe()
         self._stopping = False
 
     def run(self, announce: Callable[[], None]) -> None:
@@ -323,12 +420,16 @@ class Supervisor:
             time.sleep(RESTART_WAIT_S)
             self._follow()
             self._replace_the_dead()
-        for worker in self._workers.values():
+        for worker in self._all():
             worker.join()
-        if any(worker.exitcode for worker in self._workers.values()):
+        if any(worker.exitcode for worker in self._all()):
             sys.exit(1)
 
+    def _all(self) -> list[BaseProcess]:
+        return [*self._workers.values(), *self._leaving]
+
     def _start(self, index: int) -> None:
+        self._orders.enter(index)
         signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
         if not self._stopping:
             worker = self._workers[index] = self._context.Process(target=self._work, args=(index,))
@@ -336,14 +437,14 @@ class Supervisor:
         signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
 
     def _work(self, index: int) -> None:
-        os.close(self._held_open)
+        self._orders.join()
         with last_words():
             run_worker(
                 self._config,
                 self._sock,
                 self._ready.release,
                 path=self._path,
-                parent=self._alive,
+                orders=self._orders,
                 place=Share(index, self._count),
             )
 
@@ -365,19 +466,33 @@ class Supervisor:
                 self._config = replace(self._config, **followed)
 
     def _replace_the_dead(self) -> None:
+        """One that was told to end is replaced at once, while it finishes what it has."""
+        for worker in [one for one in self._leaving if not one.is_alive()]:
+            self._leaving.remove(worker)
+            self._bury(worker)
         for index, worker in list(self._workers.items()):
             if not worker.is_alive():
-                worker.join()
-                worker_ended(worker.pid or 0)
+                self._bury(worker)
+                self._start(index)
+            elif self._orders.has_left(index):
+                self._leaving.append(worker)
                 self._start(index)
 
+    def _bury(self, worker: BaseProcess) -> None:
+        worker.join()
+        worker_ended(worker.pid or 0)
+
     def _pass_on(self, number: int, _: FrameType | None = None) -> None:
-        for worker in self._workers.values():
+        for worker in self._all():
             if worker.is_alive() and worker.pid is not None:
                 os.kill(worker.pid, number)
 
     def _stop(self, number: int, _: FrameType | None) -> None:
-        self._stopping = True
+        now = time.monotonic()
+        if self._stopping and now - self._told_at < REPEAT_S:
+            return
+        self._stopping, self._told_at = True, now
+        self._orders.stop()  # before the workers hear of it, by whatever way
         # The kernel would go on making connections for as long as anyone holds the socket.
         self._sock.close()
         self._pass_on(number)

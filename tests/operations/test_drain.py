@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import re
 import signal
 import time
@@ -116,6 +117,74 @@ async def test_a_second_signal_ends_it_at_once(
             ends = await asyncio.gather(*calls, return_exceptions=True)
     assert all(isinstance(end, aiohttp.ClientError) for end in ends)
     assert "Traceback" not in gateway.output
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+async def test_a_signal_to_the_whole_group_is_one(
+    site: Site, vendor: SimulatedDashScope, workers: int, number: int
+) -> None:
+    """So systemd and Ctrl+C tell it; what the supervisor passes on is no second one."""
+    vendor.configure(latency_s=3.0)
+    site.write(lame_duck_s=0.5)
+    with site.start(workers=workers) as gateway:
+        async with session() as client:
+            calls = await begin(client, gateway, vendor, 40)
+            os.killpg(gateway.pid, number)
+            assert await asyncio.gather(*calls) == [200] * 40
+        assert await asyncio.to_thread(gateway.ended) == 0
+
+
+async def test_a_second_signal_to_the_group_ends_it_at_once(
+    site: Site, vendor: SimulatedDashScope
+) -> None:
+    vendor.configure(latency_s=30.0)
+    site.write()
+    with site.start() as gateway:
+        async with session() as client:
+            calls = await begin(client, gateway, vendor, 5)
+            os.killpg(gateway.pid, signal.SIGINT)
+            await asyncio.sleep(1)
+            assert not any(call.done() for call in calls)
+            signalled = time.monotonic()
+            os.killpg(gateway.pid, signal.SIGINT)
+            assert await asyncio.to_thread(gateway.ended, 10) == 1
+            assert time.monotonic() - signalled < 6
+            await asyncio.gather(*calls, return_exceptions=True)
+
+
+async def test_one_worker_may_end_while_the_others_serve(
+    site: Site, vendor: SimulatedDashScope
+) -> None:
+    """It finishes what it has; a new one takes its place before that, and nobody waits."""
+    vendor.configure(latency_s=4.0)
+    site.write(lame_duck_s=0.5)
+    with site.start() as gateway:
+        former = children_of(gateway.pid)
+        async with session() as client:
+            calls = await begin(client, gateway, vendor, 20)
+            os.kill(former[0], signal.SIGTERM)
+
+            async def has_another() -> bool:
+                return len(children_of(gateway.pid)) == 3
+
+            await eventually(has_another, 3)
+            vendor.configure(latency_s=0.0)
+            for _ in range(20):
+                asked = time.monotonic()
+                async with session() as fresh:  # its connection is new as well
+                    assert await generate(fresh, gateway.url) == 200
+                assert time.monotonic() - asked < 2
+            assert not any(call.done() for call in calls)
+            assert await asyncio.gather(*calls) == [200] * 20
+
+            async def is_gone() -> bool:
+                return former[0] not in children_of(gateway.pid)
+
+            await eventually(is_gone)
+            assert await generate(client, gateway.url) == 200
+        gateway.stop()
+        assert await asyncio.to_thread(gateway.ended) == 0
 
 
 async def test_a_limit_ends_it(site: Site, vendor: SimulatedDashScope) -> None:
