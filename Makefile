@@ -33,7 +33,8 @@ run: $(RUN) ## Start the gateway on 127.0.0.1:8080, with the simulator unless DA
 
 # Those that load a machine by themselves, or time what a loaded one is late for: one after the other.
 ALONE := tests/operations tests/observability/test_prometheus.py tests/paying/test_delivery_memory.py \
-    $(addprefix tests/reliability/test_,fair_pacing.py failover.py redis_loss.py resharding.py)
+    $(addprefix tests/reliability/test_,failover.py redis_loss.py resharding.py)
+# The others in four processes, for most of their time is spent waiting.
 PYTEST := PEERS=$(PEERS) $(BIN)/python -m pytest
 # What failed is run once more, alone: a busy machine is late for some that measure time.
 AGAIN := --last-failed --last-failed-no-failures none
@@ -43,7 +44,7 @@ COV_MORE :=# and for what adds to it
 .PHONY: test
 test: $(DEV) peers ## Run the whole test suite; with ARGS="-k limits" only a part
 ifeq ($(ARGS),)
-	@$(PYTEST) --numprocesses auto --dist loadfile $(COV) $(ALONE:%=--ignore=%) \
+	@$(PYTEST) --numprocesses 4 --dist loadfile $(COV) $(ALONE:%=--ignore=%) \
 	    || $(PYTEST) $(AGAIN) $(COV_MORE) --cov-report= --cov-fail-under=0 $(ALONE:%=--ignore=%)
 	@$(PYTEST) $(COV_MORE) $(ALONE) || $(PYTEST) $(AGAIN) $(COV_MORE) $(ALONE)
 else

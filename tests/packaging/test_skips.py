@@ -18,8 +18,11 @@ NOT_SKIPPED: Final = (
 )
 
 
-@pytest.mark.parametrize("workers", ["0", "2"])
-@pytest.mark.parametrize("content", [SKIPPED, SKIPPED_WHOLE], ids=["one test", "a file"])
+@pytest.mark.parametrize(
+    ("content", "workers"),
+    [(SKIPPED, "0"), (SKIPPED_WHOLE, "2")],
+    ids=["one test", "a file, in two processes"],
+)
 def test_a_skip_fails_the_run_in_ci_and_is_named(
     content: str, workers: str, tmp_path: Path
 ) -> None:

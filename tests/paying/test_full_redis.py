@@ -267,7 +267,7 @@ def shop(
     vendor: Vendor,
     own_redis_server: RedisServer,
     logs: object,
-) -> Client:
+) -> Iterator[Client]:
     """A tenant with a budget, and one without, on a Redis that can be filled."""
     redis_config = Redis(
         url=Secret(own_redis_server.url), connect_timeout_ms=2000, command_timeout_ms=2000
@@ -279,7 +279,8 @@ def shop(
     )
     config = with_catalogue(replace(config, tenants=(acme, limited)))
     running_gateway.use(config, clock.clock())
-    return Client(http, running_gateway.url)
+    yield Client(http, running_gateway.url)
+    running_gateway.rest()
 
 
 def test_a_full_redis_follows_the_loss_policy(

@@ -41,13 +41,14 @@ pytestmark = pytest.mark.usefixtures("logs")
 @pytest.fixture
 def shop(
     running_gateway: RunningGateway, http: httpx.Client, clock: HeldClock, vendor: Vendor
-) -> Client:
+) -> Iterator[Client]:
     """A gateway of one worker; URLs live for a day, cached results for half of it."""
     config = config_for(account(vendor.base_url))
     tenants = tuple(replace(one, cache=Cache(ttl_s=DAY_S / 2)) for one in config.tenants)
     config = with_catalogue(replace(config, tenants=tenants))
     running_gateway.use(config, clock.clock())
-    return Client(http, running_gateway.url)
+    yield Client(http, running_gateway.url)
+    running_gateway.rest()
 
 
 def seeded(shop: Client, **more: Any) -> httpx.Response:
