@@ -32,6 +32,14 @@ PATTERNS = (
 SIGNS = ("sk-", "earer ", "://", "Signature=")
 """A line without any of these, and without a known secret, matches none of the above."""
 
+UNSEEN = r"\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069"
+"""What a terminal obeys, or takes for the end of a line, or for another direction; in a class."""
+UNSEEN_IN_JSON = re.compile(f"[{UNSEEN}]")
+UNSEEN_IN_TEXT = re.compile(rf"[\x00-\x1f{UNSEEN}]")
+UNSEEN_IN_TRACE = re.compile(rf"[\x00-\x08\x0b-\x1f{UNSEEN}]")
+"""A stack trace has lines of its own."""
+TRACES = ("exception", "stack")
+
 
 class Masker:
     """Replaces secrets in finished lines. One per process, as logging is."""
@@ -48,7 +56,9 @@ class Masker:
         """Mask these from now on, wherever they appear; in JSON a text may be spelt otherwise."""
         for secret in secrets:
             if len(secret) >= SHORTEST_SECRET:
-                self._known |= {secret, json.dumps(secret)[1:-1], repr(secret)[1:-1]}
+                spelt = {json.dumps(secret)[1:-1], to_json(secret)[1:-1], repr(secret)[1:-1]}
+                shown = escaped(secret)  # which a terminal's line may quote
+                self._known |= {secret, shown, repr(shown)[1:-1], *spelt}
         self._compile()
 
     def _compile(self) -> None:
@@ -75,10 +85,10 @@ def configure_logs(*, json_lines: bool, level: str = "info", secrets: Iterable[s
     masker.hide(secrets)
     # Without a standard error, its number may be any file that was opened since.
     log_writer.open(STDERR if sys.stderr is not None else None)
-    renderer: Processor = (
-        structlog.processors.JSONRenderer(serializer=to_json)
+    renderers: list[Processor] = (
+        [structlog.processors.JSONRenderer(serializer=to_json)]
         if json_lines
-        else structlog.dev.ConsoleRenderer()
+        else [without_escapes, structlog.dev.ConsoleRenderer()]
     )
     facts: list[Processor] = [
         structlog.processors.add_log_level,
@@ -86,12 +96,12 @@ def configure_logs(*, json_lines: bool, level: str = "info", secrets: Iterable[s
         structlog.processors.format_exc_info,
     ]
     structlog.configure(
-        processors=[*facts, renderer, masker],
+        processors=[*facts, *renderers, masker],
         wrapper_class=structlog.make_filtering_bound_logger(level),
         logger_factory=lambda *_: log_writer,
         cache_logger_on_first_use=True,
     )
-    route_libraries([structlog.stdlib.add_logger_name, *facts], renderer)
+    route_libraries([structlog.stdlib.add_logger_name, *facts], renderers)
 
 
 class LineHandler(logging.Handler):
@@ -105,7 +115,7 @@ class LineHandler(logging.Handler):
             self.handleError(record)
 
 
-def route_libraries(facts: list[Processor], renderer: Processor) -> None:
+def route_libraries(facts: list[Processor], renderers: list[Processor]) -> None:
     """Write what comes by Python's own logging, and its warnings, in the same form."""
     handler = LineHandler()
     handler.setFormatter(
@@ -113,7 +123,7 @@ def route_libraries(facts: list[Processor], renderer: Processor) -> None:
             foreign_pre_chain=facts,
             processors=[
                 structlog.stdlib.ProcessorFormatter.remove_processors_meta,
-                renderer,
+                *renderers,
                 masker,
             ],
         )
@@ -127,8 +137,26 @@ def route_libraries(facts: list[Processor], renderer: Processor) -> None:
 
 
 def to_json(line: object, **_: object) -> str:
-    """As JSON; what has no form there, as it would print."""
-    return msgspec.json.encode(line, enc_hook=repr).decode()
+    """As JSON; what has no form there, as it would print. One line, whoever splits it."""
+    text = msgspec.json.encode(line, enc_hook=repr).decode()
+    if text.isascii() and "\x7f" not in text:
+        return text
+    return escaped(text, UNSEEN_IN_JSON)
+
+
+def escaped(text: str, unseen: re.Pattern[str] = UNSEEN_IN_TEXT) -> str:
+    """With such characters spelt out."""
+    return unseen.sub(lambda found: f"\\u{ord(found[0]):04x}", text)
+
+
+def without_escapes(_: WrappedLogger, __: str, line: EventDict) -> EventDict:
+    """For a terminal, which would obey what a client has put into its text."""
+    for name, value in line.items():
+        text = value if isinstance(value, str) else repr(value)
+        unseen = UNSEEN_IN_TRACE if name in TRACES else UNSEEN_IN_TEXT
+        if unseen.search(text):
+            line[name] = escaped(text, unseen)
+    return line
 
 
 def prompt_facts(prompt: str, *, whole: bool = False) -> dict[str, object]:

@@ -5,6 +5,9 @@ from __future__ import annotations
 import gc
 import gzip
 import json
+import os
+import pty
+import re
 import resource
 import socket
 import statistics
@@ -22,6 +25,7 @@ from msgspec.structs import replace
 from gateway import wire
 from gateway.api import body as reading
 from gateway.config import Cache, Images, Metrics
+from tests.operations.site import document, tenant, write
 from tests.running import (
     ACME,
     EXPIRED,
@@ -31,7 +35,6 @@ from tests.running import (
     UPSTREAM_KEY,
     Client,
     HeldClock,
-    Logs,
     account,
     config_for,
     key_of,
@@ -459,21 +462,62 @@ def test_a_forged_origin_changes_nothing(gateway: Client, simulator: SimulatedDa
 
 # -- writing into logs and metrics
 
-ESCAPES: Final = '\r\n{"event":"answered","status":200}\x1b[2J\x1b]0;owned\x07\u2028'
+ESCAPES: Final = (
+    '\r\n{"event":"answered","status":200}\x1b[2J\x1b]0;owned\x07\u2028\x85\u202e\x9b2J'
+)
 
 
-def test_nothing_a_caller_sends_begins_a_line_of_the_log(gateway: Client, logs: Logs) -> None:
-    """A prompt is its length and hash; what else is logged is the gateway's own, or bounded."""
-    gateway.generate(ESCAPES, model=ESCAPES)
-    gateway.generate(ESCAPES, model=MODEL, user=ESCAPES)
-    gateway.ask("GET", "/v1/%0d%0a%1b%5b2J" + "a" * 5000)
+OBEYED: Final = re.compile(r"[\x00-\x09\x0b-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069]")
+"""What a terminal obeys, or a reader may take for the end of a line; a line's own end is none."""
 
-    for line in logs.lines:
-        written = json.dumps(line, default=str, ensure_ascii=True)
-        assert "\n" not in written
-        assert "\x1b" not in written
-        assert len(written) < 4000
-        assert "owned" not in written.replace("%", "")
+
+@pytest.mark.parametrize("on_terminal", [False, True])
+def test_nothing_a_caller_sends_begins_a_line_of_the_log(
+    on_terminal: bool, simulator: SimulatedDashScope, tmp_path: Path
+) -> None:
+    """In the bytes that are written: of a tenant too that has its prompts logged, whole."""
+    content = document(simulator.base_url, tenants=[tenant("acme", ACME, log_prompts=True)])
+    file = write(tmp_path / "gateway.yaml", content)
+    near, far = pty.openpty() if on_terminal else os.pipe()
+    process = subprocess.Popen(
+        [sys.executable, "-m", "gateway", "serve", "--config", str(file)],
+        stdout=subprocess.PIPE,
+        stderr=far,
+        text=True,
+        cwd=ROOT,
+    )
+    os.close(far)
+    assert process.stdout is not None
+    written = b""
+    try:
+        url = process.stdout.readline().split()[-1]
+        with httpx.Client(base_url=url, trust_env=False, timeout=10) as client:
+            for prompt, model in ((ESCAPES, ESCAPES), (ESCAPES, MODEL)):
+                body = {"prompt": prompt, "model": model, "user": ESCAPES}
+                client.post(PATH, json=body, headers={"authorization": f"Bearer {ACME}"})
+            client.get("/v1/%0d%0a%1b%5b2J%e2%80%a8%c2%85" + "a" * 5000)
+        process.terminate()
+        with suppress(OSError):  # how a terminal says that its other side is gone
+            while part := os.read(near, 65536):
+                written += part
+        assert process.wait(20) == 0
+    finally:
+        process.kill()
+        process.communicate()
+        os.close(near)
+
+    text = written.decode().replace("\r\n", "\n")
+    if on_terminal:
+        text = re.sub(r"\x1b\[\d*m", "", text)  # the colours of the gateway's own
+    lines = text.splitlines()
+    assert not OBEYED.search(text)
+    assert sum("answered" in line and "upstream" not in line for line in lines) >= 3
+    assert len(lines) == text.count("\n")
+    assert max(map(len, lines)) < 4000
+    for line in lines:
+        assert re.match(r"\d{4}-" if on_terminal else r"\{\"", line)
+        if not on_terminal:
+            assert json.loads(line)["event"] != "owned"
 
 
 def test_callers_cannot_make_new_series(gateway: Client) -> None:

@@ -11,7 +11,7 @@ import pytest
 import structlog
 
 from gateway.log_writer import log_writer
-from gateway.logs import NOISY, configure_logs, prompt_facts
+from gateway.logs import NOISY, configure_logs, masker, prompt_facts
 
 Written = Callable[[], str]
 
@@ -92,3 +92,15 @@ def test_libraries_do_not_log_each_request(written: Written) -> None:
 
     for name in NOISY:
         assert not logging.getLogger(name).isEnabledFor(logging.INFO)
+
+
+@pytest.mark.parametrize("json_lines", [True, False])
+def test_a_secret_is_masked_however_it_is_spelt(json_lines: bool, written: Written) -> None:
+    """Where the log spells a character of it out, too."""
+    secret = "key-é-\u2028-\x85-\x1b"
+    configure_logs(json_lines=json_lines, secrets=[secret])
+
+    structlog.get_logger().info("leak", text=secret, quoted=f"a {secret}", deep=[secret])
+
+    masker.forget()
+    assert written().count("*****") == 3
