@@ -107,6 +107,7 @@ class Parts:
         self.sampler = Sampler(
             self.metrics,
             config.catalogue,
+            config.tenants,
             accounts=self.accounts,
             pacer=self.pacer,
             limiter=self.limiter,
@@ -152,7 +153,7 @@ class Parts:
         self.admission.use(config.tenants)
         self.accounts.use(config.accounts, config.catalogue)
         self.pacer.accounts_changed()
-        self.sampler.use(config.catalogue)
+        self.sampler.use(config.catalogue, config.tenants)
 
     @asynccontextmanager
     async def lifespan(self, _: Litestar) -> AsyncIterator[None]:

@@ -50,6 +50,14 @@ def worker_ended(pid: int) -> None:
         multiprocess.mark_process_dead(pid)  # type: ignore[no-untyped-call]
 
 
+def forget(gauge: Gauge, *labels: str) -> None:
+    """Show no more what is gone; 0 where workers share their values, whose files keep it."""
+    if FOLDER in os.environ:
+        gauge.labels(*labels).set(0)
+    else:
+        gauge.remove(*labels)
+
+
 class Declared(Struct, frozen=True):
     """One metric, for the documentation."""
 
@@ -141,7 +149,8 @@ class Metrics:
         )
         self.budget_used = self._gauge(
             "budget_used_ratio",
-            "Part of a budget used or reserved, as of the tenant's last request; 0 once it renews.",
+            "Part of a budget used or reserved, as of the tenant's last request; 0 once it renews"
+            " or is changed.",
             "tenant", "limit", mode="mostrecent",
         )  # fmt: skip
         self.usage_lost = self._counter(
@@ -180,7 +189,7 @@ class Metrics:
             "upstream_retries", "Calls sent again, by why.", "account", "model", "remedy"
         )
         self.breaker = self._gauge(
-            "breaker_open", "1 while an account is not called because it failed.",
+            "breaker_open", "1 from when an account failed too often until it answers again.",
             "account", "model", mode="max",
         )  # fmt: skip
         self.download_seconds = self._histogram(

@@ -7,10 +7,11 @@ import time
 from collections.abc import Callable, Iterable
 
 from gateway.admission import Admission
-from gateway.catalogue import Catalogue
+from gateway.catalogue import Catalogue, Money
+from gateway.config import Tenant
 from gateway.ledger import Ledger
 from gateway.limits import Limiter
-from gateway.metrics import Metrics
+from gateway.metrics import Metrics, forget
 from gateway.pacing import Pacer
 from gateway.upstream.accounts import Accounts
 
@@ -24,6 +25,7 @@ class Sampler:
         self,
         metrics: Metrics,
         catalogue: Catalogue,
+        tenants: Iterable[Tenant],
         *,
         accounts: Accounts,
         pacer: Pacer,
@@ -34,6 +36,7 @@ class Sampler:
     ) -> None:
         self._metrics = metrics
         self._catalogue = catalogue
+        self._budgets = budgets_of(tenants)
         self._accounts = accounts
         self._pacer = pacer
         self._limiter = limiter
@@ -41,10 +44,20 @@ class Sampler:
         self._admission = admission
         self._now = now
         self._renewals: dict[tuple[str, str], float] = {}
+        self._called: set[str] = set()
+        """Models that had a route at any time, since a reload empties what is known of them."""
+        self._breakers_shown: set[tuple[str, str]] = set()
         self._task: asyncio.Task[None] | None = None
 
-    def use(self, catalogue: Catalogue) -> None:
-        """Follow a changed configuration."""
+    def use(self, catalogue: Catalogue, tenants: Iterable[Tenant]) -> None:
+        """Follow a changed configuration, and show no more what it no longer has."""
+        self._sample_budgets()
+        before, self._budgets = self._budgets, budgets_of(tenants)
+        for key in list(self._renewals):
+            # What is used of a budget that was changed is known with the tenant's next request.
+            if self._budgets.get(key) != before.get(key):
+                del self._renewals[key]
+                forget(self._metrics.budget_used, *key)
         self._catalogue = catalogue
 
     def start(self) -> None:
@@ -68,8 +81,7 @@ class Sampler:
         metrics.store_seconds.flush()
         for family, waiting in self._waiting().items():
             metrics.queue_length.labels(family).set(waiting)
-        for family, account, is_open in self._breakers():
-            metrics.breaker.labels(account, family).set(is_open)
+        self._sample_breakers()
         degraded: dict[str, Callable[[], bool]] = {
             "limits": lambda: self._limiter.degraded,
             "pacing": lambda: self._pacer.degraded,
@@ -91,7 +103,7 @@ class Sampler:
         for tenant, verdict in self._admission.verdicts().items():
             budgets = {"images_per_day": verdict.day, "spend_per_month": verdict.month}
             for limit, level in budgets.items():
-                if level is not None:
+                if level is not None and (tenant, limit) in self._budgets:
                     used.labels(tenant, limit).set(1 - level.remaining / level.limit)
                     self._renewals[tenant, limit] = now + level.reset_ms / 1000
 
@@ -104,8 +116,32 @@ class Sampler:
             waiting[family] = waiting.get(family, 0) + calls
         return waiting
 
-    def _breakers(self) -> Iterable[tuple[str, str, bool]]:
-        for model, routes in self._accounts.known():
+    def _sample_breakers(self) -> None:
+        """Of the accounts that there are, for the models that there are and were called."""
+        known = {model for model, _ in self._accounts.known()}
+        self._called |= known
+        is_open: dict[tuple[str, str], bool] = {}
+        for model in self._called:
             choice = self._catalogue.find(model)
-            for account, route in routes.items():
-                yield choice.family if choice else model, account, route.breaker.state == "open"
+            if choice is None and model not in known:
+                continue
+            family = choice.family if choice else model
+            for account, route in self._accounts.routes(model).items():
+                key = (account, family)
+                # One that probes has not recovered: to show it closed would interrupt an alert.
+                is_open[key] = is_open.get(key, False) or route.breaker.state != "closed"
+        for key in self._breakers_shown - is_open.keys():
+            forget(self._metrics.breaker, *key)
+        self._breakers_shown = set(is_open)
+        for key, value in is_open.items():
+            self._metrics.breaker.labels(*key).set(value)
+
+
+def budgets_of(tenants: Iterable[Tenant]) -> dict[tuple[str, str], int | Money]:
+    """The budgets of a configuration, by the labels under which their use is shown."""
+    return {
+        (tenant.name, name): budget
+        for tenant in tenants
+        for name in ("images_per_day", "spend_per_month")
+        if (budget := getattr(tenant.limits, name)) is not None
+    }
