@@ -8,9 +8,15 @@
 
 from __future__ import annotations
 
+import errno
+import fcntl
+import gzip
 import os
-from collections.abc import Iterable, Iterator
-from contextlib import suppress
+import re
+import stat
+import time
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Literal, get_args
@@ -20,6 +26,9 @@ from msgspec import Struct
 
 Dimension = Literal["tenant", "key", "model", "day", "month", "size"]
 DIMENSIONS: tuple[Dimension, ...] = get_args(Dimension)
+TURN_LOOKS = 20
+TURN_LOOK_S = 0.001
+NAMED_MAX = 10
 
 
 class Generation(Struct, frozen=True, kw_only=True):
@@ -47,17 +56,28 @@ class UsageLog:
     """Appends to a file that several workers share; a line is one write, so lines never mix.
 
     A write goes to the system's page cache in about 10 µs, so it is made at once, and a killed
-    worker loses none. Raises OSError where the file cannot be opened.
+    worker loses none. A file that was renamed is left for a new one with the next line. Raises
+    OSError where the file cannot be opened.
     """
 
     def __init__(self, path: Path) -> None:
-        flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC
-        self._file = os.open(path, flags, 0o640)
+        self._path = path
         self._encoder = msgspec.json.Encoder()
+        self._is_torn = False
+        self._open()
 
     def append(self, generation: Generation) -> None:
-        """Write one line. Raises OSError where the disk is full."""
-        os.write(self._file, self._encoder.encode(generation) + b"\n")
+        """Write one line, whole or not at all. Raises OSError where the disk is full."""
+        self._follow()
+        line = self._encoder.encode(generation) + b"\n"
+        with self._taking_turns() as is_alone:
+            if self._is_torn:
+                line = b"\n" + line
+            written = os.write(self._file, line)
+            if written < len(line):
+                self._is_torn = not (is_alone and self._take_back(written))
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(self._path))
+            self._is_torn = False
 
     def close(self) -> None:
         """Flush to the disk."""
@@ -65,25 +85,94 @@ class UsageLog:
             os.fsync(self._file)
         os.close(self._file)
 
+    def _open(self) -> None:
+        flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC
+        self._file = os.open(self._path, flags, 0o640)
+        self._is_torn = False
+        found = os.fstat(self._file)
+        self._identity = found.st_dev, found.st_ino
+        if stat.S_ISREG(found.st_mode):
+            with self._taking_turns(), suppress(OSError), self._path.open("rb") as file:
+                if file.seek(0, os.SEEK_END):
+                    file.seek(-1, os.SEEK_END)
+                    self._is_torn = file.read(1) != b"\n"
 
-def read(path: Path, since: datetime | None) -> Iterator[Generation]:
-    """The lines from a time on; a torn last line is left out.
+    def _follow(self) -> None:
+        """Whoever rotates the file need not tell; to look costs a microsecond."""
+        with suppress(OSError):
+            found = self._path.stat()
+            if (found.st_dev, found.st_ino) == self._identity:
+                return
+        former = self._file
+        try:
+            self._open()
+        except OSError:
+            if os.fstat(former).st_nlink == 0:
+                raise
+            return  # what was renamed is still the record, until another can be begun
+        os.close(former)
 
-    Raises:
-        OSError: the file cannot be read.
-        ValueError: a line in the middle is not a record; its number is named.
+    def _take_back(self, written: int) -> bool:
+        """Undo a part of a line, or the next line would be of it."""
+        try:
+            os.ftruncate(self._file, os.fstat(self._file).st_size - written)
+        except OSError:
+            return False
+        return True
+
+    @contextmanager
+    def _taking_turns(self) -> Iterator[bool]:
+        """Whether nobody else writes meanwhile: one who was stopped in the middle holds up none."""
+        is_alone = False
+        for _ in range(TURN_LOOKS):
+            try:
+                fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                time.sleep(TURN_LOOK_S)
+            except OSError:  # a file system without locks
+                break
+            else:
+                is_alone = True
+                break
+        try:
+            yield is_alone
+        finally:
+            if is_alone:
+                fcntl.flock(self._file, fcntl.LOCK_UN)
+
+
+def files(path: Path) -> list[Path]:
+    """The record and what logrotate has made of it: `.1`, `-20261122`, also with `.gz`."""
+    rotated = re.compile(re.escape(path.name) + r"((\.\d+|-\d{8,})(\.gz)?)?")
+    folder = path.parent.iterdir() if path.parent.is_dir() else ()
+    found = {file.name: file for file in folder if rotated.fullmatch(file.name)}
+    # While a file is compressed, it is there twice.
+    twice = {f"{name}.gz" for name in found}
+    return [found[name] for name in sorted(found) if name not in twice]
+
+
+def read(path: Path, since: datetime | None, warn: Callable[[str], None]) -> Iterator[Generation]:
+    """The lines from a time on, of one file; what is no record is left out, and told of.
+
+    A full disk or a lost machine may leave a part of a line. Raises OSError where the file cannot
+    be read.
     """
     decoder = msgspec.json.Decoder(Generation)
-    with path.open("rb") as file:
+    torn: list[int] = []
+    with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as file:
         for number, line in enumerate(file, 1):
-            if not line.endswith(b"\n"):
-                return
             try:
                 generation = decoder.decode(line)
-            except msgspec.DecodeError as fault:
-                raise ValueError(f"{path}, line {number}: {fault}") from None
+            except msgspec.DecodeError:
+                if line.strip():
+                    torn.append(number)
+                continue
             if since is None or generation.at >= since:
                 yield generation
+    if torn:
+        named = ", ".join(map(str, torn[:NAMED_MAX]))
+        more = f" and {len(torn) - NAMED_MAX} more" if len(torn) > NAMED_MAX else ""
+        warn(f"{path}: left out what is no record: line {named}{more}.")
 
 
 def sum_by(

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 
 import msgspec
 
-from gateway.accounting import Dimension, Total, read, sum_by, to_dimensions
+from gateway.accounting import Dimension, Total, files, read, sum_by, to_dimensions
 from gateway.admission import to_store_limits
 from gateway.catalogue import Money
 from gateway.config import Config, Tenant
@@ -110,20 +111,31 @@ Sums = Mapping[tuple[str, ...], Total]
 def recorded(
     config: Config, tenant: str | None, since: datetime | None, by: str, *, json: bool
 ) -> str:
-    """The sums of the usage record.
+    """The sums of the usage record and of what was rotated away; standard error has what is torn.
 
     Raises:
-        ValueError: there is none, a line of it is no record, or `by` names no dimension.
+        ValueError: there is none, `by` names no dimension, or nobody knows the tenant.
         OSError: it cannot be read.
     """
     if config.usage_log is None:
         raise ValueError("The configuration has no `usage_log:`, so nothing was recorded.")
     dimensions = to_dimensions(by)
     start = since.replace(tzinfo=since.tzinfo or UTC) if since else None
-    lines = read(Path(config.usage_log), start)
+    found = files(Path(config.usage_log))
+    if not found:
+        raise ValueError(f"There is no {config.usage_log}: no gateway has recorded there yet.")
+    lines = (line for file in found for line in read(file, start, tell))
     sums = sum_by((line for line in lines if tenant in (None, line.tenant)), dimensions)
+    # One who was taken out of the configuration may still be in the record.
+    if tenant and not sums and all(tenant != known.name for known in config.tenants):
+        raise ValueError(f"No tenant named {tenant!r} in the configuration or the usage record.")
     show = sums_json if json else sums_table
     return show(sums, dimensions, config.catalogue.currency)
+
+
+def tell(sentence: str) -> None:
+    """To the person at the terminal, not to what reads the sums."""
+    sys.stderr.write(f"{sentence}\n")
 
 
 def sums_json(sums: Sums, dimensions: tuple[Dimension, ...], currency: str) -> str:

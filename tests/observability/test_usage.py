@@ -173,7 +173,7 @@ async def test_metrics_budgets_and_usage_record_agree(tmp_path: Path) -> None:
     cache = samples(app, "gateway_cache_results_total", "result")
     assert min(cache["hit",], cache["miss",], cache["bypass",]) > 100
 
-    lines = sum_by(read(log, None), to_dimensions("tenant,model"))
+    lines = sum_by(read(log, None, pytest.fail), to_dimensions("tenant,model"))
     assert {place: (total.images, total.cost) for place, total in lines.items()} == {
         (usage.tenant, model): (use.images, use.cost)
         for usage in budgets
