@@ -21,6 +21,17 @@ PLAIN_URL = re.compile(r"[!-~]{1,4096}")
 HOST_NAME = re.compile(r"[a-z0-9-]+(\.[a-z0-9-]+)*")
 """Letters, digits and hyphens only: readers disagree on what an escape in a host means."""
 
+NEVER_PUBLIC = tuple(
+    ipaddress.IPv6Network(network)
+    for network in (
+        "::/96",  # IPv4-compatible, long deprecated: leads to the IPv4 address inside
+        "::ffff:0:0:0/96",  # the same by stateless translation, RFC 2765
+        "64:ff9b:1::/48",  # the same by a network's own translation, RFC 8215
+        "fec0::/10",  # site-local, which some networks still route
+    )
+)
+"""What a release of Python or another takes to be global, and is not."""
+
 
 class AllowList:
     """The hosts of the configuration."""
@@ -90,6 +101,8 @@ def is_public(address: str) -> bool:
     """Whether anybody can reach an IP address; one wrapped inside IPv6 is unwrapped first."""
     ip = ipaddress.ip_address(address.partition("%")[0])
     if isinstance(ip, ipaddress.IPv6Address):
+        if any(ip in network for network in NEVER_PUBLIC):
+            return False
         ip = ip.ipv4_mapped or ip.sixtofour or nat64(ip) or ip
     return ip.is_global and not ip.is_multicast
 
