@@ -17,6 +17,7 @@ from collections import deque
 from enum import StrEnum
 from typing import Protocol
 
+import structlog
 from msgspec import Struct
 from msgspec.structs import replace
 
@@ -164,6 +165,8 @@ class Limiter:
         with contextlib.suppress(StoreUnavailable):
             await self._pay()
             await self._store.heartbeat(self._worker, 0)
+        if self._owed:
+            self._tell_lost()
 
     # -- without the store
 
@@ -253,6 +256,25 @@ class Limiter:
         if self._fallback:
             for tenant, live in list(self._live.items()):
                 await self._fallback.renew(tenant, list(live.values()), self._lease_ms)
+
+    def _tell_lost(self) -> None:
+        """What the store will never count; for whoever has to add it to the budgets by hand."""
+        tenants: dict[str, dict[str, int]] = {}
+        for settlement in self._owed:
+            lost = tenants.setdefault(
+                settlement.tenant, {"settlements": 0, "images": 0, "cost_micros": 0}
+            )
+            lost["settlements"] += 1
+            lost["images"] += settlement.images
+            lost["cost_micros"] += settlement.cost
+        structlog.get_logger().error(
+            "settlements_lost",
+            cause="the store was away when this worker ended",
+            settlements=len(self._owed),
+            images=sum(lost["images"] for lost in tenants.values()),
+            cost_micros=sum(lost["cost_micros"] for lost in tenants.values()),
+            tenants=tenants,
+        )
 
     async def _pay(self) -> None:
         while self._owed:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Iterable, Sequence
 
 from msgspec import Struct
@@ -96,6 +96,9 @@ class Flights:
     @property
     def owed(self) -> int:
         return len(self._owed)
+
+    def owed_by_scope(self) -> dict[str, int]:
+        return Counter(owed.flight.claim.scope for owed in self._owed)
 
     def find(self, key: Key) -> Flight | None:
         return self._live.get(key)

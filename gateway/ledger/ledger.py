@@ -8,6 +8,7 @@ import time
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from typing import Any
 
+import structlog
 from msgspec.structs import replace
 
 from gateway.caching import Record, decode, encode
@@ -126,6 +127,13 @@ class Ledger:
         with contextlib.suppress(StoreUnavailable):
             await self._flights.step_down()
             await self._flights.pay()
+        if self.owed:
+            structlog.get_logger().error(
+                "endings_lost",
+                cause="the store was away when this worker ended",
+                endings=self.owed,
+                scopes=self._flights.owed_by_scope(),
+            )
         for task in self._background:
             task.cancel()
 
