@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import errno
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from contextvars import ContextVar
+from functools import cache
 from pathlib import Path
+from stat import S_ISDIR, S_ISREG
 from types import NoneType, UnionType
 from typing import (
     Annotated,
@@ -22,13 +27,20 @@ from typing import (
 import msgspec
 import yaml
 from msgspec import Struct
+from msgspec.structs import FieldInfo
 
 T = TypeVar("T")
 REFERENCE = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)\}")
+HALF_CHARACTER = re.compile("[\ud800-\udfff]")
 MAX_SECRET_BYTES = 64 * 1024
 SHOWN = 200
+FASTEST: type[Any] = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+MAX_FAST_DEPTH = 100
 MAX_NODES = 1_000_000
 """Of a configuration; more than that is a mistake, or an attack by aliases of aliases."""
+
+FILES: ContextVar[set[Path] | None] = ContextVar("FILES", default=None)
+"""Where `files_read` collects."""
 
 
 class Fault(Struct, frozen=True):
@@ -96,8 +108,7 @@ def read_secret(path: Path) -> str:
         ValueError: it cannot be read, is not UTF-8 text or is too long.
     """
     try:
-        with path.open("rb") as file:
-            content = file.read(MAX_SECRET_BYTES + 1)
+        content = read_regular(path, MAX_SECRET_BYTES + 1)
     except OSError as fault:
         raise ValueError(f"cannot read {path}: {fault.strerror}") from None
     if len(content) > MAX_SECRET_BYTES:
@@ -106,6 +117,33 @@ def read_secret(path: Path) -> str:
         return content.decode().rstrip("\r\n")
     except UnicodeDecodeError:
         raise ValueError(f"{path} is not UTF-8 text") from None
+
+
+def read_regular(path: Path, limit: int = -1) -> bytes:
+    """A file's content. A pipe or a device is not opened: it could keep its reader for ever.
+
+    Raises:
+        OSError: it cannot be read, or is no file.
+    """
+    files = FILES.get()
+    if files is not None:
+        files.add(path)
+    mode = path.stat().st_mode
+    if not S_ISREG(mode) and not S_ISDIR(mode):  # the system has words of its own for a folder
+        raise OSError(errno.EINVAL, "it is no regular file", str(path))
+    with path.open("rb") as file:
+        return file.read(limit)
+
+
+@contextmanager
+def files_read() -> Iterator[set[Path]]:
+    """Every file that is read meanwhile, or that should have been: a change of one matters."""
+    files: set[Path] = set()
+    token = FILES.set(files)
+    try:
+        yield files
+    finally:
+        FILES.reset(token)
 
 
 class FromEnvironment(str):
@@ -118,13 +156,15 @@ REPORTED = object()
 """Stands for a value whose fault is known already."""
 
 
-class UniqueKeyLoader(yaml.SafeLoader):
+class Strictness(yaml.constructor.SafeConstructor):
     """YAML's safe subset; a key that stands twice is an error instead of the last one winning.
+
+    So is half a character, which JSON can write: no file, log or answer could hold it.
 
     Only `true` and `false` are booleans, as in YAML 1.2: `off` is the name of a mode.
     """
 
-    yaml_implicit_resolvers: ClassVar = {  # type: ignore[misc]  # PyYAML itself has it on the class
+    yaml_implicit_resolvers: ClassVar = {
         first: [
             (tag, pattern)
             for tag, pattern in resolvers
@@ -143,14 +183,51 @@ class UniqueKeyLoader(yaml.SafeLoader):
                 seen.add(key.value)
         return super().construct_mapping(node, deep)
 
+    def construct_scalar(self, node: yaml.ScalarNode | yaml.MappingNode) -> Any:  # noqa: ANN401
+        value: Any = super().construct_scalar(node)
+        if isinstance(value, str) and HALF_CHARACTER.search(value):
+            problem = "half a character; write it as itself instead of by two escapes"
+            raise yaml.constructor.ConstructorError(None, None, problem, node.start_mark)
+        return value
+
+
+class FastLoader(Strictness, FASTEST):  # type: ignore[misc]  # which it is, is known here alone
+    """In C, which descends on a stack that nobody watches: what nests deeply is not for it."""
+
+    _depth = 0
+
+    def descend_resolver(self, *place: Any) -> None:  # noqa: ANN401
+        self._depth += 1
+        if self._depth > MAX_FAST_DEPTH:
+            raise yaml.YAMLError
+        super().descend_resolver(*place)
+
+    def ascend_resolver(self) -> None:
+        self._depth -= 1
+        super().ascend_resolver()
+
+
+class UniqueKeyLoader(Strictness, yaml.SafeLoader):
+    """In Python, with Python's words for what is wrong."""
+
+
+def parsed(text: str) -> object:
+    """A document, by libyaml where PyYAML was built with it: that takes a fifth of the time.
+
+    Raises:
+        yaml.YAMLError: it is none; always in the same words.
+    """
+    with suppress(yaml.YAMLError):
+        return yaml.load(text, FastLoader)  # noqa: S506 - a subclass of CSafeLoader
+    return yaml.load(text, UniqueKeyLoader)  # noqa: S506 - a subclass of SafeLoader
+
 
 def read_yaml(
     path: Path, environment: Mapping[str, str], faults: list[Fault], where: str = ""
 ) -> object:
     """Parse a file and fill in `${NAME}`; what goes wrong is added to `faults` as at `where`."""
     try:
-        text = path.read_text(encoding="utf-8")
-        document = yaml.load(text, UniqueKeyLoader)  # noqa: S506 - a subclass of SafeLoader
+        document = parsed(read_regular(path).decode())
         if expanded(document, {}) > MAX_NODES:
             faults.append(Fault(where, f"{path} has more than {MAX_NODES} values"))
             return REPORTED
@@ -259,12 +336,18 @@ def plain(type_: Any) -> Any:  # noqa: ANN401
     return type_
 
 
+@cache
+def shape(type_: type[Struct]) -> tuple[dict[str, FieldInfo], dict[str, Any]]:
+    """A Struct's fields and their types, which take long to find: thousands of tenants have one."""
+    fields = {field.encode_name: field for field in msgspec.structs.fields(type_)}
+    return fields, get_type_hints(type_, include_extras=True)
+
+
 def build_struct(
     value: dict[Any, Any], type_: type[Struct], path: str, faults: list[Fault]
 ) -> object:
     """A Struct from a mapping; unknown and missing keys are faults."""
-    hints = get_type_hints(type_, include_extras=True)
-    fields = {field.encode_name: field for field in msgspec.structs.fields(type_)}
+    fields, hints = shape(type_)
     before = len(faults)
     faults.extend(Fault(join(path, k), "unknown key") for k in value if k not in fields)
     faults.extend(
