@@ -18,10 +18,12 @@ from msgspec.structs import replace
 
 from gateway import shelves
 from gateway.app import open_image_store, open_store
-from gateway.config import Config, Listen, Tenant, load_config
+from gateway.config import Config, Listen, Tenant
 from gateway.decoding import ConfigError
 from gateway.demo import demo_config, demo_text, start_simulator
 from gateway.generation import Clock
+from gateway.reload import read_whole
+from gateway.server import CannotListen
 from gateway.server import serve as run_server
 from gateway.simulator.app import serve as run_simulator
 from gateway.store.base import StoreUnavailable, Usage
@@ -31,6 +33,8 @@ from gateway.usage import as_json, as_table, read_usage, recorded
 
 T = TypeVar("T")
 ShelfWork = Callable[[FlightShelf, ImageStore | None, Iterable[str]], Awaitable[T]]
+
+MAX_PORT = 65535
 
 app = App(
     name="gateway",
@@ -61,10 +65,16 @@ def stop(message: object) -> None:
 def read_config(path: Path) -> Config:
     """The configuration, or an end with all its faults."""
     try:
-        return load_config(path)
+        return read_whole(path)
     except ConfigError as fault:
         stop(fault)
         raise
+
+
+def check_port(port: int) -> None:
+    """End with a sentence where it is none."""
+    if not 0 <= port <= MAX_PORT:
+        stop(f"--port: expected 0 to {MAX_PORT}")
 
 
 @app.command
@@ -90,6 +100,7 @@ def serve(
     """
     loaded = read_config(config)
     listen = Listen(host or loaded.listen.host, loaded.listen.port if port is None else port)
+    check_port(listen.port)
     if workers < 1:
         stop("--workers: expected at least 1")
     if workers > 1 and loaded.redis is None:
@@ -117,9 +128,11 @@ def start(
 
     try:
         run_server(config, workers, announce, path)
+    except CannotListen as fault:
+        where = f"{config.listen.host}:{config.listen.port}"
+        stop(f"gateway: cannot listen on {where}: {fault.strerror or fault}")
     except OSError as fault:
-        where = f"listen on {config.listen.host}:{config.listen.port}"
-        what = f"open {fault.filename}" if fault.filename else where
+        what = f"open {fault.filename}" if fault.filename else "go on"
         stop(f"gateway: cannot {what}: {fault.strerror or fault}")
 
 
@@ -141,6 +154,7 @@ def outline(config: Config, workers: int) -> str:
 @app.command
 def demo(*, host: str = "127.0.0.1", port: int = 8080) -> None:
     """Run the gateway with a fresh tenant key and no file; without DASHSCOPE_API_KEY, simulated."""
+    check_port(port)
     key = new_key()
     simulator_port = None if os.environ.get("DASHSCOPE_API_KEY") else start_simulator()
     config = demo_config(key, Listen(host, port), simulator_port, os.environ)
@@ -150,6 +164,7 @@ def demo(*, host: str = "127.0.0.1", port: int = 8080) -> None:
 @app.command
 def simulate(*, host: str = "127.0.0.1", port: int = 8090) -> None:
     """Run the DashScope simulator alone."""
+    check_port(port)
     print(f"simulator: listening on http://{host}:{port}/api/v1", flush=True)
     run_simulator(host, port)
 

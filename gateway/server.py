@@ -348,15 +348,22 @@ def http_config(app: object, lifespan: Literal["on", "off"] = "on") -> uvicorn.C
     )
 
 
+class CannotListen(OSError):
+    """The address cannot be bound."""
+
+
 def listen(config: Config) -> socket.socket:
     """The listening socket.
 
     Raises:
-        OSError: the address cannot be bound.
+        CannotListen: the address cannot be bound.
     """
     host, port = config.listen.host, config.listen.port
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    sock = socket.create_server((host, port), family=family, backlog=BACKLOG)
+    try:
+        sock = socket.create_server((host, port), family=family, backlog=BACKLOG)
+    except OSError as fault:
+        raise CannotListen(fault.errno, fault.strerror or str(fault)) from fault
     sock.set_inheritable(True)
     return sock
 
@@ -369,7 +376,8 @@ def serve(
     `path` is the file that the configuration came from, to follow its changes.
 
     Raises:
-        OSError: the address cannot be bound, or the usage record not be written.
+        CannotListen: the address cannot be bound.
+        OSError: the usage record cannot be written, or the system lacks something.
     """
     # Opened here as well: a worker could tell nobody but the log that it cannot be.
     usage = closing(UsageLog(Path(config.usage_log))) if config.usage_log else nullcontext()
@@ -396,9 +404,10 @@ class Supervisor:
     ) -> None:
         self._path = path
         self._config = config
-        self._follower = Follower(path, config) if path else None
+        self._follower = Follower(path) if path else None
         self._sock = sock
         self._workers: dict[int, BaseProcess] = {}
+        self._not_begun: set[int] = set()
         self._leaving: list[BaseProcess] = []
         self._orders = Orders(workers)
         self._told_at = 0.0
@@ -418,8 +427,8 @@ class Supervisor:
             announce()
         while not self._stopping:
             time.sleep(RESTART_WAIT_S)
-            self._follow()
-            self._replace_the_dead()
+            for step in (self._follow, self._replace_the_dead):
+                self._survive(step)
         for worker in self._all():
             worker.join()
         if any(worker.exitcode for worker in self._all()):
@@ -428,13 +437,31 @@ class Supervisor:
     def _all(self) -> list[BaseProcess]:
         return [*self._workers.values(), *self._leaving]
 
+    def _survive(self, step: Callable[[], None]) -> None:
+        """Whatever goes wrong here, the workers are to be kept running and told to stop."""
+        try:
+            step()
+        except Exception as fault:  # noqa: BLE001
+            # Neither its words nor its frames: they may hold what the file does.
+            log.error("supervisor_failed", step=step.__name__, error=type(fault).__name__)  # noqa: TRY400
+
     def _start(self, index: int) -> None:
+        """Begin a worker, or have it tried again where the system has no process for it."""
         self._orders.enter(index)
         signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
-        if not self._stopping:
-            worker = self._workers[index] = self._context.Process(target=self._work, args=(index,))
-            worker.start()
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
+        try:
+            if not self._stopping:
+                worker = self._context.Process(target=self._work, args=(index,))
+                worker.start()
+                self._workers[index] = worker
+            self._not_begun.discard(index)
+        except OSError as fault:
+            self._workers.pop(index, None)
+            if index not in self._not_begun:
+                log.error("worker_not_started", error=str(fault), advice=advice(fault))  # noqa: TRY400
+            self._not_begun.add(index)
+        finally:
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
 
     def _work(self, index: int) -> None:
         self._orders.join()
@@ -453,13 +480,15 @@ class Supervisor:
         ready = 0
         while ready < self._count and not self._stopping:
             ready += self._ready.acquire(timeout=RESTART_WAIT_S)
+            for index in tuple(self._not_begun):
+                self._start(index)
             if not all(worker.is_alive() for worker in self._workers.values()):
                 self._stop(signal.SIGTERM, None)
         return not self._stopping
 
     def _follow(self) -> None:
         """A worker that replaces a dead one begins with what the others have, a bad file or not."""
-        if self._follower is not None and self._follower.has_changed():
+        if self._follower is not None and self._follower.is_due():
             with suppress(ConfigError):
                 changed = self._follower.read()
                 followed = {name: getattr(changed, name) for name in FOLLOWED}
@@ -470,6 +499,8 @@ class Supervisor:
         for worker in [one for one in self._leaving if not one.is_alive()]:
             self._leaving.remove(worker)
             self._bury(worker)
+        for index in tuple(self._not_begun):
+            self._start(index)
         for index, worker in list(self._workers.items()):
             if not worker.is_alive():
                 self._bury(worker)

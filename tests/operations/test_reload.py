@@ -15,7 +15,9 @@ from typing import Any, Final
 import aiohttp
 import pytest
 
-from gateway.reload import FOLLOWED
+from gateway.config import Config, load_config
+from gateway.decoding import ConfigError
+from gateway.reload import FOLLOWED, Follower
 from tests.operations.site import (
     IMAGE,
     PATH,
@@ -270,6 +272,91 @@ async def test_a_file_that_no_reader_expects_stops_no_later_change(followed: Fol
     followed.site.write(tenants=[tenant("acme", fresh)])
     followed.signal()
     await followed.until_everywhere("GET", "/v1/models", lambda s, *_: s == 200, key=fresh)
+
+
+async def test_half_a_character_ends_nobody(followed: Followed) -> None:
+    """Neither a worker nor the supervisor, which still replaces the dead and can be ended."""
+    content = {"tenants": [{**tenant("acme", ACME), "cache": {"mode": "\ud800"}}]}
+    followed.site.write(**content)
+    await asyncio.to_thread(followed.gateway.wait_for, "line 1: half a character")
+    await asyncio.sleep(0.7)  # the supervisor looks twice a second
+    former = children_of(followed.gateway.pid)
+    os.kill(former[0], signal.SIGKILL)
+
+    async def replaced() -> bool:
+        now = children_of(followed.gateway.pid)
+        return len(now) == len(former) and former[0] not in now
+
+    await eventually(replaced, 15)
+    for line in await line_to_each(followed.gateway.url, children_of(followed.gateway.pid)):
+        line.close()
+    followed.gateway.stop()
+    assert await asyncio.to_thread(followed.gateway.ended) == 0
+
+
+async def test_a_pipe_in_its_place_is_refused_and_stops_no_later_change(
+    followed: Followed,
+) -> None:
+    """Nobody would ever write into it."""
+    fresh = key_of("fresh")
+    followed.site.file.unlink()
+    os.mkfifo(followed.site.file)
+    await asyncio.to_thread(followed.gateway.wait_for, "it is no regular file")
+    followed.site.write(tenants=[tenant("acme", fresh)])
+    await followed.until_everywhere("GET", "/v1/models", lambda s, *_: s == 200, key=fresh)
+
+
+async def test_a_refused_file_is_followed_once_its_secret_is_there(
+    followed: Followed, tmp_path: Path
+) -> None:
+    """The file itself does not change; and while it is refused, its faults are said once."""
+    fresh, secret = key_of("fresh"), tmp_path / "secret"
+    account = one_account(followed.site.base_url, api_key={"file": str(secret)})
+    followed.site.write(accounts=[account], tenants=[tenant("acme", fresh)])
+    await followed.until_faults(1)
+    await asyncio.sleep(2.5)
+    assert followed.count("reload_refused") == len(followed.lines)
+    secret.write_text("sk-upstream-of-the-file")
+    await followed.until_everywhere("GET", "/v1/models", lambda s, *_: s == 200, key=fresh)
+
+
+async def test_a_file_that_could_not_be_read_for_a_moment_is_followed(
+    followed: Followed, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nothing about it changes when the reason goes away, as with a full table of open files."""
+    tries = []
+
+    def fail_once(path: Path) -> Config:
+        tries.append(path)
+        if len(tries) == 1:
+            raise OSError(24, "Too many open files")
+        return load_config(path)
+
+    monkeypatch.setattr("gateway.reload.load_config", fail_once)
+    follower = Follower(followed.site.file)
+    with pytest.raises(ConfigError, match="OSError"):
+        follower.read()
+    assert not follower.is_due()
+
+    async def is_due() -> bool:
+        return follower.is_due()
+
+    await eventually(is_due, WITHIN_S)
+    assert follower.read().tenants
+    assert not follower.is_due()
+
+
+async def test_a_changed_address_needs_a_restart(site: Site) -> None:
+    """Unless the command line has the last word on it."""
+    site.write()
+    with site.start("--port", "0") as gateway:
+        await asyncio.sleep(1.5)  # each worker has looked at the file it was started with
+        site.write(listen={"host": "127.0.0.2", "port": 0}, drain_s=7)
+        await asyncio.to_thread(gateway.wait_for, r'"needs_restart": ?\["listen", ?"drain_s"\]')
+    with site.start("--host", "127.0.0.1") as gateway:
+        await asyncio.sleep(1.5)  # each worker has looked at the file it was started with
+        site.write(listen={"host": "127.0.0.3", "port": 0}, drain_s=8)
+        await asyncio.to_thread(gateway.wait_for, r'"needs_restart": ?\["drain_s"\]')
 
 
 async def test_one_process_follows_too(site: Site) -> None:

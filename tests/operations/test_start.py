@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
 import statistics
 import subprocess
 import sys
@@ -11,8 +13,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.operations.site import Site, document, one_account, tenant, write
-from tests.running import ACME, ROOT, UPSTREAM_KEY, GatewayProcess, key_of
+from tests.operations.site import Site, children_of, document, one_account, tenant, write
+from tests.running import ACME, ROOT, UPSTREAM_KEY, GatewayProcess, key_of, until
 from tests.simulated import SimulatedDashScope
 
 READY_S = 1.5
@@ -54,6 +56,49 @@ def test_a_usage_record_that_cannot_be_written_is_a_sentence(site: Site, workers
         assert gateway.ended(15) == 1
     told = "gateway: cannot open /nowhere/usage.jsonl: No such file or directory"
     assert gateway.output.splitlines() == [told]
+
+
+@pytest.mark.parametrize("command", ["serve", "demo", "simulate"])
+def test_a_port_that_is_none_is_a_sentence(site: Site, command: str) -> None:
+    site.write()
+    config = ("--config", str(site.file)) if command == "serve" else ()
+    with GatewayProcess(command, *config, "--port", "99999") as gateway:
+        assert gateway.ended(15) == 1
+    assert gateway.output.splitlines() == ["--port: expected 0 to 65535"]
+
+
+def test_a_worker_that_the_system_has_no_process_for_is_tried_again(site: Site) -> None:
+    """At the start and later: said once each, and not of the port; signals still end it."""
+    site.write(lame_duck_s=0)
+    program = """
+import os
+forks, fork = [], os.fork
+def fail_at_times():
+    forks.append(1)
+    if len(forks) in (2, 4, 5):
+        raise BlockingIOError(11, "Resource temporarily unavailable")
+    return fork()
+os.fork = fail_at_times
+"""
+    sitecustomize = site.file.parent / "sitecustomize.py"
+    sitecustomize.write_text(program)
+    arguments = ("serve", "--config", str(site.file), "--workers", "2")
+    environment = {"PYTHONPATH": str(site.file.parent)}
+    with GatewayProcess(*arguments, environment=environment) as gateway:
+        gateway.wait_for("listening on")
+        assert gateway.output.count("worker_not_started") == 1
+        former = children_of(gateway.pid)
+        os.kill(former[0], signal.SIGKILL)
+
+        def is_replaced() -> bool:
+            now = children_of(gateway.pid)
+            return len(now) == 2 and former[0] not in now
+
+        until(is_replaced)
+        gateway.stop()
+        assert gateway.ended() == 0
+    assert gateway.output.count("worker_not_started") == 2
+    assert "cannot listen" not in gateway.output
 
 
 def broken(fault: str, *arguments: str) -> subprocess.CompletedProcess[str]:
