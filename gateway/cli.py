@@ -23,11 +23,11 @@ from gateway.decoding import ConfigError
 from gateway.demo import demo_config, demo_text, start_simulator
 from gateway.generation import Clock
 from gateway.reload import read_whole
-from gateway.server import CannotListen
-from gateway.server import serve as run_server
 from gateway.simulator.app import serve as run_simulator
 from gateway.store.base import StoreUnavailable, Usage
 from gateway.store.flights import FlightShelf, ImageStore
+from gateway.supervisor import CannotListen
+from gateway.supervisor import serve as run_server
 from gateway.tenants import hash_key, new_key
 from gateway.usage import as_json, as_table, read_usage, recorded
 

@@ -16,7 +16,8 @@ GATEWAY: Final = Path(__file__).parents[1] / "gateway"
 LAYERS: Final = (
     ("__main__",),
     ("cli",),
-    ("demo", "server"),
+    ("demo", "supervisor"),
+    ("server",),
     ("app",),
     ("api", "reload", "sampling", "shelves", "usage", "wire"),
     ("image_cache", "pipeline"),
