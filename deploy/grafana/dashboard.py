@@ -48,7 +48,7 @@ ROWS: dict[str, list[Panel]] = {
         ("Requests by outcome", "reqps", [(rate("requests_total", "outcome"), "{{outcome}}")]),
         ("Requests by tenant", "reqps", [(rate("requests_total", "tenant"), "{{tenant}}")]),
         (
-            "Failed, of all that should succeed",
+            "Failed, of all",
             "percentunit",
             [(failed(), "failed")],
         ),
