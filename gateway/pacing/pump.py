@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import copy
 import logging
+import math
 from collections import Counter
 from collections.abc import Callable, Coroutine, Sequence
 from typing import Any
@@ -61,6 +63,8 @@ class Pump:
         """The last call of each account."""
         self._joined = False
         self._is_holding = self._was_late = False
+        self._way_s = math.inf
+        """To the store and back."""
         self._sleep: asyncio.Future[None] | None = None
         self._task: asyncio.Task[None] | None = None
         self._notes: set[asyncio.Task[None]] = set()
@@ -161,7 +165,8 @@ class Pump:
             log.exception("pacing of %s failed; whoever waits is refused", self._model)
             for waiters in list(self.line.tenants.values()):
                 for waiter in list(waiters):
-                    self._refuse(waiter, error)
+                    # Each raises its own, or its traceback would grow with every one of them.
+                    self._refuse(waiter, copy.copy(error).with_traceback(None))
         finally:
             self._task = None
 
@@ -171,9 +176,11 @@ class Pump:
         claimed_at = self._loop.time()
         waiting = self.line.waiting()
         turn = await self._slots.claim(self._model, self.line.accounts(), waiting, report=report)
-        if report:
+        # A busy loop takes note of the answer late; the way itself hardly ever takes longer.
+        self._way_s = min(self._loop.time() - claimed_at, self._way_s * 1.25)
+        if report and self.line.size:  # they may all have left meanwhile
             self._weigh(turn)
-        if turn.grant and not await self._pass_on(turn.grant, claimed_at):
+        if turn.grant and not await self._pass_on(turn.grant, claimed_at + self._way_s):
             await self._slots.give_back(self._model, turn.grant)
             if self._was_late:
                 return
@@ -182,9 +189,9 @@ class Pump:
         if not self.line.size and sum(waiting.values()) > (turn.grant is not None):
             await self._slots.claim(self._model, (), {}, report=False)
 
-    async def _pass_on(self, grant: Grant, claimed_at: float) -> bool:
+    async def _pass_on(self, grant: Grant, granted_at: float) -> bool:
         """Give the slot to a call at its time; false: it goes back."""
-        due, account = claimed_at + grant.delay_us / 1e6, grant.account
+        due, account = granted_at + grant.delay_us / 1e6, grant.account
         apart = self._slots.apart_s(self._model, account)
         self._is_holding = True
         while (wait_s := self._wait_s(account, due, apart)) > 0:
@@ -207,7 +214,8 @@ class Pump:
 
     async def _rest(self, claimed_at: float, wait_s: float) -> None:
         """Sleep until a slot may be had, a deadline passes or a call joins."""
-        until = self._loop.time() + min(wait_s, REFRESH_S)
+        # The next claim is to reach the store by then, which takes it as long as this one took.
+        until = claimed_at + min(wait_s, REFRESH_S)
         first = self.line.next_deadline()
         if first:
             until = min(until, first.deadline)
