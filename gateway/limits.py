@@ -41,6 +41,8 @@ OWED_MAX = 10_000
 """Settlements kept while the store is away; some hundred bytes each."""
 BEAT_S = 0.5
 """Between two looks at the store: who else is there, and what is owed to it."""
+FAILURES_AT_ONCE = 20
+"""Settlements in a row of attempts that fail before the rest has to wait for the next one."""
 RENEW_AT_ONCE = 500
 """Reservations per renewal, to keep each call to the store short."""
 
@@ -95,6 +97,8 @@ class Limiter:
         self._owed: deque[Settlement] = deque()
         self._upkeep: asyncio.Task[None] | None = None
         self._renewed = False
+        self._shrinks_at = 0.0
+        """Until then a smaller number of workers is not believed."""
         self.share = share
         """As given, then as last learnt from the store."""
         self.degraded = False
@@ -232,25 +236,51 @@ class Limiter:
                 renew_at = loop.time() + renew_s
                 self._renewed = False
                 await self._renew_shadow()
-            try:
-                await self._pay()
-                # Often: while a new worker is unknown to the others, their shares are too large.
-                self.share = await self._store.heartbeat(self._worker, self._lease_ms)
-                if not self._renewed:
-                    await self._renew()
-                    self._found()
-            except StoreUnavailable as lost:
-                self._lost(lost)
+            failed: StoreUnavailable | None = None
+            # Each by itself: of a cluster, one node may be away, and with it some of the tenants.
+            for step in (self._pay, self._beat, self._renew):
+                try:
+                    await step()
+                except StoreUnavailable as lost:
+                    failed = lost
+            if failed is not None:
+                self._lost(failed)
+            else:
+                self._found()
             await asyncio.sleep(min(BEAT_S, renew_s))
 
+    async def _beat(self) -> None:
+        """Ask who else is there; often, as the shares are too large until a new one is known.
+
+        A store that has come back without its data has heard of few: a smaller number is believed
+        only once it has held for a lease.
+        """
+        share = await self._store.heartbeat(self._worker, self._lease_ms)
+        now = asyncio.get_running_loop().time()
+        if share.workers >= self.share.workers:
+            self._shrinks_at = now + self._lease_ms / 1000
+            self.share = share
+        elif now >= self._shrinks_at:
+            self.share = share
+
     async def _renew(self) -> None:
+        if self._renewed:
+            return
+        failed: StoreUnavailable | None = None
         for tenant, live in list(self._live.items()):
-            reservations = list(live.values())
-            for start in range(0, len(reservations), RENEW_AT_ONCE):
-                # One that was settled meanwhile has left its trace and stays settled.
-                part = reservations[start : start + RENEW_AT_ONCE]
-                await self._store.renew(tenant, part, self._lease_ms)
+            try:
+                await self._renew_tenant(tenant, list(live.values()))
+            except StoreUnavailable as lost:
+                failed = lost
+        if failed is not None:
+            raise failed
         self._renewed = True
+
+    async def _renew_tenant(self, tenant: str, reservations: list[Reservation]) -> None:
+        for start in range(0, len(reservations), RENEW_AT_ONCE):
+            # One that was settled meanwhile has left its trace and stays settled.
+            part = reservations[start : start + RENEW_AT_ONCE]
+            await self._store.renew(tenant, part, self._lease_ms)
 
     async def _renew_shadow(self) -> None:
         if self._fallback:
@@ -277,12 +307,22 @@ class Limiter:
         )
 
     async def _pay(self) -> None:
-        while self._owed:
-            settlement = self._owed[0]
-            await self._store.release(settlement)
-            # More may have been owed meanwhile, and the oldest of them dropped.
-            if self._owed and self._owed[0] is settlement:
-                self._owed.popleft()
+        failures, failed = 0, StoreUnavailable("")
+        for _ in range(len(self._owed)):
+            if not self._owed or failures == FAILURES_AT_ONCE:
+                break
+            settlement = self._owed.popleft()
+            try:
+                await self._store.release(settlement)
+            except StoreUnavailable as lost:
+                # To the end: the next may be one of a node that is there.
+                self._owed.append(settlement)
+                failures, failed = failures + 1, lost
+            except BaseException:
+                self._owed.appendleft(settlement)
+                raise
+        if failures:
+            raise failed
 
 
 def _unused(ask: Ask) -> Settlement:
