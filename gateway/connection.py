@@ -20,6 +20,9 @@ class Connection(Protocol):
     def unwatch(self) -> None:
         """Call nothing."""
 
+    def read_on(self) -> None:
+        """Go on reading, without which the end of the connection is not seen."""
+
 
 def watch(
     scope: Any,  # noqa: ANN401 - any ASGI scope
@@ -38,6 +41,7 @@ def watch(
         on_hang_up()
     else:
         connection.on_hang_up = on_hang_up
+        connection.read_on()
     return connection.unwatch
 
 

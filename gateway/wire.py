@@ -17,6 +17,8 @@ from gateway.protocol.openai import ErrorDetail, ErrorResponse
 
 MAX_HEAD_BYTES = 32 * 1024
 HEAD_TIMEOUT_S = 20.0
+AHEAD_MAX = 16
+"""Requests of a connection that may wait for the answer to the one before."""
 LINGER_S = 1.0
 """How long what a refused client still sends is read and thrown away."""
 # One of each for all requests, which differ in neither.
@@ -116,6 +118,15 @@ class HttpProtocol(HttpToolsProtocol):
             if self._head_bytes > MAX_HEAD_BYTES:
                 self._refuse(431, "The request's headers are too large.")
 
+    def read_on(self) -> None:
+        """Let reading go on, which uvicorn stops at a large body, or at one before its turn.
+
+        Then the end of the connection is not seen, so it goes on as long as somebody watches, but
+        not for more requests than a client may sensibly have sent ahead.
+        """
+        if self.on_hang_up is not None and len(self.pipeline) <= AHEAD_MAX:
+            self.flow.resume_reading()
+
     def unwatch(self) -> None:
         """Call nothing when the client leaves."""
         self.on_hang_up = None
@@ -143,6 +154,7 @@ class HttpProtocol(HttpToolsProtocol):
         super().on_headers_complete()
         if self.cycle is not before:  # its task has not run yet
             self.cycle.message_event = cast("Any", Signal(self.loop))
+        self.read_on()
 
     def send_400_response(self, msg: str) -> None:  # noqa: ARG002 - uvicorn's words
         """Uvicorn's answer to what its parser rejects; a head that is too large ends here too."""
