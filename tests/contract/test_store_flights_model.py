@@ -13,6 +13,7 @@ from msgspec import Struct
 
 from gateway.store.flights import (
     MARGIN_MS,
+    PARTS_KEPT_MS,
     Begun,
     Claim,
     Departure,
@@ -65,6 +66,9 @@ class Histories(RuleBasedStateMachine):
         self.redis = open_store(self.kind, self.clock)
         self.claims: list[tuple[Claim, Entry]] = []
         """The latest that led."""
+        self.restorable: dict[Claim, float] = {}
+        """Until when: not after their end, nor when they are long forgotten. Pointers to what is
+        forgotten go sooner in memory than on Redis, and would lead to it again there."""
         self.requests = 0
         self.made: dict[str, Made] = {}
         self.leads: dict[tuple[str, str], tuple[Claim, float]] = {}
@@ -131,6 +135,7 @@ class Histories(RuleBasedStateMachine):
             other, until = self.leads.get(shared, (claim, 0.0))
             assert other.leader == claim.leader or until <= self.clock.now
             self.leads[shared] = (claim, self.clock.now + LEASE_MS / 1000)
+        self.restorable[claim] = self.clock.now + (LEASE_MS + PARTS_KEPT_MS) / 1000
         self.claims = [*self.claims, (claim, wanted)][-8:]
 
     def found(self, begun: Found, wanted: Entry, follows: str | None) -> None:
@@ -194,6 +199,7 @@ class Histories(RuleBasedStateMachine):
 
     def over(self, claim: Claim, standing: Standing) -> None:
         if standing is Standing.KEPT:
+            self.restorable.pop(claim, None)
             self.leads = {key: led for key, led in self.leads.items() if led[0] != claim}
 
     @rule(indexes=st.sets(CLAIMS, max_size=4))
@@ -207,7 +213,8 @@ class Histories(RuleBasedStateMachine):
 
     @rule(index=CLAIMS, urls=URLS)
     def restore(self, index: int, urls: list[str]) -> None:
-        if picked := self.pick(index):
+        picked = self.pick(index)
+        if picked and self.restorable.get(picked[0], 0.0) > self.clock.now:
             claim, wanted = picked
             self.leads = {key: led for key, led in self.leads.items() if led[0] != claim}
             self.both("restore", claim, wanted, LEASE_MS, {0: tuple(urls)})
