@@ -143,7 +143,7 @@ class Generator:
             return self._pacer.join(
                 model,
                 run.tenant,
-                accounts=self._accounts.candidates(model, ()),
+                accounts=self._accounts.untried(model, ()),
                 deadline=run.slot_by,
                 ready=ready,
             )
@@ -237,7 +237,7 @@ class Generator:
     async def _slot(self, model: str, family: str, run: Run, tried: set[str], slots: int) -> Slot:
         """The next slot of the accounts that are fit for the call."""
         self._left_s(run)
-        names = self._accounts.candidates(model, tried)
+        names = self._accounts.untried(model, tried)
         with run.exchange.phase("queue", self._metrics.queue_seconds.labels(family)):
             try:
                 return await self._pacer.slot(

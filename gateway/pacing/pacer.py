@@ -106,9 +106,10 @@ class Pacer:
         """
         if not accounts:
             raise ValueError("a call needs an account")
-        unpaced = [name for name in accounts if self._accounts.rate(model, name) is None]
-        if unpaced:
-            ready(Slot(self._pick_unpaced(model, unpaced)))
+        fit = self._accounts.fit(model, accounts)
+        unpaced = next((name for name in fit if self._accounts.rate(model, name) is None), None)
+        if unpaced is not None:
+            ready(Slot(unpaced))
             return None
         pump = self._pumps.get(model) or self._open(model)
         line = pump.line
@@ -146,10 +147,6 @@ class Pacer:
         """Stop giving out slots; whoever still waits has been cancelled before."""
         for pump in self._pumps.values():
             await pump.aclose()
-
-    def _pick_unpaced(self, model: str, names: list[str]) -> str:
-        usable = [name for name in names if self._accounts.is_usable(model, name)] or names
-        return usable[0]
 
     def _open(self, model: str) -> Pump:
         pump = self._pumps[model] = Pump(

@@ -42,8 +42,8 @@ class Accounts(Protocol):
     def rate(self, model: str, account: str) -> float | None:
         """Calls per second; None is unlimited."""
 
-    def is_usable(self, model: str, account: str) -> bool:
-        """False while it is no use to call, its breaker being open."""
+    def fit(self, model: str, names: Sequence[str]) -> Sequence[str]:
+        """Of these the fittest at this moment; none of them if it is gone."""
 
 
 class Alone(Struct, frozen=True):
@@ -81,7 +81,8 @@ class Slots:
         """The store's answer, or the answer of this worker alone."""
         now = asyncio.get_running_loop().time()
         # With every breaker open the call is let through to meet it, and says so to its client.
-        names = [name for name in accounts if self._accounts.is_usable(model, name)] or accounts
+        # Looked at anew for each slot: an account may rest, or be back, since a call joined.
+        names = self._accounts.fit(model, accounts) or accounts
         paced = tuple(self._paced(model, name, now) for name in names)
         claim = Claim(model, self.worker, paced, waiting, report)
         try:

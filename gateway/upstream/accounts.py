@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Collection, Iterable, Sequence
 
 from gateway.catalogue import Catalogue, Rate, matches
 from gateway.config import Account
@@ -72,29 +72,28 @@ class Accounts:
         choice = self._catalogue.find(model)
         return choice.model.rate if choice else Rate(None)
 
-    def is_usable(self, model: str, account: str) -> bool:
-        """Whether the breaker would let a call through now."""
-        route = self.routes(model).get(account)
-        return route is not None and not route.breaker.rest_s()
-
-    def candidates(self, model: str, tried: Collection[str]) -> list[str]:
-        """The accounts that the next call may go to: of those that serve the model, the fittest.
-
-        An account that was tried already, or is known to be unfit, is named only if no other is.
+    def untried(self, model: str, tried: Collection[str]) -> list[str]:
+        """The accounts that the next call may wait for; those tried already only if all were.
 
         Raises:
             UpstreamRefused: no account serves the model.
         """
-        now, routes = self._clock(), self.routes(model)
-        if not routes:
+        names = self.names(model)
+        if not names:
             message = "No account of this gateway serves this model."
             raise UpstreamRefused(message, param="model")
+        return [name for name in names if name not in tried] or names
+
+    def fit(self, model: str, names: Sequence[str]) -> list[str]:
+        """Of these accounts the fittest at this moment: not failing, and not resting."""
+        now, routes = self._clock(), self.routes(model)
         fitness = {
-            name: (name in tried, route.breaker.rest_s() > 0, route.last_choice_until > now)
-            for name, route in routes.items()
+            name: (route.breaker.rest_s() > 0, route.last_choice_until > now)
+            for name in names
+            if (route := routes.get(name)) is not None
         }
-        best = min(fitness.values())
-        return [name for name in routes if fitness[name] == best]
+        best = min(fitness.values(), default=None)
+        return [name for name, its in fitness.items() if its == best]
 
     def names(self, model: str) -> list[str]:
         """Those that serve the model."""

@@ -57,13 +57,13 @@ def learn(
 
 
 def test_all_well_accounts_stand_ready_in_the_order_of_the_file(three: Accounts) -> None:
-    assert three.candidates(MODEL, ()) == ["a", "b", "c"]
+    assert three.fit(MODEL, three.untried(MODEL, ())) == ["a", "b", "c"]
 
 
 def test_one_that_was_tried_comes_last(three: Accounts) -> None:
-    assert three.candidates(MODEL, {"a"}) == ["b", "c"]
-    assert three.candidates(MODEL, {"a", "b"}) == ["c"]
-    assert three.candidates(MODEL, {"a", "b", "c"}) == ["a", "b", "c"]
+    assert three.fit(MODEL, three.untried(MODEL, {"a"})) == ["b", "c"]
+    assert three.fit(MODEL, three.untried(MODEL, {"a", "b"})) == ["c"]
+    assert three.fit(MODEL, three.untried(MODEL, {"a", "b", "c"})) == ["a", "b", "c"]
 
 
 def test_only_accounts_for_the_model_are_asked(clock: Clock) -> None:
@@ -71,25 +71,27 @@ def test_only_accounts_for_the_model_are_asked(clock: Clock) -> None:
         [account("plus", ("qwen-image-plus*",)), account("all")], shipped_catalogue(), clock
     )
 
-    assert accounts.candidates(MODEL, ()) == ["all"]
-    assert accounts.candidates("qwen-image-plus-2026-01-09", ()) == ["plus", "all"]
+    assert accounts.fit(MODEL, accounts.untried(MODEL, ())) == ["all"]
+    assert accounts.fit(
+        "qwen-image-plus-2026-01-09", accounts.untried("qwen-image-plus-2026-01-09", ())
+    ) == ["plus", "all"]
 
 
 def test_a_model_that_no_account_serves_is_the_operator_s_fault(clock: Clock) -> None:
     accounts = Accounts([account("plus", ("qwen-image-plus",))], shipped_catalogue(), clock)
 
     with pytest.raises(UpstreamRefused):
-        accounts.candidates(MODEL, ())
+        accounts.fit(MODEL, accounts.untried(MODEL, ()))
 
 
 def test_one_without_credit_is_left_alone_for_a_minute(three: Accounts, clock: Clock) -> None:
     learn(three, "a", Remedy.OTHER_ACCOUNT)
-    assert three.candidates(MODEL, ()) == ["b", "c"]
+    assert three.fit(MODEL, three.untried(MODEL, ())) == ["b", "c"]
     clock.now += UNFIT_S - 0.1
-    assert three.candidates(MODEL, ()) == ["b", "c"]
+    assert three.fit(MODEL, three.untried(MODEL, ())) == ["b", "c"]
     clock.now += 0.1
 
-    assert three.candidates(MODEL, ()) == ["a", "b", "c"]
+    assert three.fit(MODEL, three.untried(MODEL, ())) == ["a", "b", "c"]
 
 
 @pytest.mark.parametrize(("told", "rest_s"), [(None, THROTTLED_S), (30.0, 30.0)])
@@ -98,10 +100,10 @@ def test_one_over_its_rate_is_left_alone_as_long_as_it_says(
 ) -> None:
     learn(three, "b", Remedy.THROTTLED, UpstreamThrottled("wait", retry_after_s=told))
     clock.now += rest_s - 0.1
-    assert three.candidates(MODEL, ()) == ["a", "c"]
+    assert three.fit(MODEL, three.untried(MODEL, ())) == ["a", "c"]
     clock.now += 0.1
 
-    assert three.candidates(MODEL, ()) == ["a", "b", "c"]
+    assert three.fit(MODEL, three.untried(MODEL, ())) == ["a", "b", "c"]
 
 
 def test_if_all_are_unfit_all_are_asked(three: Accounts) -> None:
@@ -109,21 +111,21 @@ def test_if_all_are_unfit_all_are_asked(three: Accounts) -> None:
     for name in "abc":
         learn(three, name, Remedy.OTHER_ACCOUNT)
 
-    assert three.candidates(MODEL, ()) == ["a", "b", "c"]
+    assert three.fit(MODEL, three.untried(MODEL, ())) == ["a", "b", "c"]
     assert not three.has_other(MODEL, ())
 
 
 def test_an_untried_unfit_one_comes_before_a_tried_one(three: Accounts) -> None:
     learn(three, "c", Remedy.OTHER_ACCOUNT)
 
-    assert three.candidates(MODEL, {"a", "b"}) == ["c"]
+    assert three.fit(MODEL, three.untried(MODEL, {"a", "b"})) == ["c"]
 
 
 def test_a_success_makes_it_fit_again(three: Accounts) -> None:
     learn(three, "a", Remedy.OTHER_ACCOUNT)
     learn(three, "a", None)
 
-    assert three.candidates(MODEL, ()) == ["a", "b", "c"]
+    assert three.fit(MODEL, three.untried(MODEL, ())) == ["a", "b", "c"]
 
 
 def test_another_is_there_while_one_is_untried_and_well(three: Accounts) -> None:
@@ -141,7 +143,7 @@ def test_what_is_learnt_of_one_model_is_not_of_another(three: Accounts) -> None:
     """Limits and rights are per account and model."""
     learn(three, "a", Remedy.OTHER_ACCOUNT)
 
-    assert three.candidates("qwen-image-plus", ()) == ["a", "b", "c"]
+    assert three.fit("qwen-image-plus", three.untried("qwen-image-plus", ())) == ["a", "b", "c"]
 
 
 @pytest.mark.parametrize(
@@ -162,7 +164,7 @@ def test_what_opens_the_breaker(
     for _ in range(FAILURES_TO_OPEN):
         learn(three, "a", remedy, error)
 
-    assert three.is_usable(MODEL, "a") is usable
+    assert (not three.routes(MODEL)["a"].breaker.rest_s()) is usable
 
 
 def test_one_that_is_down_is_not_admitted_until_its_rest_ends(
@@ -173,7 +175,7 @@ def test_one_that_is_down_is_not_admitted_until_its_rest_ends(
     with pytest.raises(ServiceUnavailable) as caught:
         three.admit(MODEL, "a", 300)
     assert caught.value.retry_after_s == 1.0
-    assert three.candidates(MODEL, ()) == ["b", "c"]
+    assert three.fit(MODEL, three.untried(MODEL, ())) == ["b", "c"]
     clock.now += 1
 
     route = three.admit(MODEL, "a", 300)

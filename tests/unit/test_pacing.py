@@ -10,7 +10,7 @@ import sys
 import time
 import tracemalloc
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from itertools import pairwise
 
@@ -58,8 +58,9 @@ class Rates(Accounts):
     def rate(self, model: str, account: str) -> float | None:
         return self.rates.get(account)
 
-    def is_usable(self, model: str, account: str) -> bool:
-        return account not in self.broken
+    def fit(self, model: str, names: Sequence[str]) -> list[str]:
+        there = [name for name in names if name in self.rates]
+        return [name for name in there if name not in self.broken] or there
 
 
 class Flaky(MemoryStore):
@@ -297,6 +298,21 @@ async def test_an_account_that_is_broken_meanwhile_is_not_waited_for() -> None:
     await callers.until_served(10)
     await callers.stop()
     assert {account for _, _, account in callers.served[4:]} == {"b"}
+
+
+async def test_an_account_that_is_back_serves_those_who_came_while_it_rested() -> None:
+    """The earliest slot wins, whichever was the earliest when they joined."""
+    rates = Rates(fast=20.0, slow=0.5)
+    rates.broken.add("fast")
+    callers = Callers(Pacer(MemoryStore(), rates, worker="w1"), ("fast", "slow"))
+    callers.wait("acme", 10)
+    await callers.until_served(1)
+    rates.broken.clear()
+    callers.wait("other")
+    await callers.until_served(11)
+    await callers.stop()
+    assert callers.served[-1][0] < 2.0
+    assert Counter(account for _, _, account in callers.served)["fast"] >= 9
 
 
 async def test_a_waiter_gets_only_an_account_that_it_would_take() -> None:
