@@ -116,16 +116,41 @@ class Admission:
         # no other admission of the same request may go by it.
         name = f"{exchange.request_id}-{next(self._admissions)}"
         reservation = Reservation(name, plan.model, images, cost)
-        tenant = caller.tenant.name
-        limits = self._limits_of(caller)
-        with exchange.phase("store"):
-            verdict = await self._limiter.admit(tenant, limits, reservation)
-        self._tell(tenant, verdict, exchange)
         exchange.notes |= {"model": plan.model, "n": plan.images, "size": size_of(plan)}
+        await self._take(caller, reservation, exchange)
+        return Pass(caller, plan, reservation, exchange, self._steady())
+
+    async def pay(self, held: Pass) -> Pass:
+        """Reserve images and money, too, for one that has to make what it was to be given.
+
+        Raises:
+            RateLimited, BudgetExhausted, ServiceUnavailable: refused, and its place is left to it.
+        """
+        plan = held.plan
+        cost = plan.entry.cost(plan.size).micros * plan.images
+        wanted = replace(held.reservation, images=plan.images, cost=cost)
+        await self._take(held.caller, wanted, held.exchange)
+        return replace(held, reservation=wanted)
+
+    async def _take(self, caller: Caller, wanted: Reservation, exchange: Exchange) -> None:
+        tenant, limits = caller.tenant.name, self._limits_of(caller)
+        with exchange.phase("store"):
+            verdict = await self._limiter.admit(tenant, limits, wanted)
+        self._tell(tenant, verdict, exchange)
         if not verdict.allowed:
             self._metrics.limited.labels(tenant, verdict.reason or Reason.STORE_UNAVAILABLE).inc()
-            raise refusal(self._with_hint(tenant, verdict), limits, reservation)
-        return Pass(caller, plan, reservation, exchange, self._steady())
+            raise refusal(self._with_hint(tenant, verdict), limits, wanted)
+
+    async def tell_levels(self, caller: Caller, exchange: Exchange) -> None:
+        """Where the limits stand, for the answer to a request that was never taken to them."""
+        limits = self._limits_of(caller)
+        is_told = exchange.headers is not dict
+        if is_told or (limits.requests_per_minute is None and limits.images_per_minute is None):
+            return
+        with exchange.phase("store"):
+            verdict = await self._limiter.levels(caller.tenant.name, limits)
+        if verdict is not None:
+            self._tell(caller.tenant.name, verdict, exchange)
 
     async def settle(self, held: Pass, images: int, request_id: str) -> None:
         """End the request; `images` were generated and billed, the rest is given back.

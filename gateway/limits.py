@@ -31,7 +31,6 @@ from gateway.store.base import (
     Settlement,
     Share,
     StoreUnavailable,
-    Usage,
     Verdict,
 )
 
@@ -153,9 +152,16 @@ class Limiter:
             self._owe(settlement)
             raise
 
-    async def usage(self, tenant: str, limits: Limits) -> Usage:
-        """Raises StoreUnavailable."""
-        return await self._store.usage(tenant, limits)
+    async def levels(self, tenant: str, limits: Limits) -> Verdict | None:
+        """Where the limits stand, as far as anybody here knows."""
+        try:
+            return (await self._store.usage(tenant, limits)).levels
+        except StoreUnavailable as lost:
+            self._lost(lost)
+        alone = _limits_alone(limits, self._on_loss, self.share)
+        if self._fallback is None or alone is None:
+            return None
+        return (await self._fallback.usage(tenant, alone)).levels
 
     def start(self) -> None:
         """Keep leases alive in the background, from within a running event loop."""

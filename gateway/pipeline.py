@@ -101,6 +101,10 @@ class Pipeline:
             job.begin()
         return job
 
+    async def tell_levels(self, caller: Caller, exchange: Exchange) -> None:
+        """Where its tenant's limits stand, for a request that failed before they were asked."""
+        await self._admission.tell_levels(caller, exchange)
+
     def now(self) -> float:
         """Steady seconds."""
         return self._clock.steady()
@@ -183,18 +187,14 @@ class Pipeline:
         return outcome
 
     async def _paying(self, held: Pass, place: Done | Lead) -> Pass:
-        """Admit anew who was admitted to be given another's images, and has to make them now."""
+        """Reserve for who was admitted to be given another's images, and has to make them now."""
         if isinstance(place, Done) or held.reservation.images:
             return held
-        exchange = held.exchange
         try:
-            paying = await self._admission.admit(held.caller, held.plan, exchange)
+            return await self._admission.pay(held)
         except BaseException:
             await leave(place)
             raise
-        # Not awaited: a cancellation in between would lose what has just been admitted.
-        self._spawn(self._admission.settle(held, 0, exchange.request_id))
-        return paying
 
     async def _result(self, place: Done | Lead, job: Job, first: First) -> Result:
         if isinstance(place, Done):

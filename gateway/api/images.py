@@ -19,7 +19,7 @@ from gateway.api.turnstile import Turnstile
 from gateway.caching import CacheControl, adoption_hash, idempotency
 from gateway.config import Tenant
 from gateway.connection import watch
-from gateway.errors import InvalidRequest
+from gateway.errors import ClientGone, GatewayError, InvalidRequest
 from gateway.exchange import Exchange, exchange_of
 from gateway.job import Job, Wish
 from gateway.ledger import Idempotency
@@ -83,6 +83,17 @@ class ImageEndpoint:
         """Everything up to the waiting, so that what is read here is not held meanwhile."""
         caller = self._authenticate(scope)
         exchange.tenant = caller.tenant.name
+        try:
+            return await self._begin_for(caller, scope, receive, exchange)
+        except ClientGone:
+            raise
+        except GatewayError:
+            await self._pipeline.tell_levels(caller, exchange)
+            raise
+
+    async def _begin_for(
+        self, caller: Caller, scope: Scope, receive: Receive, exchange: Exchange
+    ) -> Job:
         body = await read_body(scope, receive, self._max_body_bytes)
         await self._turnstile.enter()
         wanted = to_image_request(parse_json(body))

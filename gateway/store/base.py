@@ -153,14 +153,17 @@ class LimitStore(Protocol):
     async def take(self, ask: Ask) -> Verdict:
         """Admit a request against all its tenant's limits at once, or refuse it.
 
-        Expired leases are given back first: concurrency, images and money.
+        Expired leases are given back first: concurrency, images and money. One that was admitted
+        with no images and no cost, and is asked for again with some, is asked for the difference
+        only: it has been counted, and has its place.
         Raises StoreUnavailable.
         """
 
     async def renew(self, tenant: str, reservations: Sequence[Reservation], lease_ms: int) -> None:
         """Keep requests alive; one that the store has lost or given back is booked again.
 
-        Books without asking: the request is running. One that was settled stays settled.
+        Books without asking: the request is running, and what it pays for only now is booked, too.
+        One that was settled stays settled.
         Raises StoreUnavailable.
         """
 

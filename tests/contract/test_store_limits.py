@@ -112,6 +112,69 @@ async def test_a_take_that_arrives_after_its_release_books_nothing(store: Store)
     assert await left(store) == before
 
 
+# --- requests that pay for nothing at first
+
+
+async def test_who_was_to_be_given_another_s_images_can_pay_for_them_later(store: Store) -> None:
+    """It has been counted and has its place, which only those that come anew must find."""
+    full = Limits(requests_per_minute=1, concurrent_requests=1, images_per_minute=4)
+    await store.take(ask(1, full, images=0))
+    for _ in range(2):
+        verdict = await store.take(ask(1, full, images=3))
+        assert verdict.allowed
+        assert remaining(verdict)[:3] == [0, 1, 0]
+    await store.release(used(1, images=2))
+    assert remaining((await store.usage("acme", full)).levels)[:3] == [0, 2, 1]
+    assert (await store.usage("acme", full)).today["qwen-image"].requests == 1
+
+
+@pytest.mark.parametrize(
+    ("short", "reason"),
+    [
+        (Limits(images_per_minute=2), Reason.IMAGES_PER_MINUTE),
+        (Limits(images_per_day=2), Reason.IMAGES_PER_DAY),
+        (Limits(spend_per_month=2), Reason.SPEND_PER_MONTH),
+    ],
+)
+async def test_paying_later_is_refused_without_a_trace(
+    store: Store, short: Limits, reason: Reason
+) -> None:
+    await store.take(ask(1, short, images=0))
+    before = await left(store)
+    verdict = await store.take(ask(1, short, images=3, cost=3))
+    assert verdict.reason is reason
+    assert await left(store) == before
+
+
+async def test_what_is_paid_for_later_is_given_back_when_its_worker_dies(
+    store: Store, clock: Clock
+) -> None:
+    await store.take(ask(1, EVERYTHING, images=0))
+    clock.advance(20)
+    await store.take(ask(1, EVERYTHING, images=5, cost=100_000))
+    assert await left(store) == [9, 15, 7, 45, 900_000]
+    clock.advance(20)
+    assert await left(store) == [9, 15, 7, 45, 900_000]
+    clock.advance(11)
+    assert await left(store) == [9, 20, 8, 50, 1_000_000]
+
+
+async def test_whose_place_expired_has_to_find_one_to_pay_later(store: Store, clock: Clock) -> None:
+    one = Limits(concurrent_requests=1, requests_per_minute=2)
+    await store.take(ask(1, one, images=0))
+    clock.advance(31)
+    await store.take(ask(2, one))
+    assert (await store.take(ask(1, one))).reason is Reason.CONCURRENT_REQUESTS
+    await store.release(used(2))
+    assert (await store.take(ask(1, one))).allowed
+
+
+async def test_a_renewal_books_what_the_store_did_not_hear_of(store: Store) -> None:
+    await store.take(ask(1, EVERYTHING, images=0))
+    await store.renew("acme", [Reservation("r1", "qwen-image", 3, 100_000)], 30_000)
+    assert await left(store) == [9, 17, 7, 47, 900_000]
+
+
 # --- reasons and waiting
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from typing import Any
 
 import httpx
 import pytest
@@ -114,6 +115,46 @@ def test_a_refusal_says_when_and_counts_nothing(limited: Limited) -> None:
     assert answer.json()["error"]["code"] == "rate_limit_exceeded"
     assert 58 <= int(answer.headers["retry-after"]) <= 61
     assert left(answer) == (8, 8)
+
+
+@pytest.mark.parametrize(
+    ("status", "fields", "headers"),
+    [
+        (400, {"n": 0}, {}),
+        (400, {"size": "huge"}, {}),
+        (400, {"no_such_field": 1}, {}),
+        (400, {}, {"idempotency-key": "x" * 300}),
+        (404, {"model": "no-such-model"}, {}),
+        (413, {"prompt": "x" * 2_000_000}, {}),
+        (504, {"seed": 1}, {"cache-control": "only-if-cached"}),
+    ],
+)
+def test_a_request_that_is_refused_before_its_limits_tells_them_too(
+    limited: Limited, status: int, fields: dict[str, Any], headers: dict[str, str]
+) -> None:
+    """It counts as nothing."""
+    client = limited(LIMITS)
+    client.generate(model="qwen-image-2.0", n=2)
+
+    answer = client.generate(**{"model": "qwen-image-2.0", **fields}, headers=headers)
+
+    assert answer.status_code == status
+    assert left(answer) == (9, 18)
+    assert answer.headers["x-ratelimit-limit-requests"] == "10"
+    assert 58 <= int(answer.headers["x-ratelimit-reset-images"]) <= 61
+
+
+def test_a_model_or_a_key_of_somebody_else_tells_them_too(limited: Limited) -> None:
+    client = limited(LIMITS)
+    first = {"idempotency-key": "mine"}
+    client.generate(model="qwen-image-2.0", headers=first)
+
+    conflict = client.generate("another", model="qwen-image-2.0", headers=first)
+    nobody = client.generate(key="sk-gw-nobody")
+
+    assert (conflict.status_code, left(conflict)) == (422, (9, 19))
+    assert nobody.status_code == 401
+    assert not [name for name in nobody.headers if name.startswith("x-ratelimit")]
 
 
 TWO_IMAGES = Money(400_000)

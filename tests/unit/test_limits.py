@@ -119,7 +119,7 @@ async def test_what_is_admitted_is_settled() -> None:
     assert remaining(verdict) == [99, 90, 99, 90, 90]
     await there.settle(1, images=2, cost=2)
     assert await there.left() == [99, 98, 100, 98, 98]
-    usage = await there.limiter.usage("acme", ALL)
+    usage = await there.store.usage("acme", ALL)
     assert usage.today["qwen-image"].images == 2
     assert not there.limiter.degraded
 

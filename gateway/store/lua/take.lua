@@ -15,16 +15,16 @@ local function over(booked, more, limit)
   return limit >= 0 and more > 0 and booked + more > limit
 end
 
-local function obstacle()
+local function obstacle(is_counted, has_place)
   if over(day_booked, n, per_day) then return 'images_per_day', -1 end
   if over(month_booked, cost, per_month) then return 'spend_per_month', -1 end
-  local requests_ms = room_in_ms('r', requests, 1, per_minute)
+  local requests_ms = is_counted and 0 or room_in_ms('r', requests, 1, per_minute)
   local images_ms = room_in_ms('i', images, n, images_per_minute)
   if images_ms == -1 or (requests_ms ~= -1 and images_ms > requests_ms) then
     return 'images_per_minute', images_ms
   end
   if requests_ms ~= 0 then return 'requests_per_minute', requests_ms end
-  if concurrent >= 0 then
+  if concurrent >= 0 and not has_place then
     local live = redis.call('ZCOUNT', LEASES, '(' .. string.format('%.0f', now_ms), '+inf')
     if over(live, 1, concurrent) then return 'concurrent_requests', 1000 end
   end
@@ -32,9 +32,13 @@ local function obstacle()
 end
 
 local reason, retry_ms
--- A take that is repeated, its answer having been lost, or that comes after its own release.
-if not redis.call('ZSCORE', LEASES, id) and not redis.call('ZSCORE', GONE, id) then
-  reason, retry_ms = obstacle()
+local is_live = redis.call('ZSCORE', LEASES, id)
+if grows(redis.call('HGET', RESERVATIONS, id), n, cost) then
+  reason, retry_ms = obstacle(true, is_live)
+  if not reason then hold(id, n, cost, tonumber(ARGV[5])) end
+elseif not is_live and not redis.call('ZSCORE', GONE, id) then
+  -- Else it is repeated, its answer having been lost, or comes after its own release.
+  reason, retry_ms = obstacle(false, false)
   if not reason then book(id, n, cost, tonumber(ARGV[5])) end
 end
 return {reason and 0 or 1, reason or '', retry_ms or -1, unpack(levels())}

@@ -183,13 +183,24 @@ local function lease(id, lease_ms)
   redis.call('PEXPIRE', LEASES, KEPT_TTL_MS)
 end
 
-local function book(id, n, cost, lease_ms)
+-- Reserve for a request that has been counted.
+local function hold(id, n, cost, lease_ms)
   local record = string.format('%.0f:%.0f:%.0f:%.0f:%.0f', n, cost, second, day, month)
   redis.call('HSET', RESERVATIONS, id, record)
   redis.call('PEXPIRE', RESERVATIONS, KEPT_TTL_MS)
+  redis.call('ZREM', GONE, id)
   lease(id, lease_ms)
-  book_request()
   correct(parse(record), n, cost)
+end
+
+local function book(id, n, cost, lease_ms)
+  book_request()
+  hold(id, n, cost, lease_ms)
+end
+
+-- Whether a request that was admitted to pay for nothing is to pay now.
+local function grows(booking, n, cost)
+  return booking and string.match(booking, '^0:0:') and (n > 0 or cost > 0)
 end
 
 local function bury(id)

@@ -38,12 +38,16 @@ class MemoryLimits:
     async def take(self, ask: Ask) -> Verdict:
         tenant = self._at_now(ask.tenant)
         reservation = ask.reservation
-        if tenant.knows(reservation.id):
+        grows = tenant.grows(reservation)
+        if not grows and tenant.knows(reservation.id):
             return tenant.verdict(ask.limits)
-        reason, retry_after_ms = tenant.obstacle(ask.limits, reservation)
+        reason, retry_after_ms = tenant.obstacle(ask.limits, reservation, is_counted=grows)
         if reason is not None:
             return tenant.verdict(ask.limits, reason, retry_after_ms)
-        tenant.book(reservation, ask.lease_ms)
+        if grows:
+            tenant.hold(reservation, ask.lease_ms)
+        else:
+            tenant.book(reservation, ask.lease_ms)
         return tenant.verdict(ask.limits)
 
     async def renew(self, tenant: str, reservations: Sequence[Reservation], lease_ms: int) -> None:
@@ -152,34 +156,53 @@ class _Tenant:
     def knows(self, id_: str) -> bool:
         return id_ in self._leases or id_ in self._gone
 
-    def obstacle(self, limits: Limits, want: Reservation) -> tuple[Reason | None, int | None]:
-        """The limit in the way, and how long."""
+    def grows(self, want: Reservation) -> bool:
+        """Whether a request that was admitted to pay for nothing is to pay now."""
+        booking = self._bookings.get(want.id)
+        if booking is None or booking.images or booking.cost:
+            return False
+        return want.images > 0 or want.cost > 0
+
+    def obstacle(
+        self, limits: Limits, want: Reservation, *, is_counted: bool
+    ) -> tuple[Reason | None, int | None]:
+        """The limit in the way, and how long; a request may have been counted before."""
         if _over(self.day.booked, want.images, limits.images_per_day):
             return Reason.IMAGES_PER_DAY, None
         if _over(self.month.booked, want.cost, limits.spend_per_month):
             return Reason.SPEND_PER_MONTH, None
-        requests_ms = self._room_in_ms(self.requests, 1, limits.requests_per_minute)
+        requests_ms: int | None = 0
+        if not is_counted:
+            requests_ms = self._room_in_ms(self.requests, 1, limits.requests_per_minute)
         images_ms = self._room_in_ms(self.images, want.images, limits.images_per_minute)
         if images_ms is None or (requests_ms is not None and images_ms > requests_ms):
             return Reason.IMAGES_PER_MINUTE, images_ms
         if requests_ms != 0:
             return Reason.REQUESTS_PER_MINUTE, requests_ms
-        if _over(len(self._leases), 1, limits.concurrent_requests):
+        has_place = want.id in self._leases
+        if not has_place and _over(len(self._leases), 1, limits.concurrent_requests):
             return Reason.CONCURRENT_REQUESTS, CONCURRENCY_RETRY_MS
         return None, None
 
     def book(self, reservation: Reservation, lease_ms: int) -> None:
+        self.requests.book(self._second, 1)
+        self.hold(reservation, lease_ms)
+
+    def hold(self, reservation: Reservation, lease_ms: int) -> None:
+        """Reserve for a request that has been counted."""
         booking = _Booking(
             reservation.images, reservation.cost, self._second, self.day.name, self.month.name
         )
         self._bookings[reservation.id] = booking
+        self._gone.pop(reservation.id, None)
         self._lease(reservation.id, lease_ms)
-        self.requests.book(self._second, 1)
         self._correct(booking, booking.images, booking.cost)
 
     def renew(self, reservation: Reservation, lease_ms: int) -> None:
         id_ = reservation.id
-        if id_ in self._leases:
+        if self.grows(reservation):
+            self.hold(reservation, lease_ms)
+        elif id_ in self._leases:
             self._lease(id_, lease_ms)
         elif booking := self._bookings.get(id_):
             del self._gone[id_]
