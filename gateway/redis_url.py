@@ -5,14 +5,15 @@
     redis+sentinel://[user:password@]host[:port],…/service[/db]  rediss+sentinel:// with TLS
     redis+cluster://[user:password@]host[:port],…                rediss+cluster:// with TLS
 
-User and password of a Sentinel URL are those of the Redis servers behind it. What is wrong is said
+User and password of a Sentinel URL are those of the Redis servers behind it; Sentinels that ask for
+their own are given `sentinel_username` and `sentinel_password`, as options. What is wrong is said
 without repeating anything of the URL: whatever is misread may be a part of its password.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from urllib.parse import SplitResult, parse_qsl, unquote, urlsplit
+from collections.abc import Iterator, Sequence
+from urllib.parse import SplitResult, parse_qsl, unquote, unquote_plus, urlsplit
 
 from msgspec import Struct
 
@@ -29,6 +30,8 @@ PORT, SENTINEL_PORT = 6379, 26379
 DB = "db"
 CHECK_HOSTNAME, CERT_REQS = "ssl_check_hostname", "ssl_cert_reqs"
 TLS_OPTIONS = ("ssl_ca_certs", "ssl_certfile", "ssl_keyfile", CERT_REQS, CHECK_HOSTNAME)
+SENTINEL_USERNAME, SENTINEL_PASSWORD = "sentinel_username", "sentinel_password"
+SENTINEL_OPTIONS = (SENTINEL_USERNAME, SENTINEL_PASSWORD)
 BOOLEANS = {"true": True, "false": False}
 ONE_OF = {CERT_REQS: ("none", "optional", "required"), CHECK_HOSTNAME: tuple(BOOLEANS)}
 ESCAPES = "in a password, / is %2F, ? is %3F, # is %23, @ is %40 and % is %25"
@@ -46,6 +49,8 @@ class RedisUrl(Struct, frozen=True, kw_only=True):
     db: int
     username: str | None
     password: str | None
+    sentinel_username: str | None
+    sentinel_password: str | None
     tls: bool
     tls_options: dict[str, str | bool]
     """As redis-py names them."""
@@ -71,13 +76,24 @@ def parse(url: str) -> RedisUrl:
         db=to_db([*names[form == "sentinel" :], *options.get(DB, "").split()], form),
         username=unquote(username) or None,
         password=unquote(password) or None,
+        sentinel_username=options.get(SENTINEL_USERNAME),
+        sentinel_password=options.get(SENTINEL_PASSWORD),
         tls=parts.scheme.startswith("rediss"),
         tls_options={
             name: BOOLEANS[value] if name == CHECK_HOSTNAME else value
             for name, value in options.items()
-            if name != DB
+            if name in TLS_OPTIONS
         },
     )
+
+
+def passwords(url: str) -> Iterator[str]:
+    """Every password of an address as it is written there, and as it is meant."""
+    parts = urlsplit(url)
+    asked = (pair.partition("=") for pair in parts.query.split("&"))
+    for text in (parts.password, *(value for name, _, value in asked if name == SENTINEL_PASSWORD)):
+        if text:
+            yield from (text, unquote(text), unquote_plus(text))
 
 
 def split(url: str) -> SplitResult:
@@ -102,9 +118,11 @@ def to_options(parts: SplitResult) -> dict[str, str]:
     except ValueError:
         raise ValueError(f"expected options as name=value; {ESCAPES}") from None
     options = dict(pairs)
-    if not options.keys() <= {DB, *TLS_OPTIONS}:
-        raise ValueError(f"expected no options but {', '.join((DB, *TLS_OPTIONS))}; {ESCAPES}")
-    if options.keys() - {DB} and not parts.scheme.startswith("rediss"):
+    for_sentinels = SENTINEL_OPTIONS if "+sentinel" in parts.scheme else ()
+    known_names = (DB, *for_sentinels, *TLS_OPTIONS)
+    if not options.keys() <= set(known_names):
+        raise ValueError(f"expected no options but {', '.join(known_names)}; {ESCAPES}")
+    if options.keys() & set(TLS_OPTIONS) and not parts.scheme.startswith("rediss"):
         raise ValueError("expected a scheme with TLS, rediss, where there are options of TLS")
     for name, value in options.items():
         if not value or value not in ONE_OF.get(name, (value,)):

@@ -5,17 +5,18 @@ from __future__ import annotations
 from collections.abc import Iterator
 from datetime import datetime
 from typing import Annotated, Literal
-from urllib.parse import unquote, urlsplit
 
 from msgspec import Meta, Struct, field
 
 from gateway.catalogue import Alias, Catalogue, Money, Rate
 from gateway.decoding import Secret
+from gateway.redis_url import passwords
 
 Port = Annotated[int, Meta(ge=0, le=65535)]
 Positive = Annotated[float, Meta(gt=0, le=31_536_000)]
 Count = Annotated[int, Meta(ge=1)]
 Name = Annotated[str, Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}\Z")]
+KeyPrefix = Annotated[str, Meta(pattern=r"^[!-z|~]{0,64}\Z")]
 KeyHash = Annotated[str, Meta(pattern=r"^sha256:[0-9a-f]{64}\Z")]
 Globs = tuple[str, ...]
 DRAIN_S = 330
@@ -42,7 +43,8 @@ class Redis(Struct, frozen=True, kw_only=True):
 
     url: Secret
     """Where Redis is, see [below](#addresses-of-redis)."""
-    prefix: str = "gateway:"
+    prefix: KeyPrefix = "gateway:"
+    """What every key begins with; no braces, by which a cluster tells where keys belong."""
     connect_timeout_ms: Count = 100
     command_timeout_ms: Count = 50
     replicas: Count = 1
@@ -136,7 +138,7 @@ class ImageCache(Struct, frozen=True, kw_only=True):
 
     url: Secret | None = None
     """A Redis of their own, which may evict; absent: this worker's memory, for one worker only."""
-    prefix: str = "gateway:"
+    prefix: KeyPrefix = "gateway:"
     max_image_bytes: Count = 8 * 1024 * 1024
     """Larger images are not kept."""
     budget_bytes: Count = 256 * 1024 * 1024
@@ -193,6 +195,5 @@ class Config(Struct, frozen=True, kw_only=True):
         """What must never be printed, as it would appear."""
         yield from (account.api_key.reveal() for account in self.accounts)
         urls = [part.url for part in (self.redis, self.image_cache) if part is not None]
-        passwords = (urlsplit(url.reveal()).password for url in urls if url is not None)
-        for password in filter(None, passwords):
-            yield from (password, unquote(password))
+        for url in filter(None, urls):
+            yield from passwords(url.reveal())

@@ -103,6 +103,28 @@ async def test_sentinel_leads_to_the_master_and_to_the_next_one(replicated: Repl
     assert levels.day.remaining <= 6
 
 
+@pytest.fixture(params=available_redis_servers())
+def guarded(request: pytest.FixtureRequest) -> Iterator[str]:
+    """The address of a server and a Sentinel that each ask for a password of their own."""
+    binary = available_redis_servers()[request.param]
+    with ExitStack() as stack:
+        master = stack.enter_context(RedisServer(binary, ["--requirepass", "of/server"]))
+        config = SENTINEL.format(port=master.port) + (
+            "sentinel auth-pass main of/server\nrequirepass of+sentinel\n"
+        )
+        sentinel = stack.enter_context(RedisServer(binary, ["--sentinel"], config=config))
+        yield f"redis+sentinel://:of%2Fserver@127.0.0.1:{sentinel.port}/main/0"
+
+
+async def test_a_sentinel_may_have_a_password_of_its_own(guarded: str) -> None:
+    let_in = RedisStore(f"{guarded}?sentinel_password=of%2Bsentinel", timeouts=QUICK)
+    kept_out = RedisStore(guarded, timeouts=QUICK)
+    assert await answered(let_in, 1)
+    assert not await answered(kept_out, 1)
+    await let_in.aclose()
+    await kept_out.aclose()
+
+
 # --- Cluster
 
 

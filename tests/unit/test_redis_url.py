@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway.redis_url import SCHEMES, RedisUrl, parse
+from gateway.redis_url import SCHEMES, RedisUrl, parse, passwords
 from tests.running import ROOT
 
 PASSWORD = "S3CRET"
@@ -20,7 +20,8 @@ def address(**parts: Any) -> RedisUrl:
     """One that has only these parts."""
     nothing: dict[str, Any] = {
         "socket": None, "hosts": (), "service": None, "is_cluster": False, "db": 0,
-        "username": None, "password": None, "tls": False, "tls_options": {},
+        "username": None, "password": None, "sentinel_username": None,
+        "sentinel_password": None, "tls": False, "tls_options": {},
     }  # fmt: skip
     return RedisUrl(**{**nothing, **parts})
 
@@ -49,6 +50,13 @@ def address(**parts: Any) -> RedisUrl:
             address(hosts=(("one", 26380), ("two", 26379)), service="main", db=4),
         ),
         ("rediss+sentinel://one/main", address(hosts=(("one", 26379),), service="main", tls=True)),
+        (
+            "redis+sentinel://:pw@one/main?sentinel_username=s&sentinel_password=p%2Bw&db=1",
+            address(
+                hosts=(("one", 26379),), service="main", db=1, password="pw",
+                sentinel_username="s", sentinel_password="p+w",
+            ),
+        ),
         (
             "redis+cluster://pw@x@one:7000,two",
             address(hosts=(("one", 7000), ("two", 6379)), is_cluster=True, username="pw@x"),
@@ -87,6 +95,11 @@ def test_an_address_is_taken_apart(url: str, expected: RedisUrl) -> None:
         ("redis://h?db=", "expected a value for db"),
         ("redis://h?foo=1", "expected no options but db, ssl_ca_certs,"),
         ("redis://h?socket_timeout=9", "expected no options but db, ssl_ca_certs,"),
+        ("redis://h?sentinel_password=pw", "expected no options but db, ssl_ca_certs,"),
+        (
+            "redis+sentinel://h/main?a=b",
+            "options but db, sentinel_username, sentinel_password, ssl_",
+        ),
         ("redis://h?foo", "expected options as name=value"),
         ("redis://h?ssl_ca_certs=/ca.pem", "expected a scheme with TLS"),
         ("rediss://h?ssl_cert_reqs=maybe", "expected none or optional or required"),
@@ -110,6 +123,12 @@ def test_an_address_is_taken_apart(url: str, expected: RedisUrl) -> None:
 def test_what_is_no_address_is_said(url: str, words: str) -> None:
     with pytest.raises(ValueError, match=re.escape(words)):
         parse(url)
+
+
+def test_every_password_is_known_as_written_and_as_meant() -> None:
+    url = "redis+sentinel://me:p%2Fw@h/main?sentinel_password=s%2Fp+x&db=1"
+    assert set(passwords(url)) == {"p%2Fw", "p/w", "s%2Fp+x", "s/p+x", "s/p x"}
+    assert not list(passwords("redis://h/1"))
 
 
 @given(

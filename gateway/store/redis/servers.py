@@ -86,8 +86,8 @@ def _sentinel(
 ) -> Single:
     asked = {
         **options,
-        "username": None,
-        "password": None,
+        "username": address.sentinel_username,
+        "password": address.sentinel_password,
         "socket_timeout": timeouts.command_s,
         "ssl": address.tls,
     }
