@@ -67,6 +67,65 @@ async def test_a_cluster_that_tells_no_map_is_unavailable() -> None:
         await store.aclose()
 
 
+async def pong(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    """Answer whatever needs no data, as a proxy does that has lost what is behind it."""
+    while asked := await reader.read(4096):
+        if b"PING" in asked:
+            writer.write(b"+PONG\r\n")
+        elif b"CLIENT" in asked:
+            writer.write(b"+OK\r\n" * asked.count(b"CLIENT"))
+    writer.close()
+
+
+async def test_a_server_that_answers_only_pings_holds_up_one_call_a_second(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    server = await asyncio.start_server(pong, "127.0.0.1", 0)
+    port = server.sockets[0].getsockname()[1]
+    store = RedisStore(f"redis://127.0.0.1:{port}", timeouts=Timeouts(0.1, 0.05))
+    loop = asyncio.get_running_loop()
+    held_up: list[float] = []
+    started = loop.time()
+    while loop.time() - started < 4:
+        before = loop.time()
+        with pytest.raises(StoreUnavailable):
+            await store.take(ask(1, LIMITS))
+        if loop.time() - before > 0.04:
+            held_up.append(before - started)
+        await asyncio.sleep(0.01)
+    assert 2 <= len([at for at in held_up if at > 1]) <= 4
+    assert [one.message for one in caplog.records] == ["Redis is taken to be away: Redis is silent"]
+    await store.aclose()
+    server.close()
+
+
+async def test_a_name_that_is_not_found_is_looked_up_once_at_a_time(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Each waits in a thread of which there are four, and other names with it."""
+    loop, asked = asyncio.get_running_loop(), []
+    answer: asyncio.Future[Any] = loop.create_future()
+
+    async def look_up(host: str, *_: Any, **__: Any) -> Any:
+        asked.append(host)
+        return await asyncio.shield(answer)
+
+    monkeypatch.setattr(loop, "getaddrinfo", look_up)
+    store = RedisStore("redis://redis.example", timeouts=Timeouts(0.05, 0.05))
+    with pytest.raises(StoreUnavailable):
+        await store.take(ask(1, LIMITS))
+    for_requests = len(asked)
+    await asyncio.sleep(1.2)
+    assert len(asked) == for_requests + 1
+    answer.set_exception(OSError("no such name"))
+    await eventually(lambda: true_when(len(asked) > for_requests + 1))
+    await store.aclose()
+
+
+async def true_when(condition: bool) -> bool:
+    return condition
+
+
 @pytest.mark.parametrize("failures", [1, 2, 5])
 @pytest.mark.parametrize("operations", [["get_connection"], ["get_connection", "disconnect"]])
 async def test_an_exception_that_nobody_foresaw_is_an_outage_that_ends(

@@ -3,7 +3,6 @@ from __future__ import annotations
 import socket
 from typing import Any
 
-import aiohttp
 import pytest
 
 from gateway.config import Images
@@ -133,7 +132,7 @@ class Names:
 
 
 def resolver(monkeypatch: pytest.MonkeyPatch, *addresses: str, exempt: str = "") -> PublicResolver:
-    monkeypatch.setattr(aiohttp, "ThreadedResolver", lambda: Names(*addresses))
+    monkeypatch.setattr("gateway.upstream.addresses.Resolver", lambda: Names(*addresses))
     return PublicResolver(frozenset({exempt}))
 
 

@@ -3,9 +3,13 @@
 Commands issued in one tick of the event loop go out as one pipeline. While as many batches are
 under way as may be, further commands gather into the next one.
 
-    closed ── a batch failed twice in a row ──▶ open: every call fails at once
-      ▲                                          │ four times a second
-      └────────── the server answers ◀────────  PING
+    closed ── a batch fails twice in a row ──▶ open: every call fails at once
+      ▲                                           │ ▲
+      │                          answers a PING   ▼ │ not answered
+      └── answered ─────────────────────────── on trial: one batch at a time
+
+A server is pinged four times a second, and once a second when a trial has failed: some that do no
+work answer pings, as a proxy does that has lost what is behind it.
 """
 
 from __future__ import annotations
@@ -22,12 +26,14 @@ from redis.asyncio.connection import AbstractConnection, ConnectionPool
 from redis.exceptions import RedisError, ResponseError
 
 from gateway.store.base import StoreUnavailable
+from gateway.store.redis.names import Names
 
 BATCH_MAX = 128
 """Commands per pipeline: some milliseconds of the server's time, far from the timeout."""
 BATCHES_AT_ONCE = 2
 """One being answered while the next one is on its way."""
 PROBE_EVERY_S = 0.25
+PROBE_AGAIN_S = 1.0
 LAG_S = 0.01
 """A timer that fires later than this says that this process was held up, not the server."""
 LAGS_MAX = 5
@@ -50,8 +56,9 @@ class Timeouts(Struct, frozen=True):
 class Lane:
     """One server. Replies are as Redis gave them, its errors as values."""
 
-    def __init__(self, pool: ConnectionPool, timeouts: Timeouts, name: str) -> None:
+    def __init__(self, pool: ConnectionPool, timeouts: Timeouts, name: str, names: Names) -> None:
         self._pool = pool
+        self._names = names
         self._timeouts = timeouts
         self._name = name
         self._queue: deque[tuple[Command, asyncio.Future[Reply]]] = deque()
@@ -61,11 +68,14 @@ class Lane:
         self._tasks: set[asyncio.Task[None]] = set()
         self.failure: str | None = None
         """Why calls fail at once, or None."""
+        self._on_trial: str | None = None
+        """Why calls failed, until the first one is answered."""
 
     def call(self, command: Command) -> asyncio.Future[Reply]:
         """Send a command with the next batch. Raises StoreUnavailable, at once or later."""
-        if self.failure or self._is_closed:
-            raise StoreUnavailable(self.failure or f"{self._name} is closed")
+        failure = self._why_not()
+        if failure is not None:
+            raise StoreUnavailable(failure)
         loop = asyncio.get_running_loop()
         future: asyncio.Future[Reply] = loop.create_future()
         self._queue.append((command, future))
@@ -91,13 +101,15 @@ class Lane:
         if self._tasks:
             await asyncio.wait(self._tasks)
         self._drop_queue(StoreUnavailable(f"{self._name} is closed"))
+        self._names.close()
         await self._pool.aclose()
 
     # -- batches
 
     def _dispatch(self) -> None:
         self._is_scheduled = False
-        while self._queue and self._under_way < BATCHES_AT_ONCE:
+        at_once = 1 if self._on_trial else BATCHES_AT_ONCE
+        while self._queue and self._under_way < at_once:
             batch: list[tuple[Command, asyncio.Future[Reply]]] = []
             while self._queue and len(batch) < BATCH_MAX:
                 command, future = self._queue.popleft()
@@ -123,6 +135,7 @@ class Lane:
                     future.set_exception(StoreUnavailable(str(lost), in_doubt=lost.in_doubt))
                     future.exception()  # whoever waited may be gone
         else:
+            self._passed()
             for (_, future), reply in zip(batch, replies, strict=True):
                 if not future.done():
                     future.set_result(reply)
@@ -137,7 +150,7 @@ class Lane:
         try:
             return await self._exchange(commands)
         except StoreUnavailable as first:
-            if self.failure:
+            if self.failure or self._on_trial:
                 raise
             try:
                 await self.reconnect()
@@ -184,12 +197,24 @@ class Lane:
 
     # -- the breaker
 
+    def _why_not(self) -> str | None:
+        if self._is_closed:
+            return f"{self._name} is closed"
+        return self.failure or (self._on_trial if self._under_way else None)
+
     def _open(self, why: StoreUnavailable) -> None:
         if self.failure is None and not self._is_closed:
-            self.failure = str(why)
-            log.warning("Redis is taken to be away: %s", why)
-            self._start(self._probe())
+            if self._on_trial is None:
+                log.warning("Redis is taken to be away: %s", why)
+            every_s = PROBE_AGAIN_S if self._on_trial else PROBE_EVERY_S
+            self.failure, self._on_trial = str(why), None
+            self._start(self._probe(every_s))
         self._drop_queue(why)
+
+    def _passed(self) -> None:
+        if self._on_trial is not None:
+            self._on_trial = None
+            log.warning("%s answers again", self._name)
 
     def _drop_queue(self, why: StoreUnavailable) -> None:
         while self._queue:
@@ -198,16 +223,17 @@ class Lane:
                 future.set_exception(StoreUnavailable(str(why)))
                 future.exception()
 
-    async def _probe(self) -> None:
+    async def _probe(self, every_s: float) -> None:
         while self.failure:
-            await asyncio.sleep(PROBE_EVERY_S)
+            await asyncio.sleep(every_s)
+            if not await self._names.are_found(self._timeouts.connect_s):
+                continue
             with contextlib.suppress(StoreUnavailable):
                 await self.reconnect()
                 reply = (await self._exchange([("PING",)]))[0]
                 if isinstance(reply, ResponseError):
                     continue
-                self.failure = None
-                log.warning("%s answers again", self._name)
+                self.failure, self._on_trial = None, self.failure
 
 
 class _Watch:

@@ -24,6 +24,7 @@ from redis.exceptions import AskError, MovedError, ResponseError, TryAgainError
 from gateway.redis_url import RedisUrl, parse
 from gateway.store.base import StoreUnavailable
 from gateway.store.redis.lane import Command, Lane, Reply, Timeouts
+from gateway.store.redis.names import Names
 
 MOVES_MAX = 5
 """How often one command is sent on while slots are being moved."""
@@ -78,7 +79,9 @@ def connect(url: str, timeouts: Timeouts) -> Servers:
         host, port = address.hosts[0]
         connection = SSLConnection if address.tls else Connection
         where = {"connection_class": connection, "host": host, "port": port}
-    return Single(Lane(ConnectionPool(db=address.db, **where, **options), timeouts, "Redis"))
+    pool = ConnectionPool(db=address.db, **where, **options)
+    names = Names(host for host, _ in address.hosts)
+    return Single(Lane(pool, timeouts, "Redis", names))
 
 
 def _sentinel(
@@ -97,7 +100,8 @@ def _sentinel(
     pool = sentinel.master_for(service, db=address.db).connection_pool
     # One dead Sentinel after the other may have to be asked for the master.
     patient = Timeouts(timeouts.connect_s * (len(address.hosts) + 1), timeouts.command_s)
-    return Single(Lane(pool, patient, f"Redis {service}"), sentinel.sentinels)
+    names = Names(host for host, _ in address.hosts)
+    return Single(Lane(pool, patient, f"Redis {service}", names), sentinel.sentinels)
 
 
 class Single:
@@ -201,7 +205,7 @@ class Cluster:
         if node not in self._lanes:
             host, port = node
             pool = ConnectionPool(host=host, port=port, **self._options)
-            self._lanes[node] = Lane(pool, self._timeouts, f"Redis {host}:{port}")
+            self._lanes[node] = Lane(pool, self._timeouts, f"Redis {host}:{port}", Names([host]))
         return self._lanes[node]
 
     async def _look(self) -> None:
