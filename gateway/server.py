@@ -44,6 +44,9 @@ GROUP_S = 1.0
 """One to a whole group reaches a worker twice, and the second time through the supervisor."""
 ALONE_S = 0.2
 """How much later than its workers the supervisor may hear of a signal to all of them."""
+LOOK_UPS = "16"
+"""Threads of the event loop, which do nothing but ask name servers: of the four that libuv has by
+itself, a silent one would take all, those of the connections to the vendor among them."""
 SIGNALS = frozenset({signal.SIGINT, signal.SIGTERM, signal.SIGHUP})
 LAST_ANSWER = (b"connection", b"close")
 SO_ATTACH_FILTER = 26
@@ -288,6 +291,7 @@ def run_worker(
     share = Share(place.index, place.workers * replicas)
     app = create_app(config, path=path, share=share)
     server = Server(app, config, ready, orders, place.index)
+    os.environ.setdefault("UV_THREADPOOL_SIZE", LOOK_UPS)
     # uvicorn raises the signal again once it has drained, which is the end.
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: sys.exit(1 if server.unanswered else 0))

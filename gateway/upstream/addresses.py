@@ -11,11 +11,11 @@ import ipaddress
 import re
 import socket
 
+import aiohttp
 from aiohttp.abc import AbstractResolver, ResolveResult
 from yarl import URL
 
 from gateway.config import Images
-from gateway.upstream.names import Resolver
 
 PLAIN_URL = re.compile(r"[!-~]{1,4096}")
 HOST_NAME = re.compile(r"[a-z0-9-]+(\.[a-z0-9-]+)*")
@@ -74,7 +74,7 @@ class PublicResolver(AbstractResolver):
 
     def __init__(self, exempt: frozenset[str]) -> None:
         self._exempt = exempt
-        self._resolver = Resolver()
+        self._resolver = aiohttp.ThreadedResolver()
 
     async def resolve(
         self, host: str, port: int = 0, family: socket.AddressFamily = socket.AF_INET
@@ -93,7 +93,7 @@ class PublicResolver(AbstractResolver):
         return public
 
     async def close(self) -> None:
-        """Give its threads up."""
+        """Nothing is held."""
         await self._resolver.close()
 
 

@@ -27,7 +27,6 @@ from gateway.errors import GatewayError
 from gateway.protocol.dashscope import GenerationReply, GenerationRequest
 from gateway.translate.failure import Remedy, UpstreamFailure, to_failure
 from gateway.translate.response import image_urls
-from gateway.upstream.names import Resolver
 
 PATH = "/services/aigc/multimodal-generation/generation"
 MAX_REPLY_BYTES = 1024 * 1024
@@ -72,9 +71,7 @@ def open_transport(upstream: Upstream) -> httpx.AsyncBaseTransport:
         client=lambda: aiohttp.ClientSession(
             trace_configs=[trace],
             connector=aiohttp.TCPConnector(
-                limit=upstream.max_connections,
-                keepalive_timeout=upstream.keepalive_s,
-                resolver=Resolver(),
+                limit=upstream.max_connections, keepalive_timeout=upstream.keepalive_s
             ),
             cookie_jar=aiohttp.DummyCookieJar(),
             timeout=aiohttp.ClientTimeout(total=None),

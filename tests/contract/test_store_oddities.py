@@ -102,7 +102,7 @@ async def test_a_server_that_answers_only_pings_holds_up_one_call_a_second(
 async def test_a_name_that_is_not_found_is_looked_up_once_at_a_time(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """Each waits in a thread of which there are four, and other names with it."""
+    """Each waits in one of few threads, and other names with it."""
     loop, asked = asyncio.get_running_loop(), []
     answer: asyncio.Future[Any] = loop.create_future()
 

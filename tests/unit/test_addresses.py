@@ -3,6 +3,7 @@ from __future__ import annotations
 import socket
 from typing import Any
 
+import aiohttp
 import pytest
 
 from gateway.config import Images
@@ -132,7 +133,7 @@ class Names:
 
 
 def resolver(monkeypatch: pytest.MonkeyPatch, *addresses: str, exempt: str = "") -> PublicResolver:
-    monkeypatch.setattr("gateway.upstream.addresses.Resolver", lambda: Names(*addresses))
+    monkeypatch.setattr(aiohttp, "ThreadedResolver", lambda: Names(*addresses))
     return PublicResolver(frozenset({exempt}))
 
 

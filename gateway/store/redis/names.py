@@ -11,7 +11,7 @@ class Names:
     """One look-up of each name at a time.
 
     A look-up that nobody waits for any more goes on in its thread, for up to half a minute where
-    name servers are silent, and the event loop has four threads for them all.
+    name servers are silent, and the event loop has few threads for all names.
     """
 
     def __init__(self, hosts: Iterable[str]) -> None:
