@@ -163,7 +163,7 @@ class Parts:
         looking = asyncio.create_task(self._look_at_eviction())
         yield
         looking.cancel()
-        await self.pipeline.drain()
+        await self.pipeline.drain(self.readiness.given_up)
         closing = (self.sampler, self.pacer, self.ledger, self.limiter, self.client, self.fetcher)
         for part in (*closing, self.store):
             await part.aclose()

@@ -45,6 +45,9 @@ CACHE = {
 GENERATION_S = 30.0
 """What a generation takes: a call whose slot comes later than this before the deadline is refused,
 since its picture would be paid for and come too late."""
+LAST_S = 1.0
+"""How long calls that were sent may yet be answered at an end that waits for nothing more, and then
+how long what is given up may take to say so."""
 
 
 class Pipeline:
@@ -126,10 +129,23 @@ class Pipeline:
         """Its client has all of it."""
         await self._ledger.delivered(place)
 
-    async def drain(self) -> None:
-        """Wait for what is under way for callers that have left."""
+    async def drain(self, given_up: asyncio.Event) -> None:
+        """Wait for what is under way for callers that have left.
+
+        Once that is given up, all of it leaves the ledger and the limits, and gets a moment for it.
+        """
         if self._running:
-            await asyncio.wait(self._running)
+            ended = asyncio.create_task(asyncio.wait(set(self._running)))
+            cut = asyncio.create_task(given_up.wait())
+            await asyncio.wait([ended, cut], return_when=asyncio.FIRST_COMPLETED)
+            ended.cancel()
+            cut.cancel()
+        if self._running:
+            _, rest = await asyncio.wait(set(self._running), timeout=LAST_S)
+            for task in rest:
+                task.cancel()
+        if self._running:
+            await asyncio.wait(set(self._running), timeout=LAST_S)
 
     def _spawn(self, work: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
         task = asyncio.create_task(work)

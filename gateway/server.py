@@ -37,7 +37,9 @@ FIRST_REQUEST_S = 1.0
 """How long those may take until their request is there."""
 FIRST_REQUEST_LOOKS = 50
 CUT_S = 1.0
-"""How long requests that are given up may take to leave the ledger and the limits."""
+"""How long requests that are given up may take to end."""
+CLOSE_S = 5.0
+"""How long they may then take to leave the ledger and the limits."""
 REPEAT_S = 0.3
 """A signal so soon after one is the same: `timeout` sends it to its child and to its group."""
 GROUP_S = 1.0
@@ -152,7 +154,9 @@ class Server(uvicorn.Server):
         if sig == signal.SIGINT:
             self._lame_duck_s = 0.0
         self._gateway.drain()
-        super().handle_exit(sig, frame)
+        # Of two that come in one moment the second interrupts the first, and uvicorn takes a second
+        # SIGINT for an order to drop everything.
+        super().handle_exit(signal.SIGTERM, frame)
 
     def _is_second(self) -> bool:
         """Whether someone wants it to end at once, or one signal has come by two ways."""
@@ -175,12 +179,15 @@ class Server(uvicorn.Server):
         await asyncio.wait(
             [ending, self._forced], timeout=self._drain_s, return_when=asyncio.FIRST_COMPLETED
         )
-        if not ending.done():
+        is_cut = not ending.done()
+        if is_cut:
+            ending.cancel()
+            await asyncio.wait([ending])
             await self._cut(sockets or [])
         elif ending.exception() is not None:
             ending.result()
         log.info("drained", unanswered=self.unanswered)
-        if not ending.done():
+        if is_cut:
             # What is cancelled from here on was counted above; each would leave a stack trace.
             logging.disable()
 
@@ -220,6 +227,7 @@ class Server(uvicorn.Server):
     async def _cut(self, sockets: list[socket.socket]) -> None:
         """End now: hang up, so that what nobody has paid for yet is not sent any more."""
         self.force_exit = True
+        self._gateway.give_up()
         for server in self.servers:
             server.close()
         for sock in sockets:
@@ -230,6 +238,9 @@ class Server(uvicorn.Server):
             connection.transport.abort()
         if requests:
             await asyncio.wait(requests, timeout=CUT_S)
+        # Leases and leaderships that are given back here are nobody's wait elsewhere.
+        with suppress(TimeoutError):
+            await asyncio.wait_for(self.lifespan.shutdown(), CLOSE_S)
 
     def _connections(self) -> list[HttpProtocol]:
         return cast("list[HttpProtocol]", list(self.server_state.connections))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Awaitable, Callable
 from secrets import token_hex
 from time import perf_counter
@@ -22,6 +23,8 @@ class Readiness:
 
     def __init__(self) -> None:
         self.draining = False
+        self.given_up = asyncio.Event()
+        """Set when the drain has taken too long: what is left is not waited for."""
 
 
 class Envelope:
@@ -48,6 +51,10 @@ class Envelope:
     def drain(self) -> None:
         """No longer ready: the process is about to end."""
         self._readiness.draining = True
+
+    def give_up(self) -> None:
+        """Finish nothing more."""
+        self._readiness.given_up.set()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass the request on, adding headers to its answer."""

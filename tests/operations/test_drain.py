@@ -11,8 +11,19 @@ import time
 import aiohttp
 import pytest
 
-from tests.operations.site import Line, Site, children_of, eventually, generate, session
-from tests.running import GatewayProcess
+from gateway.store.base import Limits
+from gateway.store.redis import RedisStore
+from tests.contract.stores import remaining
+from tests.operations.site import (
+    Line,
+    Site,
+    children_of,
+    eventually,
+    generate,
+    session,
+    tenant,
+)
+from tests.running import ACME, GatewayProcess
 from tests.simulated import SimulatedDashScope
 
 IN_FLIGHT = 200
@@ -145,7 +156,7 @@ async def test_a_second_signal_to_the_group_ends_it_at_once(
             calls = await begin(client, gateway, vendor, 5)
             os.killpg(gateway.pid, signal.SIGINT)
             await asyncio.sleep(1)
-            assert not any(call.done() for call in calls)
+            assert not any(call.done() for call in calls), gateway.output
             signalled = time.monotonic()
             os.killpg(gateway.pid, signal.SIGINT)
             assert await asyncio.to_thread(gateway.ended, 10) == 1
@@ -200,6 +211,34 @@ async def test_a_limit_ends_it(site: Site, vendor: SimulatedDashScope) -> None:
             assert 2 <= time.monotonic() - signalled < 8
             await asyncio.gather(*calls, return_exceptions=True)
     assert re.search(r'"unanswered": ?[1-5]', gateway.output)
+    assert "Traceback" not in gateway.output
+
+
+async def test_what_a_limit_cuts_gives_its_places_back(
+    site: Site, vendor: SimulatedDashScope, redis_url: str
+) -> None:
+    """Those that wait for a slot, and those with the vendor: nobody waits for their leases."""
+    vendor.configure(latency_s=30.0)
+    limits = {"concurrent_requests": 50, "images_per_day": 50}
+    site.write(
+        accounts=[{**PACED, "base_url": vendor.base_url}],
+        tenants=[tenant("acme", ACME, limits=limits)],
+        drain_s=2,
+        lame_duck_s=0,
+    )
+    with site.start() as gateway:
+        async with session() as client:
+            calls = [asyncio.create_task(generate(client, gateway.url)) for _ in range(40)]
+            await eventually(lambda: asyncio.to_thread(lambda: vendor.state(0)["in_flight"] >= 2))
+            gateway.stop()
+            assert await asyncio.to_thread(gateway.ended, 15) == 1
+            await asyncio.gather(*calls, return_exceptions=True)
+    store = RedisStore(redis_url)
+    usage = await store.usage("acme", Limits(**limits))
+    share = await store.heartbeat("the next one", 30_000)
+    await store.aclose()
+    assert remaining(usage.levels)[2:4] == [50, 50]
+    assert share.workers == 1
     assert "Traceback" not in gateway.output
 
 
