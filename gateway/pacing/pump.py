@@ -62,7 +62,7 @@ class Pump:
         self._last: dict[str, _Sending] = {}
         """The last call of each account."""
         self._joined = False
-        self._is_holding = self._was_late = False
+        self._is_holding = self._was_late = self._leaves_out = False
         self._way_s = math.inf
         """To the store and back."""
         self._sleep: asyncio.Future[None] | None = None
@@ -105,7 +105,7 @@ class Pump:
         if now - last.due > self._slots.tolerance_s(self._model, account):
             interval = self._slots.rhythm(self._model, [account])[0][1]
             self._note(self._slots.back_off(self._model, account, interval))
-        if self._is_holding:
+        if self._is_holding or self._leaves_out:
             self._rouse()
 
     def give_back(self, grant: Grant) -> None:
@@ -175,7 +175,7 @@ class Pump:
         report, self._joined = self._joined, False
         claimed_at = self._loop.time()
         waiting = self.line.waiting()
-        turn = await self._slots.claim(self._model, self.line.accounts(), waiting, report=report)
+        turn = await self._slots.claim(self._model, self._not_stuck(), waiting, report=report)
         # A busy loop takes note of the answer late; the way itself hardly ever takes longer.
         self._way_s = min(self._loop.time() - claimed_at, self._way_s * 1.25)
         if report and self.line.size:  # they may all have left meanwhile
@@ -188,6 +188,21 @@ class Pump:
         self._expire()
         if not self.line.size and sum(waiting.values()) > (turn.grant is not None):
             await self._slots.claim(self._model, (), {}, report=False)
+
+    def _not_stuck(self) -> list[str]:
+        """The accounts to claim of: not those whose last call does not get away, as while their
+        connections hang, if there are others.
+        """
+        accounts, now = self.line.accounts(), self._loop.time()
+        stuck = {
+            account
+            for account, last in self._last.items()
+            if last.at is None
+            and now - last.handed_at > self._slots.apart_s(self._model, account) / 2
+        }
+        others = [account for account in accounts if account not in stuck]
+        self._leaves_out = 0 < len(others) < len(accounts)
+        return others or accounts
 
     async def _pass_on(self, grant: Grant, granted_at: float) -> bool:
         """Give the slot to a call at its time; false: it goes back."""

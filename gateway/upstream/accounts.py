@@ -33,13 +33,14 @@ class Accounts:
     ) -> None:
         self._clock = clock
         self._routes: dict[str, dict[str, Route]] = {}
+        self._rates: dict[tuple[str, str], float | None] = {}
         self.use(accounts, catalogue)
 
     def use(self, accounts: Iterable[Account], catalogue: Catalogue) -> None:
         """Follow a changed configuration; what is known of an unchanged account is kept."""
         self._accounts = tuple(accounts)
         self._catalogue = catalogue
-        self._rates: dict[tuple[str, str], float | None] = {}
+        self._former_rates, self._rates = self._rates, {}
         self._before, self._routes = self._routes, {}
 
     def routes(self, model: str) -> dict[str, Route]:
@@ -70,7 +71,9 @@ class Accounts:
             if matches((glob,), model):
                 return rate
         choice = self._catalogue.find(model)
-        return choice.model.rate if choice else Rate(None)
+        if choice is None:  # taken out of the catalogue while its calls wait
+            return Rate(self._former_rates.get((model, account)))
+        return choice.model.rate
 
     def untried(self, model: str, tried: Collection[str]) -> list[str]:
         """The accounts that the next call may wait for; those tried already only if all were.

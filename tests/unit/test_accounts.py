@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from gateway.catalogue import Rate
+from gateway.catalogue import Catalogue, Rate
 from gateway.config import Account
 from gateway.decoding import Secret
 from gateway.errors import (
@@ -194,3 +194,17 @@ def test_the_rate_is_the_account_s_own_or_the_published_one(clock: Clock) -> Non
     assert accounts.rate("z-image-turbo", "own") == 2.0
     assert accounts.rate("qwen-image-2.0-pro", "published") == 2 / 60
     assert accounts.rate("qwen-image-2.0-pro-2026-06-22", "published") == 2 / 60
+
+
+def test_a_model_taken_out_of_the_catalogue_keeps_its_rate_for_those_who_wait(
+    clock: Clock,
+) -> None:
+    """Else they would all go at once, and the account would be full for a minute."""
+    one, nothing = account("published"), Catalogue("", {})
+    accounts = Accounts([one], shipped_catalogue(), clock)
+    assert accounts.rate("z-image-turbo", "published") == 2.0
+    for _ in range(2):
+        accounts.use([one], nothing)
+        assert accounts.rate("z-image-turbo", "published") == 2.0
+    accounts.use([account("published", rates={"*": Rate(1.0)})], nothing)
+    assert accounts.rate("z-image-turbo", "published") == 1.0

@@ -210,6 +210,30 @@ async def test_a_call_that_is_never_sent_holds_the_next_one_up_for_two_intervals
     await pacer.aclose()
 
 
+async def test_a_call_that_hangs_on_its_way_leaves_the_other_accounts_alone() -> None:
+    """As while one account's connections hang; once it is over that account is used again."""
+    pacer = Pacer(MemoryStore(), Rates(hangs=20.0, good=20.0), worker="w1")
+    loop = asyncio.get_running_loop()
+    stuck: Slot | None = None
+    came: list[tuple[str, float]] = []
+    for _ in range(30):
+        one = await pacer.slot(
+            MODEL, "acme", accounts=["hangs", "good"], deadline=loop.time() + FOREVER
+        )
+        came.append((one.account, loop.time()))
+        if stuck is None and one.account == "hangs":
+            stuck = one
+        else:
+            pacer.sent(MODEL, one)
+        if len(came) == 20 and stuck is not None:
+            pacer.sent(MODEL, stuck)
+    before, after = came[3:20], came[20:]
+    await pacer.aclose()
+    assert {account for account, _ in before} == {"good"}
+    assert max(b - a for (_, a), (_, b) in pairwise(before)) < 0.09
+    assert {account for account, _ in after} == {"hangs", "good"}
+
+
 async def test_the_end_of_an_earlier_call_says_nothing_of_a_later_one() -> None:
     pacer = pacer_over(MemoryStore(), rate=10.0)
     first, _ = await slot(pacer)
