@@ -118,6 +118,8 @@ class Admission:
         reservation = Reservation(name, plan.model, images, cost)
         exchange.notes |= {"model": plan.model, "n": plan.images, "size": size_of(plan)}
         await self._take(caller, reservation, exchange)
+        by = "worker" if self._limiter.degraded else "store"
+        self._metrics.admitted.labels(caller.tenant.name, by).inc()
         return Pass(caller, plan, reservation, exchange, self._steady())
 
     async def pay(self, held: Pass) -> Pass:

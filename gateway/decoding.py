@@ -48,6 +48,8 @@ class Fault(Struct, frozen=True):
 
     path: str
     message: str
+    leaves_rest: bool = False
+    """Whether what is around it can be read without it."""
 
     def __str__(self) -> str:
         return f"{self.path or 'the file'}: {self.message}"
@@ -301,10 +303,18 @@ def join(path: str, key: object) -> str:
 
 
 def decode(value: object, type_: type[T], path: str, faults: list[Fault]) -> T | None:
-    """Build a `type_` from plain values; None, and at least one new fault, if it cannot be."""
+    """Build a `type_` from plain values; None, and at least one new fault, if it cannot be.
+
+    What it does not know is a fault, too, and left out.
+    """
     before = len(faults)
     built = build(value, type_, path, faults)
-    return cast("T", built) if len(faults) == before and value is not REPORTED else None
+    return None if breaks(faults, before) or value is REPORTED else cast("T", built)
+
+
+def breaks(faults: list[Fault], since: int) -> bool:
+    """Whether one of the faults since then leaves nothing to go on with."""
+    return not all(fault.leaves_rest for fault in faults[since:])
 
 
 def build(value: object, type_: Any, path: str, faults: list[Fault]) -> object:  # noqa: ANN401
@@ -349,7 +359,8 @@ def build_struct(
     """A Struct from a mapping; unknown and missing keys are faults."""
     fields, hints = shape(type_)
     before = len(faults)
-    faults.extend(Fault(join(path, k), "unknown key") for k in value if k not in fields)
+    unknown = (join(path, k) for k in value if k not in fields)
+    faults.extend(Fault(place, "unknown key", leaves_rest=True) for place in unknown)
     faults.extend(
         Fault(join(path, name), "is missing")
         for name, field in fields.items()
@@ -360,7 +371,7 @@ def build_struct(
         for k, v in value.items()
         if k in fields
     }
-    return type_(**built) if len(faults) == before else None
+    return None if breaks(faults, before) else type_(**built)
 
 
 def parse(value: object, type_: Any, path: str, faults: list[Fault]) -> object:  # noqa: ANN401

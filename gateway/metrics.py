@@ -232,6 +232,11 @@ class Metrics:
         self.spend = self._counter(
             "spend", "What those images cost, in the catalogue's currency.", "tenant", "model"
         )
+        self.admitted = self._counter(
+            "limiter_admissions",
+            "Requests that passed a tenant's limits, by the `store` or by the `worker` alone.",
+            "tenant", "by",
+        )  # fmt: skip
         self.limited = self._counter(
             "limiter_refusals", "Requests refused by a tenant's limit.", "tenant", "limit"
         )
@@ -241,6 +246,9 @@ class Metrics:
             " or is changed.",
             "tenant", "limit", mode="mostrecent",
         )  # fmt: skip
+        self.log_lines_lost = self._counter(
+            "log_lines_lost", "Lines of workers' logs that could not be written."
+        )
         self.usage_lost = self._counter(
             "usage_records_lost", "Lines that could not be appended to the usage record."
         )

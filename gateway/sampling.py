@@ -11,6 +11,7 @@ from gateway.catalogue import Catalogue, Money
 from gateway.config import Tenant
 from gateway.ledger import Ledger
 from gateway.limits import Limiter
+from gateway.log_writer import log_writer
 from gateway.metrics import Metrics, forget
 from gateway.pacing import Pacer
 from gateway.upstream.accounts import Accounts
@@ -44,6 +45,7 @@ class Sampler:
         self._admission = admission
         self._now = now
         self._renewals: dict[tuple[str, str], float] = {}
+        self._lost_lines = 0
         self._called: set[str] = set()
         """Models that had a route at any time, since a reload empties what is known of them."""
         self._breakers_shown: set[tuple[str, str]] = set()
@@ -79,6 +81,8 @@ class Sampler:
         """Set every gauge, and show what was tallied."""
         metrics = self._metrics
         metrics.store_seconds.flush()
+        lost, self._lost_lines = log_writer.lost - self._lost_lines, log_writer.lost
+        metrics.log_lines_lost.inc(lost)
         for family, waiting in self._waiting().items():
             metrics.queue_length.labels(family).set(waiting)
         self._sample_breakers()

@@ -12,7 +12,7 @@ from msgspec.structs import replace
 from gateway.catalogue import Alias, Catalogue, Model
 from gateway.config.checks import catalogue_faults, faults_of_meaning
 from gateway.config.sections import Config
-from gateway.decoding import ConfigError, Fault, decode, read_yaml
+from gateway.decoding import ConfigError, Fault, breaks, decode, read_yaml
 
 
 class CatalogueFile(Struct, frozen=True):
@@ -31,10 +31,10 @@ def load_config(path: Path, environment: Mapping[str, str] = os.environ) -> Conf
     faults: list[Fault] = []
     document = read_yaml(path, environment, faults)
     if isinstance(document, dict) and "catalogue" in document:
-        faults.append(Fault("catalogue", "unknown key"))
+        faults.append(Fault("catalogue", "unknown key", leaves_rest=True))
         del document["catalogue"]
     config = decode(document, Config, "", faults)
-    if config is None or faults:
+    if config is None or breaks(faults, 0):
         raise ConfigError(path, faults)
     config = with_catalogue(config, path.parent, faults)
     faults.extend(faults_of_meaning(config))

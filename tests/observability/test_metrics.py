@@ -7,6 +7,7 @@ import re
 import socket
 import subprocess
 import sys
+import time
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -16,6 +17,7 @@ from gateway.accounting import Generation, UsageLog
 from gateway.catalogue import Rate
 from gateway.config import Key, Limits, Redis, Tenant
 from gateway.decoding import Secret
+from gateway.log_writer import log_writer
 from gateway.metrics import STORE_SECONDS, Metrics
 from gateway.tenants import hash_key
 from tests.observability.scraping import MODEL, configuration
@@ -86,6 +88,35 @@ def test_a_budget_is_shown_and_renews(
     until(lambda: value(gateway, series) == 0.75)
     clock.now += 86_400
     until(lambda: value(gateway, series) == 0)
+
+
+@pytest.mark.parametrize("by", ["store", "worker"])
+def test_what_the_limits_decided_is_counted(
+    by: str, start: Start, simulator: SimulatedDashScope, clock: HeldClock
+) -> None:
+    """With Redis, and with none at its address."""
+    limits = Limits(requests_per_minute=2)
+    tenant = Tenant(name="acme", keys=(Key(hash=hash_key(ACME)),), limits=limits)
+    lost = Redis(url=Secret("redis://127.0.0.1:1")) if by == "worker" else None
+    gateway = start(config_for(account(simulator.base_url), tenants=(tenant,), redis=lost))
+    if by == "worker":
+        clock.now = time.time()
+
+    statuses = [gateway.generate(model=MODEL).status_code for _ in range(3)]
+
+    assert statuses == [200, 200, 429]
+    admitted = f'gateway_limiter_admissions_total{{by="{by}",tenant="acme"}}'
+    assert value(gateway, admitted) == 2
+    refused = 'gateway_limiter_refusals_total{limit="requests_per_minute",tenant="acme"}'
+    assert value(gateway, refused) == 1
+
+
+def test_log_lines_that_were_lost_are_counted(
+    gateway: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = value(gateway, "gateway_log_lines_lost_total")
+    monkeypatch.setattr(log_writer, "_dropped", log_writer.lost + 7)
+    until(lambda: value(gateway, "gateway_log_lines_lost_total") == before + 7)
 
 
 def test_images_are_delivered_though_the_usage_record_cannot_be_written(
