@@ -20,28 +20,43 @@ class LedgerStore(FlightStore, FlightNotes, Protocol):
 
 
 class Access:
-    """Which store is asked. Once lost, the shared one is not asked before `found` says so.
+    """Which store is asked, for each scope by itself: of a cluster, one node may be away.
 
-    `fallback` shadows what this worker leads, so that it knows what is running when the store is
-    lost. Without one the store, being in this process itself, is never lost.
+    Once lost, the shared one is not asked before `found` says so. `fallback` shadows what this
+    worker leads, so that it knows what is running when the store is lost. Without one the store,
+    being in this process itself, is never lost.
     """
 
     def __init__(self, store: LedgerStore, fallback: LedgerStore | None) -> None:
         self.store = store
         self._fallback = fallback
-        self.degraded = False
+        self._lost: dict[str, None] = {}
         self.changed = asyncio.Event()
-        """Set when the store is lost."""
+        """Set when a scope is lost."""
 
-    async def ask(self, operation: Callable[[LedgerStore], Awaitable[T]]) -> T:
+    @property
+    def degraded(self) -> bool:
+        """Whether any scope is lost."""
+        return bool(self._lost)
+
+    @property
+    def lost_scopes(self) -> list[str]:
+        """Those that are lost, last those that were tried last."""
+        return list(self._lost)
+
+    def is_lost(self, scope: str) -> bool:
+        """Whether the store is not asked for this one."""
+        return scope in self._lost
+
+    async def ask(self, scope: str, operation: Callable[[LedgerStore], Awaitable[T]]) -> T:
         """The store's answer, or else the fallback's. Raises StoreUnavailable without one."""
-        if not self.degraded or self._fallback is None:
+        if scope not in self._lost or self._fallback is None:
             try:
                 return await operation(self.store)
             except StoreUnavailable as lost:
                 if self._fallback is None:
                     raise
-                self.lost(lost)
+                self.lost(scope, lost)
         return await operation(self._fallback)
 
     async def shadow(self, operation: Callable[[LedgerStore], Awaitable[object]]) -> None:
@@ -49,15 +64,18 @@ class Access:
         if self._fallback is not None:
             await operation(self._fallback)
 
-    def lost(self, why: StoreUnavailable) -> None:
+    def lost(self, scope: str, why: StoreUnavailable) -> None:
         """The store does not answer."""
-        if not self.degraded:
+        if not self._lost:
             log.warning("generations are shared only inside this worker: %s", why)
-            self.degraded = True
+        if scope not in self._lost:
             self.changed.set()
+        self._lost.pop(scope, None)
+        self._lost[scope] = None  # at the end
 
-    def found(self) -> None:
-        """The store answers, and knows of everything that this worker leads."""
-        if self.degraded:
-            log.warning("generations are shared by the store again")
-            self.degraded = False
+    def found(self, scope: str) -> None:
+        """The store answers, and knows of everything that this worker leads there."""
+        if scope in self._lost:
+            del self._lost[scope]
+            if not self._lost:
+                log.warning("generations are shared by the store again")

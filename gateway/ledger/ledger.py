@@ -83,13 +83,13 @@ class Ledger:
         self._flights = Flights(
             self._access, self._watcher.adopt, lease_s=lease_s, longest_s=longest_s
         )
-        self._trust_at = 0.0
+        self._trust_at: dict[str, float] = {}
         self._background: set[asyncio.Task[Any]] = set()
         self._upkeep: asyncio.Task[None] | None = None
 
     @property
     def degraded(self) -> bool:
-        """Whether only this worker's own generations are seen: the cache is bypassed."""
+        """Whether, at least for some, only this worker's own generations are seen, and no cache."""
         return self._access.degraded
 
     @property
@@ -124,9 +124,8 @@ class Ledger:
         await self._watcher.aclose()
         if self._background:
             await asyncio.wait(self._background, timeout=LAST_NOTES_S)
-        with contextlib.suppress(StoreUnavailable):
-            await self._flights.step_down()
-            await self._flights.pay()
+        await self._flights.step_down()
+        await self._flights.pay()
         if self.owed:
             structlog.get_logger().error(
                 "endings_lost",
@@ -152,7 +151,9 @@ class Ledger:
         """
         adoption = entry.adoption
         if adoption and not entry.idempotency:
-            await self._note(lambda store: store.excuse(entry.scope, adoption, entry.request))
+            await self._note(
+                entry.scope, lambda store: store.excuse(entry.scope, adoption, entry.request)
+            )
 
     async def delivered(self, place: Done | Lead) -> None:
         """The client has all of its answer."""
@@ -169,11 +170,13 @@ class Ledger:
     async def hold(self, place: Done | Lead, hold_s: float) -> None:
         """Every image's bytes are held for so long."""
         hold_ms = round(hold_s * 1000)
-        await self._note(lambda store: store.hold(place.entry.scope, place.id, hold_ms))
+        scope = place.entry.scope
+        await self._note(scope, lambda store: store.hold(scope, place.id, hold_ms))
 
     async def discard(self, done: Done) -> None:
         """A result cannot be used: its bytes are gone, its URLs dead."""
-        await self._note(lambda store: store.discard(done.entry.scope, done.id))
+        scope = done.entry.scope
+        await self._note(scope, lambda store: store.discard(scope, done.id))
 
     # -- for Lead and Follow
 
@@ -236,18 +239,25 @@ class Ledger:
 
     async def _begin(self, entry: Entry, follows: str | None) -> Begun:
         try:
-            return await self._access.ask(lambda store: store.begin(entry, self._lease_ms, follows))
+            return await self._access.ask(
+                entry.scope, lambda store: store.begin(entry, self._lease_ms, follows)
+            )
         except asyncio.CancelledError:
             self._spawn(self._undo(entry, follows))
             raise
 
     async def _undo(self, entry: Entry, follows: str | None) -> None:
         """The store may have been asked: ask again, since that changes nothing, and give it up."""
-        begun = await self._access.ask(lambda store: store.begin(entry, self._lease_ms, follows))
+        scope = entry.scope
+        begun = await self._access.ask(
+            scope, lambda store: store.begin(entry, self._lease_ms, follows)
+        )
         if isinstance(begun, Led):
             claim, left = begun.claim, Failure({}, None, entry.adoption, answered=False)
-            if not await self._access.ask(lambda store: store.abandon(claim, entry.adoption)):
-                await self._access.ask(lambda store: store.fail(claim, left))
+            if not await self._access.ask(
+                scope, lambda store: store.abandon(claim, entry.adoption)
+            ):
+                await self._access.ask(scope, lambda store: store.fail(claim, left))
         elif isinstance(begun, Joined | Found):
             await self._leave(entry, begun.id)
 
@@ -273,7 +283,7 @@ class Ledger:
     async def _read(self, entry: Entry, id_: str, sight: Sight, how: How) -> Done | None:
         record = decode(sight.payload, entry.images)
         if record is None:
-            await self._note(lambda store: store.discard(entry.scope, id_))
+            await self._note(entry.scope, lambda store: store.discard(entry.scope, id_))
             return None
         return Done(entry, id_, record, how, sight.age_ms / 1000)
 
@@ -313,13 +323,14 @@ class Ledger:
     async def _look(self, scope: str, ids: Sequence[str]) -> list[Sight]:
         """What the store sees; without it, and just after, other workers' leaders are trusted."""
         loop = asyncio.get_running_loop()
-        sights = await self._access.ask(lambda store: store.look(scope, ids))
+        sights = await self._access.ask(scope, lambda store: store.look(scope, ids))
         unknown = {Phase.MISSING}
-        if self.degraded:
-            self._trust_at = loop.time() + TRUST_AFTER_S
-        elif loop.time() < self._trust_at:
+        if self._access.is_lost(scope):
+            self._trust_at[scope] = loop.time() + TRUST_AFTER_S
+        elif loop.time() < self._trust_at.get(scope, 0.0):
             unknown.add(Phase.DEAD)
         else:
+            self._trust_at.pop(scope, None)
             return sights
         return [Sight(Phase.RUNNING) if one.phase in unknown else one for one in sights]
 
@@ -331,16 +342,18 @@ class Ledger:
         is_repeat = isinstance(place, Done) and place.how in {How.HIT, How.REPLAYED}
         if entry.adoption and not is_repeat:
             claim = Claim(entry.scope, place.id, entry.request)
-            await self._note(lambda store: store.depart(claim, entry.adoption, how))
+            await self._note(entry.scope, lambda store: store.depart(claim, entry.adoption, how))
 
     async def _leave(self, entry: Entry, id_: str) -> None:
         claim = Claim(entry.scope, id_, entry.request)
-        await self._note(lambda store: store.depart(claim, entry.adoption, Departure.LET_GO))
+        await self._note(
+            entry.scope, lambda store: store.depart(claim, entry.adoption, Departure.LET_GO)
+        )
 
-    async def _note(self, note: Callable[[LedgerStore], Awaitable[None]]) -> None:
+    async def _note(self, scope: str, note: Callable[[LedgerStore], Awaitable[None]]) -> None:
         """Tell the store what it can do without."""
         with contextlib.suppress(StoreUnavailable):
-            await self._access.ask(note)
+            await self._access.ask(scope, note)
 
     def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
         task = asyncio.create_task(work)

@@ -30,6 +30,8 @@ class FlakyStore(MemoryStore):
     def __init__(self) -> None:
         super().__init__(now)
         self.is_away = False
+        self.away_for: set[str] = set()
+        """Scopes on a node that is away."""
         self.is_silent = False
         self.asked: list[str] = []
         self.began: list[str] = []
@@ -49,7 +51,7 @@ class FlakyStore(MemoryStore):
             if name == "begin":
                 self.began.append(args[0].request)
             await asyncio.sleep(0.001)
-            if self.is_away:
+            if self.is_away or scope_of(args[0]) in self.away_for:
                 raise StoreUnavailable("gone")
             answer = await operation(*args)
             if self.is_silent:
@@ -60,6 +62,14 @@ class FlakyStore(MemoryStore):
 
     def lose_everything(self) -> None:
         self._scopes.clear()
+
+
+def scope_of(first: Any) -> str:
+    """Of an operation's first argument."""
+    if isinstance(first, list):
+        (scope,) = {scope_of(one) for one in first}
+        return scope
+    return first if isinstance(first, str) else str(first.scope)
 
 
 OPERATIONS = {

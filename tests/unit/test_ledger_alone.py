@@ -103,6 +103,80 @@ async def test_the_store_is_told_later_what_it_missed() -> None:
         assert (await done(gateway.workers[1], entry("r3"))).how is How.HIT
 
 
+# --- one node of a cluster away
+
+
+OTHER = "tenant:other"
+
+
+@in_virtual_time
+async def test_a_node_that_is_lost_takes_only_its_own_tenants_away() -> None:
+    """For the others, what any worker makes or has made is found, however long that lasts."""
+    async with Gateway() as gateway:
+        one, two = gateway.workers
+        lost = await lead(one, entry("r1"))
+        running = await lead(one, entry("r2", scope=OTHER))
+        gateway.store.away_for = {SCOPE}
+        await asyncio.sleep(5 * LEASE_S)
+        assert one.degraded
+        task = waiting(await follow(two, entry("r3", scope=OTHER)))
+        await asyncio.sleep(5 * LEASE_S)
+        await running.finish(record("two"), 3600)
+        assert isinstance(await task, Done)
+        assert (await done(two, entry("r4", scope=OTHER))).how is How.HIT
+        await lost.finish(record("one"), 3600)
+        assert one.owed == 1
+        gateway.store.away_for = set()
+        await asyncio.sleep(1)
+        assert (one.owed, one.degraded) == (0, False)
+        assert (await done(two, entry("r5"))).how is How.HIT
+
+
+@in_virtual_time
+async def test_many_lost_tenants_are_brought_up_to_date_and_cost_little_till_then() -> None:
+    """Also those that nobody asked for while the store was away: their leases end, too."""
+    tenants = [f"tenant:{number}" for number in range(300)]
+    async with Gateway() as gateway:
+        one, two = gateway.workers
+        leads = [await lead(one, entry(f"r{scope}", scope=scope)) for scope in tenants]
+        gateway.store.is_away = True
+        await asyncio.sleep(60)
+        gateway.store.asked.clear()
+        await asyncio.sleep(10)
+        assert (
+            len(gateway.store.asked) <= 10 / leading_module.PROBE_S * leading_module.AT_ONCE * 1.1
+        )
+        gateway.store.is_away = False
+        await asyncio.sleep(1)
+        assert not one.degraded
+        tasks = [waiting(await follow(two, entry(f"s{scope}", scope=scope))) for scope in tenants]
+        for leader in leads:
+            await leader.finish(record("one"), 3600)
+        assert {type(outcome) for outcome in await asyncio.gather(*tasks)} == {Done}
+
+
+@in_virtual_time
+async def test_of_too_many_endings_the_longest_debt_loses_its_oldest(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(leading_module, "OWED_MAX", 3)
+    async with Gateway() as gateway:
+        worker = gateway.workers[0]
+        gateway.store.is_away = True
+        for scope, requests in ((OTHER, 1), (SCOPE, 4)):
+            for number in range(requests):
+                wanted = unshared(f"r{scope}{number}", scope=scope, adoption=f"{number}")
+                await (await lead(worker, wanted)).finish(record("one"))
+        assert (worker.owed, worker.dropped) == (3, 2)
+        assert worker._flights.owed_by_scope() == {OTHER: 1, SCOPE: 2}
+        gateway.store.is_away = False
+        await asyncio.sleep(1)
+        assert worker.owed == 0
+
+
+# --- in doubt, and empty
+
+
 @in_virtual_time
 async def test_an_answer_that_was_lost_changes_nothing() -> None:
     """The store did as it was asked, and was not heard."""
