@@ -222,6 +222,17 @@ async def test_an_error_does_not_come_between_a_retry_and_what_it_let_go(store: 
     assert await store.begin(retry("r3"), LEASE_MS) == Joined("r1", How.ADOPTED)
 
 
+async def test_a_retry_that_asks_again_is_given_the_same_parts(store: Store) -> None:
+    """Its first answer was lost on the way; the error it repeats explains no second request."""
+    failed = await lead(store, unshared("r1"))
+    await store.fail(failed, Failure({0: ("a",)}, b"error", "same"))
+    await store.excuse(SCOPE, "same", "r2")
+    for _ in range(3):
+        assert await store.begin(retry("r3"), LEASE_MS) == Led(
+            Claim(SCOPE, "r1", "r3"), {0: ("a",)}
+        )
+
+
 async def test_a_retry_takes_over_from_a_dead_leader(store: Store, clock: Clock) -> None:
     await store.progress(await lead(store, unshared("r1")), 0, ["a"])
     clock.advance(LEASE_MS / 1000 + 1)

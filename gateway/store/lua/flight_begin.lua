@@ -31,7 +31,7 @@ local function rank(one, is_orphan)
   local since, allowed_ms = one.ended, UNDELIVERED_ADOPTED_MS
   if one.delivered > 0 then since, allowed_ms = one.delivered, DELIVERED_ADOPTED_MS end
   if is_done and now_ms - since > allowed_ms then return nil end
-  if one.claimed == request then return -1 end
+  if one.claimed == request or is_led_by(one, request) then return -1 end -- asked again
   if is_orphan then return 0 end
   if one.delivered > 0 or one.claimed ~= '' then return 3 end
   return is_done and 2 or 1

@@ -80,7 +80,7 @@ class Generation(Struct):
             since, allowed_ms = self.delivered, DELIVERED_ADOPTED_MS
         if is_done and now - since > allowed_ms:
             return None
-        if self.claimed == request:
+        if self.claimed == request or self.is_led_by(request):
             return -1  # the same look, repeated
         if is_orphan:
             return 0
