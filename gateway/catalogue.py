@@ -76,6 +76,9 @@ class Rate(Struct, frozen=True):
         return cls(int(count) / seconds)
 
 
+MOST_MICROS = 2**53
+
+
 class Money(Struct, frozen=True, order=True):
     """An amount in millionths of the catalogue's currency, so that sums are exact."""
 
@@ -86,14 +89,18 @@ class Money(Struct, frozen=True, order=True):
         """Read a number such as 0.25 or 200.
 
         Raises:
-            ValueError: no number, a negative one, or more than six decimals.
+            ValueError: no number, a negative one, a huge one, or more than six decimals.
         """
         try:
             micros = Decimal(str(value)) * 1_000_000
         except InvalidOperation:
             micros = Decimal(-1)
-        if isinstance(value, bool) or not micros.is_finite() or micros < 0 or micros % 1:
-            raise ValueError("expected an amount of at least 0 with at most six decimals")
+        # Redis counts in doubles, which are exact up to there.
+        is_amount = micros.is_finite() and 0 <= micros <= MOST_MICROS and not micros % 1
+        if isinstance(value, bool) or not is_amount:
+            raise ValueError(
+                f"expected an amount from 0 to {MOST_MICROS // 1_000_000} with at most six decimals"
+            )
         return cls(int(micros))
 
     def __str__(self) -> str:

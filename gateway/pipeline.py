@@ -14,7 +14,13 @@ from typing import Any, TypeVar
 from gateway.admission import Admission, Pass
 from gateway.caching import Record, fingerprint, is_cacheable, record_of, scope_of
 from gateway.catalogue import Catalogue
-from gateway.errors import ClientGone, GatewayError, IdempotencyConflict, NotCached
+from gateway.errors import (
+    ClientGone,
+    GatewayError,
+    IdempotencyConflict,
+    NotCached,
+    UpstreamAmbiguous,
+)
 from gateway.exchange import Exchange
 from gateway.generation import Clock, First, Generator, Run
 from gateway.job import Job, Result, Wish
@@ -234,7 +240,11 @@ class Pipeline:
                 await lead.step_down()
             raise
         except BaseException:
-            await leave(lead)
+            if run.sent:  # given up in the middle, at the end of the process: a retry is told
+                message = "The gateway ended before the image service answered."
+                await lead.fail(UpstreamAmbiguous(message), answered=False)
+            else:
+                await leave(lead)
             raise
         if len(urls) < plan.images:
             await lead.step_down(answered=False)

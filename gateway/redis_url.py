@@ -91,7 +91,8 @@ def passwords(url: str) -> Iterator[str]:
     """Every password of an address as it is written there, and as it is meant."""
     parts = urlsplit(url)
     asked = (pair.partition("=") for pair in parts.query.split("&"))
-    for text in (parts.password, *(value for name, _, value in asked if name == SENTINEL_PASSWORD)):
+    own = (value for name, _, value in asked if unquote_plus(name) == SENTINEL_PASSWORD)
+    for text in (parts.password, *own):
         if text:
             yield from (text, unquote(text), unquote_plus(text))
 

@@ -160,6 +160,9 @@ class Server(uvicorn.Server):
 
     def _is_second(self) -> bool:
         """Whether someone wants it to end at once, or one signal has come by two ways."""
+        if not self._told_at:  # it drains, its supervisor having died: this is the first
+            self._told_at = time.monotonic()
+            return False
         since_s = time.monotonic() - self._told_at
         if self._orders is None:
             return since_s >= REPEAT_S

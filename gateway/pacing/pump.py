@@ -25,6 +25,8 @@ GATHER_S = 0.005
 
 AHEAD_S = 2.0
 """A slot is announced so early: time to connect, and none to be closed for idleness."""
+STUCK_S = 1.0
+"""A call takes no longer from its slot to the wire, unless something is wrong with the account."""
 UNSENT = 2
 """Intervals that the next call waits for one that is not on its way, as while it connects."""
 
@@ -61,6 +63,8 @@ class Pump:
         self._outlook = Outlook(Turn(None, 0, {}), slots.worker, {})
         self._last: dict[str, _Sending] = {}
         """The last call of each account."""
+        self._unsent: dict[str, dict[int, float]] = {}
+        """By account: the slots whose calls are not on their way, and when they were handed out."""
         self._joined = False
         self._is_holding = self._was_late = self._leaves_out = False
         self._way_s = math.inf
@@ -98,6 +102,9 @@ class Pump:
     def sent(self, grant: Grant) -> None:
         """Tells the other workers, too, if that was late."""
         account, now = grant.account, self._loop.time()
+        self._unsent.get(account, {}).pop(grant.slot_us, None)
+        if self._leaves_out:
+            self._rouse()
         last = self._last.get(account)
         if last is None or last.grant is not grant or last.at is not None:
             return
@@ -105,11 +112,12 @@ class Pump:
         if now - last.due > self._slots.tolerance_s(self._model, account):
             interval = self._slots.rhythm(self._model, [account])[0][1]
             self._note(self._slots.back_off(self._model, account, interval))
-        if self._is_holding or self._leaves_out:
+        if self._is_holding:
             self._rouse()
 
     def give_back(self, grant: Grant) -> None:
         """To somebody who waits here, or to the store."""
+        self._unsent.get(grant.account, {}).pop(grant.slot_us, None)
         last = self._last.get(grant.account)
         if last is not None and last.grant is grant:
             del self._last[grant.account]
@@ -139,7 +147,9 @@ class Pump:
         while (waiter := self.line.pick(grant.tenant, grant.account)) is not None:
             self.line.leave(waiter)
             if waiter.ready(Slot(grant.account, grant)):
-                self._last[grant.account] = _Sending(grant, due, self._loop.time())
+                handed_at = self._loop.time()
+                self._last[grant.account] = _Sending(grant, due, handed_at)
+                self._unsent.setdefault(grant.account, {})[grant.slot_us] = handed_at
                 return True
         return False
 
@@ -175,7 +185,11 @@ class Pump:
         report, self._joined = self._joined, False
         claimed_at = self._loop.time()
         waiting = self.line.waiting()
-        turn = await self._slots.claim(self._model, self._not_stuck(), waiting, report=report)
+        stuck = self._stuck()
+        self._leaves_out = bool(stuck)
+        turn = await self._slots.claim(
+            self._model, self.line.accounts(), waiting, report=report, stuck=stuck
+        )
         # A busy loop takes note of the answer late; the way itself hardly ever takes longer.
         self._way_s = min(self._loop.time() - claimed_at, self._way_s * 1.25)
         if report and self.line.size:  # they may all have left meanwhile
@@ -189,20 +203,14 @@ class Pump:
         if not self.line.size and sum(waiting.values()) > (turn.grant is not None):
             await self._slots.claim(self._model, (), {}, report=False)
 
-    def _not_stuck(self) -> list[str]:
-        """The accounts to claim of: not those whose last call does not get away, as while their
-        connections hang, if there are others.
-        """
-        accounts, now = self.line.accounts(), self._loop.time()
-        stuck = {
+    def _stuck(self) -> set[str]:
+        """Accounts of which a call does not get away, as while their connections hang."""
+        before = self._loop.time() - STUCK_S
+        return {
             account
-            for account, last in self._last.items()
-            if last.at is None
-            and now - last.handed_at > self._slots.apart_s(self._model, account) / 2
+            for account, unsent in self._unsent.items()
+            if unsent and next(iter(unsent.values())) < before
         }
-        others = [account for account in accounts if account not in stuck]
-        self._leaves_out = 0 < len(others) < len(accounts)
-        return others or accounts
 
     async def _pass_on(self, grant: Grant, granted_at: float) -> bool:
         """Give the slot to a call at its time; false: it goes back."""

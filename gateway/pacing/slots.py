@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Container, Mapping, Sequence
 from typing import Protocol
 
 from msgspec import Struct
@@ -76,13 +76,23 @@ class Slots:
         self.degraded = False
 
     async def claim(
-        self, model: str, accounts: Sequence[str], waiting: Mapping[str, int], *, report: bool
+        self,
+        model: str,
+        accounts: Sequence[str],
+        waiting: Mapping[str, int],
+        *,
+        report: bool,
+        stuck: Container[str] = (),
     ) -> Turn:
-        """The store's answer, or the answer of this worker alone."""
+        """The store's answer, or the answer of this worker alone.
+
+        Of accounts that are equally fit, those that are `stuck` come last.
+        """
         now = asyncio.get_running_loop().time()
         # With every breaker open the call is let through to meet it, and says so to its client.
         # Looked at anew for each slot: an account may rest, or be back, since a call joined.
-        names = self._accounts.fit(model, accounts) or accounts
+        fit = self._accounts.fit(model, accounts) or accounts
+        names = [name for name in fit if name not in stuck] or fit
         paced = tuple(self._paced(model, name, now) for name in names)
         claim = Claim(model, self.worker, paced, waiting, report)
         try:

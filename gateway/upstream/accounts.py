@@ -10,6 +10,8 @@ from gateway.errors import ServiceUnavailable, UpstreamRefused
 from gateway.translate.failure import Remedy, UpstreamFailure
 from gateway.upstream.breaker import Breaker
 
+SLOW = 1 / 60
+"""Calls a second where nobody knows the rate any more: slower than that of any model."""
 UNFIT_S = 60.0
 """How long an account that lacks credit or rights is used only if no other is left."""
 THROTTLED_S = 5.0
@@ -34,13 +36,15 @@ class Accounts:
         self._clock = clock
         self._routes: dict[str, dict[str, Route]] = {}
         self._rates: dict[tuple[str, str], float | None] = {}
+        self._former_rates: dict[tuple[str, str], float | None] = {}
         self.use(accounts, catalogue)
 
     def use(self, accounts: Iterable[Account], catalogue: Catalogue) -> None:
         """Follow a changed configuration; what is known of an unchanged account is kept."""
         self._accounts = tuple(accounts)
         self._catalogue = catalogue
-        self._former_rates, self._rates = self._rates, {}
+        self._former_rates = {**self._former_rates, **self._rates}
+        self._rates = {}
         self._before, self._routes = self._routes, {}
 
     def routes(self, model: str) -> dict[str, Route]:
@@ -72,7 +76,7 @@ class Accounts:
                 return rate
         choice = self._catalogue.find(model)
         if choice is None:  # taken out of the catalogue while its calls wait
-            return Rate(self._former_rates.get((model, account)))
+            return Rate(self._former_rates.get((model, account), SLOW))
         return choice.model.rate
 
     def untried(self, model: str, tried: Collection[str]) -> list[str]:

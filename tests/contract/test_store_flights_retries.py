@@ -233,6 +233,15 @@ async def test_a_retry_that_asks_again_is_given_the_same_parts(store: Store) -> 
         )
 
 
+async def test_who_adopts_an_orphan_and_asks_again_is_given_the_same_parts(store: Store) -> None:
+    failed = await lead(store, unshared("r1"))
+    await store.fail(failed, Failure({0: ("a",)}, None, "same"))
+    for _ in range(3):
+        assert await store.begin(unshared("r3", takes_orphans=True), LEASE_MS) == Led(
+            Claim(SCOPE, "r1", "r3"), {0: ("a",)}
+        )
+
+
 async def test_a_retry_takes_over_from_a_dead_leader(store: Store, clock: Clock) -> None:
     await store.progress(await lead(store, unshared("r1")), 0, ["a"])
     clock.advance(LEASE_MS / 1000 + 1)

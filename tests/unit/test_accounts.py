@@ -17,7 +17,7 @@ from gateway.errors import (
     UpstreamThrottled,
 )
 from gateway.translate.failure import Remedy, UpstreamFailure
-from gateway.upstream.accounts import THROTTLED_S, UNFIT_S, Accounts
+from gateway.upstream.accounts import SLOW, THROTTLED_S, UNFIT_S, Accounts
 from gateway.upstream.breaker import FAILURES_TO_OPEN
 from tests.running import shipped_catalogue
 
@@ -203,8 +203,9 @@ def test_a_model_taken_out_of_the_catalogue_keeps_its_rate_for_those_who_wait(
     one, nothing = account("published"), Catalogue("", {})
     accounts = Accounts([one], shipped_catalogue(), clock)
     assert accounts.rate("z-image-turbo", "published") == 2.0
-    for _ in range(2):
+    for _ in range(3):
         accounts.use([one], nothing)
-        assert accounts.rate("z-image-turbo", "published") == 2.0
+    assert accounts.rate("z-image-turbo", "published") == 2.0
+    assert accounts.rate("z-image-turbo", "nobody asked for this one") == SLOW
     accounts.use([account("published", rates={"*": Rate(1.0)})], nothing)
     assert accounts.rate("z-image-turbo", "published") == 1.0

@@ -31,7 +31,7 @@ local function rank(one, is_orphan)
   local since, allowed_ms = one.ended, UNDELIVERED_ADOPTED_MS
   if one.delivered > 0 then since, allowed_ms = one.delivered, DELIVERED_ADOPTED_MS end
   if is_done and now_ms - since > allowed_ms then return nil end
-  if one.claimed == request or is_led_by(one, request) then return -1 end -- asked again
+  if one.claimed == request then return -1 end
   if is_orphan then return 0 end
   if one.delivered > 0 or one.claimed ~= '' then return 3 end
   return is_done and 2 or 1
@@ -128,13 +128,16 @@ local function lead(one)
   end
   one.leader, one.phase, one.lease = request, 'running', now_ms + lease_ms
   one.claimed, one.ended = '', 0
+  if one.id ~= request then -- so that it is given the same again, if this answer is lost
+    call('SET', named('t', request), one.id, 'PX', text(lease_ms))
+  end
   save(one, 'payload', '')
   point(one, key, body, adoption)
   run_for_all(one, cache_key)
   return led(one)
 end
 
-local own = open(request)
+local own = open(call('GET', named('t', request)) or request)
 if own and is_led_by(own, request) then return led(own) end
 
 consider(open(follows), 'joined')

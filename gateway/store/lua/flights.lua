@@ -12,6 +12,7 @@
 --            <base>i:<key>   hash: id, body, until; an idempotency key
 --            <base>a:<hash>  zset: id -> when it began, ms, plus ORPHAN once nobody waits for it
 --            <base>x:<hash>  zset: request answered by an error -> when, ms
+--            <base>t:<request>  the generation that a request has taken over
 -- ARGV[1]  milliseconds added to the server's time (tests only)
 
 local BASE = string.sub(KEYS[1], 1, -6)

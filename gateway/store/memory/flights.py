@@ -127,7 +127,7 @@ class _Scope:
         return one if one and one.gone > self._now else None
 
     def begin(self, entry: Entry, lease_ms: int, follows: str | None) -> Begun:
-        own = self._find(entry.request)
+        own = self._find(self._pointers.led_by(entry.request, self._now))
         if own and own.is_led_by(entry.request):
             return self._led(own, entry)
         if entry.idempotency:
@@ -225,8 +225,8 @@ class _Scope:
         one.clients = max(1, others + (one.id != follows))
         if one.plan != entry.plan:
             one.parts, one.plan = {}, entry.plan
-        one.leader, one.phase, one.lease = entry.request, Phase.RUNNING, self._now + lease_ms
-        one.claimed, one.payload, one.ended = "", b"", 0
+        one.run(entry.request, self._now + lease_ms)
+        self._pointers.lead(one)
         self._known[one.id] = one
         self._point(one, entry)
         self._run_for_all(one, entry)

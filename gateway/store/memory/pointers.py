@@ -69,6 +69,10 @@ class Generation(Struct):
         is_leader = self.leader == request
         self.parts = {**self.parts, **parts} if is_leader else {**parts, **self.parts}
 
+    def run(self, leader: str, lease: int) -> None:
+        self.leader, self.phase, self.lease = leader, Phase.RUNNING, lease
+        self.claimed, self.payload, self.ended = "", b"", 0
+
     def end(self, phase: Phase, payload: bytes, now: int) -> None:
         self.phase, self.payload, self.ended, self.lease = phase, payload, now, 0
 
@@ -80,7 +84,7 @@ class Generation(Struct):
             since, allowed_ms = self.delivered, DELIVERED_ADOPTED_MS
         if is_done and now - since > allowed_ms:
             return None
-        if self.claimed == request or self.is_led_by(request):
+        if self.claimed == request:
             return -1  # the same look, repeated
         if is_orphan:
             return 0
@@ -170,6 +174,8 @@ class Pointers:
         self._keys: dict[str, tuple[str, str, int]] = {}
         """By idempotency key: id, body, expiry."""
         self._adoptable: dict[str, Adoptable] = {}
+        self._taken: dict[str, tuple[str, int]] = {}
+        """By the request that took it over: id, expiry."""
 
     def slot(self, cache_key: str) -> Slot:
         return self._slots.setdefault(cache_key, Slot())
@@ -185,8 +191,19 @@ class Pointers:
     def point_key(self, idempotency: Idempotency, id_: str, now: int) -> None:
         self._keys[idempotency.key] = (id_, idempotency.body, now + IDEMPOTENCY_MS)
 
+    def lead(self, one: Generation) -> None:
+        """So that who takes it over is given the same again, if the answer is lost."""
+        if one.id != one.leader:
+            self._taken[one.leader] = one.id, one.lease
+
+    def led_by(self, request: str, now: int) -> str:
+        """The id of what a request leads, if anything."""
+        id_, until = self._taken.get(request, (request, 0))
+        return id_ if until > now else request
+
     def forget(self, known: Container[str], now: int) -> None:
         """Drop the pointers to what is gone."""
+        self._taken = {name: taken for name, taken in self._taken.items() if taken[1] > now}
         self._slots = {
             key: slot
             for key, slot in self._slots.items()

@@ -24,7 +24,7 @@ class Names:
             return True
         asked = [self._under_way.get(host) or self._ask(host) for host in self._hosts]
         done, _ = await asyncio.wait(asked, timeout=within_s)
-        return any(task.exception() is None for task in done)
+        return any(not task.cancelled() and task.exception() is None for task in done)
 
     def close(self) -> None:
         """Wait for nothing."""
@@ -34,8 +34,13 @@ class Names:
     def _ask(self, host: str) -> asyncio.Task[object]:
         loop = asyncio.get_running_loop()
         task = self._under_way[host] = loop.create_task(look_up(host))
-        task.add_done_callback(lambda _: self._under_way.pop(host, None))
+        task.add_done_callback(lambda _: self._ended(host, task))
         return task
+
+    def _ended(self, host: str, task: asyncio.Task[object]) -> None:
+        del self._under_way[host]
+        if not task.cancelled():
+            task.exception()  # whoever asked may wait no longer
 
 
 async def look_up(host: str) -> object:
