@@ -117,8 +117,8 @@ class Admission:
         name = f"{exchange.request_id}-{next(self._admissions)}"
         reservation = Reservation(name, plan.model, images, cost)
         exchange.notes |= {"model": plan.model, "n": plan.images, "size": size_of(plan)}
-        await self._take(caller, reservation, exchange)
-        by = "worker" if self._limiter.degraded else "store"
+        verdict = await self._take(caller, reservation, exchange)
+        by = "store" if verdict.by_store else "worker"
         self._metrics.admitted.labels(caller.tenant.name, by).inc()
         return Pass(caller, plan, reservation, exchange, self._steady())
 
@@ -126,15 +126,20 @@ class Admission:
         """Reserve images and money, too, for one that has to make what it was to be given.
 
         Raises:
-            RateLimited, BudgetExhausted, ServiceUnavailable: refused, and its place is left to it.
+            RateLimited, ServiceUnavailable: refused, and its place is left to it.
         """
         plan = held.plan
         cost = plan.entry.cost(plan.size).micros * plan.images
         wanted = replace(held.reservation, images=plan.images, cost=cost)
-        await self._take(held.caller, wanted, held.exchange)
+        try:
+            await self._take(held.caller, wanted, held.exchange)
+        except BudgetExhausted as full:
+            # Where the one that made them was killed, its part is given back with its lease.
+            message = "Whoever made these images ended without them; try again."
+            raise ServiceUnavailable(message, retry_after_s=self._limiter.lease_s) from full
         return replace(held, reservation=wanted)
 
-    async def _take(self, caller: Caller, wanted: Reservation, exchange: Exchange) -> None:
+    async def _take(self, caller: Caller, wanted: Reservation, exchange: Exchange) -> Verdict:
         tenant, limits = caller.tenant.name, self._limits_of(caller)
         with exchange.phase("store"):
             verdict = await self._limiter.admit(tenant, limits, wanted)
@@ -142,6 +147,7 @@ class Admission:
         if not verdict.allowed:
             self._metrics.limited.labels(tenant, verdict.reason or Reason.STORE_UNAVAILABLE).inc()
             raise refusal(self._with_hint(tenant, verdict), limits, wanted)
+        return verdict
 
     async def tell_levels(self, caller: Caller, exchange: Exchange) -> None:
         """Where the limits stand, for the answer to a request that was never taken to them."""

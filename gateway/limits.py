@@ -91,6 +91,8 @@ class Limiter:
         self._worker = worker
         self._fallback = fallback
         self._on_loss = on_loss
+        self.lease_s = lease_s
+        """How long a request of a killed worker holds what it reserved."""
         self._lease_ms = round(lease_s * 1000)
         self._live: dict[str, dict[str, Reservation]] = {}
         self._owed: deque[Settlement] = deque()
@@ -127,7 +129,7 @@ class Limiter:
             self._owe(_unused(ask))
             raise
         else:
-            self._found()
+            self.has_reached = True
             if verdict.allowed and self._fallback:
                 await self._fallback.renew(tenant, [reservation], self._lease_ms)
         if verdict.allowed:
@@ -158,10 +160,7 @@ class Limiter:
             return (await self._store.usage(tenant, limits)).levels
         except StoreUnavailable as lost:
             self._lost(lost)
-        alone = _limits_alone(limits, self._on_loss, self.share)
-        if self._fallback is None or alone is None:
-            return None
-        return (await self._fallback.usage(tenant, alone)).levels
+            return await self._levels_alone(tenant, limits)
 
     def start(self) -> None:
         """Keep leases alive in the background, from within a running event loop."""
@@ -190,14 +189,27 @@ class Limiter:
     async def _decide_alone(self, ask: Ask) -> Verdict:
         limits = _limits_alone(ask.limits, self._on_loss, self.share)
         if limits is None or self._fallback is None:
-            return Verdict(
-                allowed=False, reason=Reason.STORE_UNAVAILABLE, retry_after_ms=ALONE_RETRY_MS
+            levels = await self._levels_alone(ask.tenant, ask.limits)
+            return replace(
+                levels or Verdict(allowed=False, by_store=False),
+                allowed=False,
+                reason=Reason.STORE_UNAVAILABLE,
+                retry_after_ms=ALONE_RETRY_MS,
             )
         verdict = await self._fallback.take(replace(ask, limits=limits))
+        verdict = replace(verdict, by_store=False)
         if not verdict.allowed and verdict.retry_after_ms is None:
             # Too large for the share, perhaps not for the limit.
             return replace(verdict, retry_after_ms=ALONE_RETRY_MS)
         return verdict
+
+    async def _levels_alone(self, tenant: str, limits: Limits) -> Verdict | None:
+        """Where this worker's share of the rates stands, if it enforces one."""
+        if self._fallback is None or self._on_loss.rates is not Loss.LOCAL:
+            return None
+        rates = (limits.requests_per_minute, limits.images_per_minute, limits.concurrent_requests)
+        share = Limits(*(_part(limit, Loss.LOCAL, self.share) for limit in rates))
+        return replace((await self._fallback.usage(tenant, share)).levels, by_store=False)
 
     async def _settle_alone(self, settlement: Settlement) -> Verdict | None:
         if self._fallback is None:
@@ -213,6 +225,7 @@ class Limiter:
         self._renewed = False
 
     def _found(self) -> None:
+        """Of a cluster, every node that is asked for anything."""
         if self.degraded:
             log.warning("limits are enforced by the store again")
         self.degraded = False

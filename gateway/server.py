@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import ctypes
-import logging
 import mmap
 import os
 import select
@@ -25,6 +24,7 @@ import uvicorn
 from gateway.api.envelope import Envelope
 from gateway.app import create_app
 from gateway.config import Config, sections
+from gateway.log_writer import log_writer
 from gateway.store.base import Share
 from gateway.wire import HttpProtocol
 
@@ -191,8 +191,10 @@ class Server(uvicorn.Server):
             ending.result()
         log.info("drained", unanswered=self.unanswered)
         if is_cut:
-            # What is cancelled from here on was counted above; each would leave a stack trace.
-            logging.disable()
+            # The rest of an orderly end would wait for threads that wait for a silent name server
+            # or collector, and leave a stack trace for each request that was counted above.
+            log_writer.flush()
+            os._exit(1 if self.unanswered else 0)
 
     async def _drain(self, sockets: list[socket.socket]) -> None:
         self.server_state.default_headers = [*self.server_state.default_headers, LAST_ANSWER]

@@ -27,6 +27,8 @@ PUNCTUAL_S = 0.012
 """A call that is less late than this, or than the headroom, is on time. Where it is more than a
 quarter of the interval, that quarter counts: a vendor that allows so many calls a second counts
 them over a second, and does not measure the distance between two."""
+LOST_SHOWN_S = 6.0
+"""Of a model that nobody asks a slot for, nobody knows for longer; whoever waits asks each 5 s."""
 FLOOR_SLACK_US = 50_000
 """How much earlier than known a slot may be: the way to the store varies by less."""
 
@@ -73,7 +75,15 @@ class Slots:
         self._alone = alone
         self._free_at: dict[tuple[str, str], float] = {}
         self._turn_at: dict[tuple[str, str], float] = {}
-        self.degraded = False
+        self._lost: dict[str, float] = {}
+        """Models whose slots the store did not give when it was last asked, and when that was; of a
+        cluster, one node may be away."""
+
+    @property
+    def degraded(self) -> bool:
+        """Whether any model's slots are this worker's own, as far as one has been asked for."""
+        since = asyncio.get_running_loop().time() - LOST_SHOWN_S
+        return any(at >= since for at in self._lost.values())
 
     async def claim(
         self,
@@ -100,9 +110,9 @@ class Slots:
         except StoreUnavailable as lost:
             if self._alone is None:
                 raise
-            self._set_degraded(lost)
+            self._set_degraded(model, lost)
             return await self._claim_alone(self._alone, claim, now)
-        self._set_degraded(None)
+        self._set_degraded(model, None)
         for name, free_us in turn.free_us.items():
             # From before the claim was sent, so never later than the truth.
             self._free_at[model, name] = now + free_us / 1e6
@@ -115,7 +125,7 @@ class Slots:
         try:
             await self._store.give_back(model, account, grant.slot_us)
         except StoreUnavailable as lost:
-            self._set_degraded(lost)
+            self._set_degraded(model, lost)
 
     async def back_off(self, model: str, account: str, delay_s: float) -> None:
         """Push the next slot of an account away, for everyone who can be reached."""
@@ -125,12 +135,13 @@ class Slots:
         try:
             await self._store.back_off(model, account, round(delay_s * 1000))
         except StoreUnavailable as lost:
-            self._set_degraded(lost)
+            self._set_degraded(model, lost)
 
     def rhythm(self, model: str, accounts: Sequence[str]) -> list[tuple[float, float]]:
         """For each account: when it is next free, in the loop's seconds, and its interval."""
-        workers = self._alone.share().workers if self._alone and self.degraded else 1
-        known = self._turn_at if self.degraded else self._free_at
+        is_lost = model in self._lost
+        workers = self._alone.share().workers if self._alone and is_lost else 1
+        known = self._turn_at if is_lost else self._free_at
         return [
             (known.get((model, name), 0.0), self._interval_us(model, name) * workers / 1e6)
             for name in accounts
@@ -178,10 +189,14 @@ class Slots:
             self._turn_at[key] = turn_at
         return max(0, round((turn_at - now) * 1e6))
 
-    def _set_degraded(self, lost: StoreUnavailable | None) -> None:
-        if self.degraded != bool(lost):
+    def _set_degraded(self, model: str, lost: StoreUnavailable | None) -> None:
+        before = bool(self._lost)
+        if lost:
+            self._lost[model] = asyncio.get_running_loop().time()
+        else:
+            self._lost.pop(model, None)
+        if bool(self._lost) != before:
             log.warning("pacing %s", f"without the store: {lost}" if lost else "by the store again")
-        self.degraded = bool(lost)
 
 
 def _next_turn(alone: Alone, earliest: float, now: float, interval: float) -> float:

@@ -111,6 +111,8 @@ class Verdict(Struct, frozen=True):
     day: Level | None = None
     month: Level | None = None
     """Levels of the limits that the tenant has, refusals included."""
+    by_store: bool = True
+    """Whether the shared store decided, and not a worker without it."""
 
 
 class Settlement(Struct, frozen=True):

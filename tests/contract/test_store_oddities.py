@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import logging
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
@@ -12,6 +13,7 @@ import pytest
 
 from gateway.store.base import Limits, StoreUnavailable
 from gateway.store.redis import RedisStore, Timeouts
+from gateway.store.redis.names import Names
 from gateway.store.redis.servers import Single
 from tests.contract.stores import ask
 from tests.redis_server import RedisServer
@@ -120,6 +122,23 @@ async def test_a_name_that_is_not_found_is_looked_up_once_at_a_time(
     answer.set_exception(OSError("no such name"))
     await eventually(lambda: true_when(len(asked) > for_requests + 1))
     await store.aclose()
+
+
+async def test_a_look_up_that_fails_when_nobody_waits_is_no_defect(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def look_up(*_: Any, **__: Any) -> Any:
+        await asyncio.sleep(0.1)
+        raise OSError("no such name")
+
+    monkeypatch.setattr(asyncio.get_running_loop(), "getaddrinfo", look_up)
+    names = Names(["redis.example", "127.0.0.1"])
+    assert not await names.are_found(0.02)
+    await asyncio.sleep(0.15)
+    gc.collect()
+    assert not caplog.records
+    assert not await names.are_found(1)
+    assert await Names(["127.0.0.1", "::1"]).are_found(0)
 
 
 async def true_when(condition: bool) -> bool:

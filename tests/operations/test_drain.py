@@ -242,6 +242,29 @@ async def test_what_a_limit_cuts_gives_its_places_back(
     assert "Traceback" not in gateway.output
 
 
+async def test_what_a_limit_cuts_is_not_paid_for_again_by_who_repeats_it(
+    site: Site, vendor: SimulatedDashScope
+) -> None:
+    """Nobody knows whether the vendor went on, so a repeat under the same key is told so."""
+    vendor.configure(latency_s=30.0)
+    site.write(drain_s=1, lame_duck_s=0)
+    key = {"idempotency-key": "mine"}
+    with site.start() as gateway:
+        async with session() as client:
+            client.headers.update(key)
+            calls = await begin(client, gateway, vendor, 1)
+            gateway.stop()
+            assert await asyncio.to_thread(gateway.ended, 15) == 1
+            await asyncio.gather(*calls, return_exceptions=True)
+    before = len(vendor.state(9)["log"])
+    with site.start() as successor:
+        async with session() as client:
+            client.headers.update(key)
+            assert await generate(client, successor.url) == 502
+            assert await generate(client, successor.url) == 502
+    assert len(vendor.state(9)["log"]) == before == 1
+
+
 async def test_an_idle_one_ends_within_a_few_seconds(site: Site) -> None:
     """Kept connections that say nothing hold nobody up, and Ctrl+C skips the lame duck."""
     site.write(lame_duck_s=60)
@@ -266,10 +289,29 @@ async def test_workers_of_a_killed_supervisor_drain(site: Site, vendor: Simulate
             gateway.stop(signal.SIGKILL)
             assert await asyncio.gather(*calls) == [200] * 10
 
-        async def all_gone() -> bool:
-            return not any(is_running(pid) for pid in workers)
+        await eventually(lambda: all_gone(workers))
 
-        await eventually(all_gone)
+
+async def test_the_first_signal_to_an_orphan_is_its_first(
+    site: Site, vendor: SimulatedDashScope
+) -> None:
+    """As from a service manager that ends what its main process left behind."""
+    vendor.configure(latency_s=4.0)
+    site.write(lame_duck_s=0)
+    with site.start() as gateway:
+        workers = children_of(gateway.pid)
+        async with session() as client:
+            calls = await begin(client, gateway, vendor, 10)
+            gateway.stop(signal.SIGKILL)
+            await asyncio.sleep(1.5)
+            for pid in workers:
+                os.kill(pid, signal.SIGTERM)
+            assert await asyncio.gather(*calls) == [200] * 10
+        await eventually(lambda: all_gone(workers))
+
+
+async def all_gone(pids: list[int]) -> bool:
+    return not any(is_running(pid) for pid in pids)
 
 
 def is_running(pid: int) -> bool:

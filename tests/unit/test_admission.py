@@ -9,7 +9,7 @@ import pytest
 
 from gateway.admission import Admission, Pass
 from gateway.config import Limits, Tenant
-from gateway.errors import GatewayError, LargerThanLimit, RateLimited
+from gateway.errors import GatewayError, LargerThanLimit, RateLimited, ServiceUnavailable
 from gateway.exchange import Exchange
 from gateway.limits import ALONE_RETRY_MS, Limiter
 from gateway.metrics import Metrics
@@ -134,6 +134,26 @@ async def test_a_guess_follows_what_changes() -> None:
         await door.admission.settle(held, 1, "req_1")
     await door.admit()
     assert (await door.refused()).retry_after_s == pytest.approx(40, abs=0.5)
+
+
+# --- taking over
+
+
+async def test_who_takes_over_from_the_dead_is_not_told_that_the_budget_is_used_up() -> None:
+    """The dead one's images are booked until its lease ends; after that there is room."""
+    door = Door(images_per_day=4)
+    await door.admit(n=3)
+    follower = await door.admission.admit(
+        door.caller, door.plan(n=3), Exchange("req_2"), pays=False
+    )
+    with pytest.raises(ServiceUnavailable) as refused:
+        await door.admission.pay(follower)
+    assert refused.value.retry_after_s == door.limiter.lease_s
+    door.clock.advance(door.limiter.lease_s)
+    held = await door.admission.pay(follower)
+    await door.admission.settle(held, 3, "req_2")
+    levels = (await door.store.usage("acme", door.admission._limits["acme"])).levels
+    assert remaining(levels)[3] == 1
 
 
 # --- too large

@@ -17,6 +17,7 @@ from gateway.store.base import (
     Settlement,
     Share,
     StoreUnavailable,
+    Usage,
     Verdict,
 )
 from gateway.store.memory import MemoryStore
@@ -38,32 +39,38 @@ class Flaky(MemoryStore):
     def __init__(self, clock: Clock) -> None:
         super().__init__(clock)
         self.is_away = False
+        self.away_for: set[str] = set()
+        """Tenants on a node that is away."""
         self.swallows = False
         """Does what it is asked and does not answer."""
         self.share = Share()
 
     async def take(self, ask: Ask) -> Verdict:
-        self._meet()
+        self._meet(ask.tenant)
         verdict = await super().take(ask)
         self._answer()
         return verdict
 
     async def renew(self, tenant: str, reservations: Sequence[Reservation], lease_ms: int) -> None:
-        self._meet()
+        self._meet(tenant)
         await super().renew(tenant, reservations, lease_ms)
 
     async def release(self, settlement: Settlement) -> Verdict:
-        self._meet()
+        self._meet(settlement.tenant)
         verdict = await super().release(settlement)
         self._answer()
         return verdict
+
+    async def usage(self, tenant: str, limits: Limits) -> Usage:
+        self._meet(tenant)
+        return await super().usage(tenant, limits)
 
     async def heartbeat(self, worker: str, ttl_ms: int) -> Share:
         self._meet()
         return self.share
 
-    def _meet(self) -> None:
-        if self.is_away:
+    def _meet(self, tenant: str = "") -> None:
+        if self.is_away or tenant in self.away_for:
             raise StoreUnavailable("gone")
 
     def _answer(self) -> None:
@@ -146,6 +153,52 @@ async def test_without_the_store_nobody_knows_a_budget_that_is_not_shared() -> N
     await there.admit(1, ALL)
     there.store.is_away = True
     assert await there.settle(1, limits=ALL) is None
+
+
+@pytest.mark.parametrize(
+    ("on_loss", "told"),
+    [
+        (OnLoss(), [50, 50, 50, None, None]),
+        (OnLoss(budgets=Loss.ALLOW), [50, 50, 50, None, None]),
+        (OnLoss(rates=Loss.REFUSE), None),
+        (OnLoss(rates=Loss.ALLOW), None),
+    ],
+)
+async def test_without_the_store_levels_are_those_of_the_shares_that_are_enforced(
+    on_loss: OnLoss, told: list[int | None] | None
+) -> None:
+    """Where a budget is refused for want of the store, a refusal tells them, too."""
+    there = place(on_loss, Share(0, 2))
+    levels = await there.limiter.levels("acme", ALL)
+    assert levels is not None
+    assert remaining(levels) == [100, 100, 100, 100, 100]
+    there.store.is_away = True
+    levels = await there.limiter.levels("acme", ALL)
+    assert (None if levels is None else remaining(levels)) == told
+    refused = await there.admit(1, ALL)
+    if refused.reason is Reason.STORE_UNAVAILABLE:
+        assert remaining(refused) == (told or [None] * 5)
+        assert not refused.by_store
+
+
+async def test_of_a_cluster_a_node_that_is_away_is_told_once(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """And not by every tenant in turn."""
+    there = place(lease_s=3)
+    there.limiter.start()
+    there.store.away_for = {"acme"}
+    for number in range(20):
+        of_the_lost = await there.admit(number, RATES)
+        other = Reservation(f"o{number}", "qwen-image", 1, 1)
+        assert (await there.limiter.admit("other", RATES, other)).by_store
+        assert (of_the_lost.allowed, of_the_lost.by_store) == (True, False)
+    await asyncio.sleep(1.2)
+    assert (there.limiter.degraded, len(caplog.records)) == (True, 1)
+    there.store.away_for = set()
+    await asyncio.sleep(1.2)
+    assert (there.limiter.degraded, len(caplog.records)) == (False, 2)
+    await there.limiter.aclose()
 
 
 async def test_leases_of_live_requests_are_renewed() -> None:
