@@ -59,7 +59,7 @@ async def test_the_leader_s_worker_is_killed_in_the_middle(
     async with clients() as http:
         asking = [asyncio.create_task(ask(http, url, resent)) for url in spread(fleet)]
         await until_all_wait(own_redis_server)
-        (leader,) = connected_to(vendor.port, fleet.workers)
+        leader = await one_connected(vendor, fleet)
         kill(leader)
         killed_at = loop.time()
         await asyncio.to_thread(until_gone, leader)
@@ -106,6 +106,15 @@ async def ask(http: httpx.AsyncClient, url: str, resent: list[str] | None = None
             resent.append(url)
             await asyncio.sleep(0.5)
     raise AssertionError("three connections were lost")
+
+
+async def one_connected(vendor: Vendor, fleet: Fleet) -> int:
+    """The worker that sends the call, once it does."""
+    async with asyncio.timeout(20):
+        while not (found := connected_to(vendor.port, fleet.workers)):
+            await asyncio.sleep(0.02)
+    (leader,) = found
+    return leader
 
 
 async def until_all_wait(server: RedisServer) -> None:
