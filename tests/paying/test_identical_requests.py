@@ -111,7 +111,7 @@ async def ask(http: httpx.AsyncClient, url: str, resent: list[str] | None = None
 async def one_connected(vendor: Vendor, fleet: Fleet) -> int:
     """The worker that sends the call, once it does."""
     async with asyncio.timeout(20):
-        while not (found := connected_to(vendor.port, fleet.workers)):
+        while not (found := connected_to(vendor.port, fleet.workers)):  # noqa: ASYNC110 - others
             await asyncio.sleep(0.02)
     (leader,) = found
     return leader
