@@ -33,7 +33,7 @@ run: $(RUN) ## Start the gateway on 127.0.0.1:8080, with the simulator unless DA
 
 # Those that load a machine by themselves, or time what a loaded one is late for: one after the other.
 ALONE := tests/operations tests/observability/test_prometheus.py tests/paying/test_delivery_memory.py \
-    $(addprefix tests/reliability/test_,failover.py redis_loss.py resharding.py)
+    $(addprefix tests/reliability/test_,failover.py fair_pacing.py redis_loss.py resharding.py)
 # The others in four processes, for most of their time is spent waiting.
 PYTEST := PEERS=$(PEERS) $(BIN)/python -m pytest
 # What failed is run once more, alone: a busy machine is late for some that measure time.
