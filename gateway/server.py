@@ -145,10 +145,11 @@ class Server(uvicorn.Server):
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         """The first signal drains, a second one ends at once; Ctrl+C has no proxy to wait for."""
-        if self.should_exit and not self._is_second():
-            return
-        if self.should_exit and self._loop is not None:
-            self._loop.call_soon_threadsafe(self._force)
+        if self._told_at:  # not by `should_exit`, which an orphan sets without a signal
+            if not self._is_second():
+                return
+            if self._loop is not None:
+                self._loop.call_soon_threadsafe(self._force)
         self._told_at = time.monotonic()
         self._stops_seen = self._orders.stops if self._orders else 0
         if sig == signal.SIGINT:
@@ -160,9 +161,6 @@ class Server(uvicorn.Server):
 
     def _is_second(self) -> bool:
         """Whether someone wants it to end at once, or one signal has come by two ways."""
-        if not self._told_at:  # it drains, its supervisor having died: this is the first
-            self._told_at = time.monotonic()
-            return False
         since_s = time.monotonic() - self._told_at
         if self._orders is None:
             return since_s >= REPEAT_S
