@@ -111,7 +111,7 @@ class Admission:
             RateLimited, BudgetExhausted, ServiceUnavailable: refused, and nothing was reserved.
         """
         images = plan.images if pays else 0
-        cost = plan.entry.cost(plan.size).micros * images
+        cost = cost_of(plan, images)
         # One that the store did not answer may be carried out and taken back later, by its name:
         # no other admission of the same request may go by it.
         name = f"{exchange.request_id}-{next(self._admissions)}"
@@ -129,7 +129,7 @@ class Admission:
             RateLimited, ServiceUnavailable: refused, and its place is left to it.
         """
         plan = held.plan
-        cost = plan.entry.cost(plan.size).micros * plan.images
+        cost = cost_of(plan, plan.images)
         wanted = replace(held.reservation, images=plan.images, cost=cost)
         try:
             await self._take(held.caller, wanted, held.exchange)
@@ -166,7 +166,7 @@ class Admission:
         An answer that was not sent yet tells the limits as they are then.
         """
         plan, tenant = held.plan, held.caller.tenant.name
-        cost = plan.entry.cost(plan.size).micros * images
+        cost = cost_of(plan, images)
         if images:
             self._book(held, images, cost, request_id)
         held.exchange.notes |= {"images": images, "cost": str(Money(cost))}
@@ -228,6 +228,11 @@ class Admission:
             self._metrics.usage_lost.inc()
             lost = msgspec.to_builtins(generation)
             held.exchange.log.exception("usage_record_lost", cause=str(fault), record=lost)
+
+
+def cost_of(plan: Plan, images: int) -> int:
+    """Micro-units of currency for so many of a plan's images."""
+    return plan.entry.cost(plan.size).micros * images
 
 
 def tier(plan: Plan) -> str:

@@ -207,8 +207,7 @@ class Limiter:
         """Where this worker's share of the rates stands, if it enforces one."""
         if self._fallback is None or self._on_loss.rates is not Loss.LOCAL:
             return None
-        rates = (limits.requests_per_minute, limits.images_per_minute, limits.concurrent_requests)
-        share = Limits(*(_part(limit, Loss.LOCAL, self.share) for limit in rates))
+        share = Limits(*(_part(limit, Loss.LOCAL, self.share) for limit in _rates(limits)))
         return replace((await self._fallback.usage(tenant, share)).levels, by_store=False)
 
     async def _settle_alone(self, settlement: Settlement) -> Verdict | None:
@@ -350,7 +349,7 @@ def _unused(ask: Ask) -> Settlement:
 
 def _limits_alone(limits: Limits, on_loss: OnLoss, share: Share) -> Limits | None:
     """What this worker enforces without the store; None refuses whatever is asked."""
-    rates = (limits.requests_per_minute, limits.images_per_minute, limits.concurrent_requests)
+    rates = _rates(limits)
     budgets = (limits.images_per_day, limits.spend_per_month)
     if _refuses(on_loss.rates, rates) or _refuses(on_loss.budgets, budgets):
         return None
@@ -358,6 +357,11 @@ def _limits_alone(limits: Limits, on_loss: OnLoss, share: Share) -> Limits | Non
         *(_part(limit, on_loss.rates, share) for limit in rates),
         *(_part(limit, on_loss.budgets, share) for limit in budgets),
     )
+
+
+def _rates(limits: Limits) -> tuple[int | None, ...]:
+    """In the order of `Limits`, before the budgets."""
+    return limits.requests_per_minute, limits.images_per_minute, limits.concurrent_requests
 
 
 def _refuses(policy: Loss, limits: tuple[int | None, ...]) -> bool:

@@ -15,7 +15,9 @@ local function over(booked, more, limit)
   return limit >= 0 and more > 0 and booked + more > limit
 end
 
-local function obstacle(is_counted, has_place)
+local is_live = redis.call('ZSCORE', LEASES, id)
+
+local function obstacle(is_counted)
   if over(day_booked, n, per_day) then return 'images_per_day', -1 end
   if over(month_booked, cost, per_month) then return 'spend_per_month', -1 end
   local requests_ms = is_counted and 0 or room_in_ms('r', requests, 1, per_minute)
@@ -24,7 +26,7 @@ local function obstacle(is_counted, has_place)
     return 'images_per_minute', images_ms
   end
   if requests_ms ~= 0 then return 'requests_per_minute', requests_ms end
-  if concurrent >= 0 and not has_place then
+  if concurrent >= 0 and not is_live then
     local live = redis.call('ZCOUNT', LEASES, '(' .. string.format('%.0f', now_ms), '+inf')
     if over(live, 1, concurrent) then return 'concurrent_requests', 1000 end
   end
@@ -32,13 +34,12 @@ local function obstacle(is_counted, has_place)
 end
 
 local reason, retry_ms
-local is_live = redis.call('ZSCORE', LEASES, id)
 if grows(redis.call('HGET', RESERVATIONS, id), n, cost) then
-  reason, retry_ms = obstacle(true, is_live)
+  reason, retry_ms = obstacle(true)
   if not reason then hold(id, n, cost, tonumber(ARGV[5])) end
 elseif not is_live and not redis.call('ZSCORE', GONE, id) then
   -- Else it is repeated, its answer having been lost, or comes after its own release.
-  reason, retry_ms = obstacle(false, false)
+  reason, retry_ms = obstacle(false)
   if not reason then book(id, n, cost, tonumber(ARGV[5])) end
 end
 return {reason and 0 or 1, reason or '', retry_ms or -1, unpack(levels())}
