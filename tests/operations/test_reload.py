@@ -241,19 +241,24 @@ async def test_a_worker_that_replaces_a_dead_one_has_what_the_others_have(
     await followed.until_everywhere("GET", "/v1/models", lambda s, *_: s == 401, key=old)
     await asyncio.sleep(0.7)  # the supervisor looks twice a second
     followed.site.write(**BROKEN[0])
-    former = children_of(followed.gateway.pid)
-    os.kill(former[0], signal.SIGKILL)
-
-    async def replaced() -> bool:
-        now = children_of(followed.gateway.pid)
-        return len(now) == len(former) and former[0] not in now
-
-    await eventually(replaced, 15)
+    await replace_a_worker(followed.gateway)
     lines = await line_to_each(followed.gateway.url, children_of(followed.gateway.pid))
     for line in lines:
         assert (await line.ask("GET", "/v1/models", key=old))[0] == 401
         assert (await line.ask("GET", "/v1/models", key=fresh))[0] == 200
         line.close()
+
+
+async def replace_a_worker(gateway: GatewayProcess) -> None:
+    """Kill one, and wait for the new one."""
+    former = children_of(gateway.pid)
+    os.kill(former[0], signal.SIGKILL)
+
+    async def replaced() -> bool:
+        now = children_of(gateway.pid)
+        return len(now) == len(former) and former[0] not in now
+
+    await eventually(replaced, 15)
 
 
 async def test_what_needs_a_restart_is_said(followed: Followed) -> None:
@@ -280,14 +285,7 @@ async def test_half_a_character_ends_nobody(followed: Followed) -> None:
     followed.site.write(**content)
     await asyncio.to_thread(followed.gateway.wait_for, "line 1: half a character")
     await asyncio.sleep(0.7)  # the supervisor looks twice a second
-    former = children_of(followed.gateway.pid)
-    os.kill(former[0], signal.SIGKILL)
-
-    async def replaced() -> bool:
-        now = children_of(followed.gateway.pid)
-        return len(now) == len(former) and former[0] not in now
-
-    await eventually(replaced, 15)
+    await replace_a_worker(followed.gateway)
     for line in await line_to_each(followed.gateway.url, children_of(followed.gateway.pid)):
         line.close()
     followed.gateway.stop()
