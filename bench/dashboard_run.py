@@ -28,7 +28,7 @@ import aiohttp
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-from gateway.tenants import hash_key  # noqa: E402 - after the path
+from gateway.tenants.keys import hash_key  # noqa: E402 - after the path
 from tests.observability.scraping import Prometheus, has_prometheus, kill_a_worker  # noqa: E402
 from tests.redis_server import RedisServer  # noqa: E402
 from tests.running import UPSTREAM_KEY, GatewayProcess, key_of  # noqa: E402

@@ -38,7 +38,7 @@ from typing import Any
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-from gateway.tenants import hash_key, new_key  # noqa: E402 - after the path
+from gateway.tenants.keys import hash_key, new_key  # noqa: E402 - after the path
 
 SLOWER_GOAL = 1.6
 GROWTH_GOAL_MIB = 64.0

@@ -28,7 +28,7 @@ from gateway.store.base import (  # noqa: E402 - after the path
     Settlement,
     StoreUnavailable,
 )
-from gateway.store.flights import Ending, Entry, Led, Phase  # noqa: E402
+from gateway.store.generations import Ending, Entry, Led, Phase  # noqa: E402
 from gateway.store.redis import RedisStore, Timeouts  # noqa: E402
 from gateway.store.redis.eviction import eviction_warning  # noqa: E402
 from tests.redis_server import RedisServer  # noqa: E402

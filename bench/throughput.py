@@ -25,7 +25,7 @@ from pathlib import Path
 
 from delivery import GATEWAY, ROOT, free_port, opener, started
 
-from gateway.tenants import hash_key, new_key
+from gateway.tenants.keys import hash_key, new_key
 
 KEY = new_key()
 SEEDS = count()

@@ -38,7 +38,7 @@ from typing import Any
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-from gateway.tenants import hash_key, new_key  # noqa: E402 - after the path
+from gateway.tenants.keys import hash_key, new_key  # noqa: E402 - after the path
 
 GOAL_KIB = 12.0
 GOAL_TICKS_PER_S = 1.0
@@ -235,7 +235,7 @@ def serve(what: str) -> None:
     """Listen, say where, and let every request wait."""
     import uvicorn  # noqa: PLC0415 - not in the process that measures
 
-    from gateway.server import BACKLOG, http_config  # noqa: PLC0415
+    from gateway.server.worker import BACKLOG, http_config  # noqa: PLC0415
 
     app: Any = bare_application if what == "bare" else litestar_application()
     with socket.create_server(("127.0.0.1", 0), backlog=BACKLOG) as sock:

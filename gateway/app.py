@@ -15,37 +15,38 @@ import httpx
 import structlog
 from litestar import Litestar
 
-from gateway.accounting import UsageLog
-from gateway.admission import Admission
 from gateway.api.answers import Answers
 from gateway.api.auth import Authenticator
-from gateway.api.envelope import Envelope, Readiness
+from gateway.api.errors import EXCEPTION_HANDLERS
 from gateway.api.images import ImageEndpoint
+from gateway.api.middleware import Envelope, Readiness
 from gateway.api.models import Models
 from gateway.api.operations import operation_routes
-from gateway.api.replies import EXCEPTION_HANDLERS
 from gateway.config import Config
 from gateway.config import OnLoss as ConfiguredOnLoss
+from gateway.config.reload import Reloader
 from gateway.delivery import Delivery
-from gateway.generation import Clock, Generator
-from gateway.image_cache import ImageCache
-from gateway.ledger import Ledger
-from gateway.limits import Limiter, Loss, OnLoss
-from gateway.logs import masker
-from gateway.metrics import Metrics
+from gateway.domain.clock import Clock
+from gateway.observability.logs import masker
+from gateway.observability.metrics import Metrics
+from gateway.observability.tracing import Tracer, open_tracer
 from gateway.pacing import Alone, Pacer, QueueBounds
-from gateway.pipeline import Pipeline
-from gateway.reload import Reloader
+from gateway.requests.calls import Generator
+from gateway.requests.pipeline import Pipeline
+from gateway.results import Ledger
+from gateway.results.image_bytes import ImageCache
 from gateway.sampling import Sampler
 from gateway.store.base import Share
-from gateway.store.flights import ImageStore
+from gateway.store.generations import ImageStore
 from gateway.store.memory import MemoryStore
 from gateway.store.memory.images import MemoryImages
 from gateway.store.redis import RedisStore, Timeouts
 from gateway.store.redis.images import RedisImages
 from gateway.store.redis.timing import Took, untold
-from gateway.tenants import KeyRing
-from gateway.tracing import Tracer, open_tracer
+from gateway.tenants.admission import Admission
+from gateway.tenants.keys import KeyRing
+from gateway.tenants.limiter import Limiter, Loss, OnLoss
+from gateway.tenants.usage_log import UsageLog
 from gateway.upstream.accounts import Accounts
 from gateway.upstream.client import DashScope, open_transport
 from gateway.upstream.images import ImageFetcher

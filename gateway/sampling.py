@@ -6,14 +6,14 @@ import asyncio
 import time
 from collections.abc import Callable, Iterable
 
-from gateway.admission import Admission
-from gateway.catalogue import Catalogue, Money
 from gateway.config import Tenant
-from gateway.ledger import Ledger
-from gateway.limits import Limiter
-from gateway.log_writer import log_writer
-from gateway.metrics import Metrics, forget
+from gateway.domain.catalogue import Catalogue, Money
+from gateway.observability.log_writer import log_writer
+from gateway.observability.metrics import Metrics, forget
 from gateway.pacing import Pacer
+from gateway.results import Ledger
+from gateway.tenants.admission import Admission
+from gateway.tenants.limiter import Limiter
 from gateway.upstream.accounts import Accounts
 
 EVERY_S = 1.0

@@ -32,13 +32,13 @@ from msgspec.structs import replace
 from structlog.processors import format_exc_info
 
 from gateway.app import create_app
-from gateway.catalogue import Catalogue, Rate
 from gateway.config import Account, Config, Images, Key, Tenant, with_catalogue
-from gateway.decoding import Secret
-from gateway.generation import Clock
-from gateway.logs import to_json
-from gateway.server import http_config
-from gateway.tenants import PREFIX, checksum, hash_key
+from gateway.config.decode import Secret
+from gateway.domain.catalogue import Catalogue, Rate
+from gateway.domain.clock import Clock
+from gateway.observability.logs import to_json
+from gateway.server.worker import http_config
+from gateway.tenants.keys import PREFIX, checksum, hash_key
 from tests.openai_shapes import check_error, check_images
 from tests.security.secrets_search import SHOWN
 

@@ -8,7 +8,8 @@ import httpx
 import pytest
 
 from gateway.config import Config
-from gateway.upstream import accounts, patience, retry
+from gateway.upstream import accounts, retry
+from gateway.upstream import download_retry as patience
 from tests.running import (
     Client,
     HeldClock,
@@ -100,4 +101,4 @@ def quick_retries(monkeypatch: pytest.MonkeyPatch) -> None:
     """The waits between attempts, of calls and of downloads, a hundred times shorter."""
     monkeypatch.setattr(retry, "FIRST_WAIT_S", retry.FIRST_WAIT_S / 100)
     monkeypatch.setattr(patience, "FIRST_WAIT_S", patience.FIRST_WAIT_S / 100)
-    monkeypatch.setattr("gateway.generation.THROTTLED_S", accounts.THROTTLED_S / 100)
+    monkeypatch.setattr("gateway.requests.calls.THROTTLED_S", accounts.THROTTLED_S / 100)

@@ -7,18 +7,18 @@ from collections.abc import Sequence
 
 from litestar.response.base import ASGIResponse
 
-from gateway.api.replies import json_answer
+from gateway.api.errors import json_answer
 from gateway.api.streaming import StreamedImages
-from gateway.catalogue import Size
 from gateway.delivery import Delivery, Keep, OpenDelivery
-from gateway.errors import ServiceUnavailable
-from gateway.exchange import Exchange
-from gateway.generation import Clock
-from gateway.image_cache import ImageCache
-from gateway.job import Job, Result
-from gateway.ledger import Done, Lead, Ledger
-from gateway.metrics import Metrics
+from gateway.domain.catalogue import Size
+from gateway.domain.clock import Clock
+from gateway.domain.errors import ServiceUnavailable
+from gateway.observability.context import Exchange
+from gateway.observability.metrics import Metrics
 from gateway.protocol.openai import Image, ImagesResponse
+from gateway.requests.pending import Job, Result
+from gateway.results import Done, Lead, Ledger
+from gateway.results.image_bytes import ImageCache
 from gateway.translate.request import Plan
 from gateway.translate.response import to_openai
 from gateway.upstream.images import ImageFetcher, ImageUnavailable

@@ -7,8 +7,8 @@ from datetime import UTC, datetime
 
 from litestar.types import Scope
 
-from gateway.errors import InvalidKey
-from gateway.tenants import Caller, KeyRing
+from gateway.domain.errors import InvalidKey
+from gateway.tenants.keys import Caller, KeyRing
 
 MISSING = (
     "You didn't provide an API key. Send it in an Authorization header as 'Bearer YOUR_KEY', "

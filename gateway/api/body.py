@@ -10,7 +10,7 @@ from typing import Any, NoReturn
 import msgspec
 from litestar.types import Receive, Scope
 
-from gateway.errors import (
+from gateway.domain.errors import (
     BodyTimeout,
     BodyTooLarge,
     InvalidRequest,

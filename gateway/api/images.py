@@ -14,18 +14,18 @@ from litestar.types import Receive, Scope, Send
 from gateway.api.answers import Answers
 from gateway.api.auth import Authenticator
 from gateway.api.body import parse_json, read_body, to_image_request
-from gateway.api.replies import to_answer
-from gateway.api.turnstile import Turnstile
-from gateway.caching import CacheControl, adoption_hash, idempotency
+from gateway.api.disconnect import watch
+from gateway.api.errors import to_answer
+from gateway.api.start_limiter import Turnstile
 from gateway.config import Tenant
-from gateway.connection import watch
-from gateway.errors import ClientGone, GatewayError, InvalidRequest
-from gateway.exchange import Exchange, exchange_of
-from gateway.job import Job, Wish
-from gateway.ledger import Idempotency
-from gateway.logs import prompt_facts
-from gateway.pipeline import Pipeline
-from gateway.tenants import Caller
+from gateway.domain.errors import ClientGone, GatewayError, InvalidRequest
+from gateway.observability.context import Exchange, exchange_of
+from gateway.observability.logs import prompt_facts
+from gateway.requests.pending import Job, Wish
+from gateway.requests.pipeline import Pipeline
+from gateway.results import Idempotency
+from gateway.results.cache_policy import CacheControl, adoption_hash, idempotency
+from gateway.tenants.keys import Caller
 
 PATHS = frozenset({"/v1/images/generations", "/images/generations"})
 LONGEST_LEAD_S = 1.0

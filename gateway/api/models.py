@@ -8,10 +8,10 @@ from litestar import Request, Response
 from litestar.handlers import HTTPRouteHandler
 
 from gateway.api.auth import Authenticator
-from gateway.api.replies import json_response, read
-from gateway.catalogue import Catalogue, Choice
+from gateway.api.errors import json_response, read
+from gateway.domain.catalogue import Catalogue, Choice
 from gateway.protocol.openai import Model, ModelList
-from gateway.tenants import choose_model, usable
+from gateway.tenants.keys import choose_model, usable
 
 
 class Models:

@@ -10,10 +10,10 @@ from litestar import Request, Response
 from litestar.handlers import HTTPRouteHandler
 from litestar.types import Scope
 
-from gateway.api.envelope import Readiness
-from gateway.api.replies import json_response, read
-from gateway.errors import NotFound
-from gateway.metrics import CONTENT_TYPE, Metrics
+from gateway.api.errors import json_response, read
+from gateway.api.middleware import Readiness
+from gateway.domain.errors import NotFound
+from gateway.observability.metrics import CONTENT_TYPE, Metrics
 from gateway.store.base import Closable, StoreUnavailable
 
 # What reverse proxies, load balancers and content networks put into what they pass on.

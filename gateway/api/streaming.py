@@ -9,10 +9,10 @@ from contextlib import aclosing
 from litestar.response.base import ASGIResponse
 from litestar.types import Receive, Scope, Send
 
-from gateway.connection import watch
+from gateway.api.disconnect import watch
 from gateway.delivery import OpenDelivery
-from gateway.errors import ClientGone, GatewayError
-from gateway.exchange import Exchange, exchange_of
+from gateway.domain.errors import ClientGone, GatewayError
+from gateway.observability.context import Exchange, exchange_of
 
 STALLED_S = 60.0
 """A client that takes nothing for so long is given up: it holds connections and memory."""

@@ -1,7 +1,7 @@
 """The configuration file: one YAML document, typed, unknown keys refused, every fault at once.
 
 `${NAME}` in any value is replaced from the environment; a `Secret` may also be `{file: PATH}`.
-`gateway.decoding` finds the faults of form; this module adds those of meaning.
+`gateway.config.decode` finds the faults of form; this module adds those of meaning.
 """
 
 from gateway.config.loading import load_config, with_catalogue

@@ -8,11 +8,11 @@ from importlib.util import find_spec
 from ipaddress import ip_network
 from urllib.parse import SplitResult, urlsplit
 
-from gateway.catalogue import Model, matches
+from gateway.config.decode import Fault, Secret
+from gateway.config.redis_url import parse as parse_redis_url
 from gateway.config.sections import Account, Config
-from gateway.decoding import Fault, Secret
-from gateway.redis_url import parse as parse_redis_url
-from gateway.tracing import EXPORTER
+from gateway.domain.catalogue import Model, matches
+from gateway.observability.tracing import EXPORTER
 
 PLAIN = re.compile(r"[!-~]+")
 NAME = re.compile(r"[A-Za-z0-9._:/-]{1,200}")

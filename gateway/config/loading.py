@@ -9,10 +9,10 @@ from pathlib import Path
 from msgspec import Struct
 from msgspec.structs import replace
 
-from gateway.catalogue import Alias, Catalogue, Model
 from gateway.config.checks import catalogue_faults, faults_of_meaning
+from gateway.config.decode import ConfigError, Fault, breaks, decode, read_yaml
 from gateway.config.sections import Config
-from gateway.decoding import ConfigError, Fault, breaks, decode, read_yaml
+from gateway.domain.catalogue import Alias, Catalogue, Model
 
 
 class CatalogueFile(Struct, frozen=True):

@@ -8,9 +8,9 @@ from typing import Annotated, Literal
 
 from msgspec import Meta, Struct, field
 
-from gateway.catalogue import Alias, Catalogue, Money, Rate
-from gateway.decoding import Secret
-from gateway.redis_url import passwords
+from gateway.config.decode import Secret
+from gateway.config.redis_url import passwords
+from gateway.domain.catalogue import Alias, Catalogue, Money, Rate
 
 Port = Annotated[int, Meta(ge=0, le=65535)]
 Positive = Annotated[float, Meta(gt=0, le=31_536_000)]

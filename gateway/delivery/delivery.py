@@ -12,14 +12,14 @@ from collections.abc import AsyncGenerator, Callable, Sequence
 
 from structlog.typing import FilteringBoundLogger
 
-from gateway.catalogue import Size
-from gateway.delivery.answer import Base64Writer, base64_length, marked_images, split_answer
+from gateway.delivery.base64_json import Base64Writer, base64_length, marked_images, split_answer
 from gateway.delivery.budget import Budget
-from gateway.delivery.keeping import Keep, Keeper
+from gateway.delivery.copies import Keep, Keeper
 from gateway.delivery.sources import FetchedImage, HeldImage, Source
+from gateway.domain.catalogue import Size
 from gateway.protocol.openai import Image, ImagesResponse
+from gateway.upstream.download_retry import Deadline
 from gateway.upstream.images import ImageFetcher, ImageUnavailable
-from gateway.upstream.patience import Deadline
 
 BUDGET_BYTES = 32 * 1024 * 1024
 SENDING_S = 300.0

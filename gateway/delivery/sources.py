@@ -6,8 +6,8 @@ import asyncio
 from contextlib import suppress
 from typing import Protocol
 
-from gateway.catalogue import Size
 from gateway.delivery.budget import Budget, Pile
+from gateway.domain.catalogue import Size
 from gateway.translate.response import PNG_HEADER_BYTES, png_size
 from gateway.upstream.download import BLOCK_BYTES, NOT_A_PNG, PNG_END, Download
 from gateway.upstream.images import ImageUnavailable

@@ -1,7 +1,8 @@
 """Pacing of upstream calls: `Pacer.slot` before each, `Pacer.sent` when it is on its way."""
 
 from gateway.pacing.pacer import Pacer
-from gateway.pacing.queue import (
+from gateway.pacing.slots import Accounts, Alone
+from gateway.pacing.wait_queue import (
     NoSlot,
     QueueBounds,
     QueueFull,
@@ -10,7 +11,6 @@ from gateway.pacing.queue import (
     SlotTooLate,
     Waiter,
 )
-from gateway.pacing.slots import Accounts, Alone
 
 __all__ = [
     "Accounts",

@@ -17,9 +17,9 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Sequence
 
-from gateway.pacing.pump import Prepare, Pump
-from gateway.pacing.queue import QueueBounds, QueueFull, Ready, Slot, Waiter
+from gateway.pacing.scheduler import Prepare, Pump
 from gateway.pacing.slots import Accounts, Alone, Slots
+from gateway.pacing.wait_queue import QueueBounds, QueueFull, Ready, Slot, Waiter
 from gateway.store.base import PaceStore
 
 

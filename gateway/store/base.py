@@ -11,7 +11,7 @@ from typing import Protocol
 
 from msgspec import Struct
 
-from gateway.store.flights import Flights
+from gateway.store.generations import Flights
 
 CONCURRENCY_RETRY_MS = 1_000
 """Least wait when only concurrency is full: nobody knows when a running request ends."""

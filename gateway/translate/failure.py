@@ -14,9 +14,9 @@ from enum import Enum
 
 from msgspec import Struct
 
-from gateway import errors
-from gateway.catalogue import matches
-from gateway.errors import GatewayError
+from gateway.domain import errors
+from gateway.domain.catalogue import matches
+from gateway.domain.errors import GatewayError
 from gateway.protocol.dashscope import GenerationReply
 
 

@@ -10,7 +10,7 @@ from typing import Literal
 
 from msgspec import Struct
 
-from gateway.errors import InvalidRequest
+from gateway.domain.errors import InvalidRequest
 from gateway.protocol.openai import ImageRequest
 
 Fate = Literal["honoured", "mapped", "accepted", "refused"]

@@ -18,8 +18,8 @@ from typing import Literal, TypeVar
 import msgspec
 from msgspec import Struct
 
-from gateway.catalogue import Choice, Model, Parameter, Size, nearest
-from gateway.errors import InvalidRequest
+from gateway.domain.catalogue import Choice, Model, Parameter, Size, nearest
+from gateway.domain.errors import InvalidRequest
 from gateway.protocol.dashscope import GenerationRequest, Input, Message, Parameters, Text
 from gateway.protocol.openai import ImageRequest, ResponseFormat
 from gateway.translate.fields import ignored, refuse_unsupported

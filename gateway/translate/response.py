@@ -13,7 +13,7 @@ import struct
 
 from msgspec import UNSET, UnsetType
 
-from gateway.catalogue import Size
+from gateway.domain.catalogue import Size
 from gateway.protocol.dashscope import GenerationReply
 from gateway.protocol.openai import Image, ImagesResponse
 

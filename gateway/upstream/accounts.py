@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Sequence
 
-from gateway.catalogue import Catalogue, Rate, matches
 from gateway.config import Account
-from gateway.errors import ServiceUnavailable, UpstreamRefused
+from gateway.domain.catalogue import Catalogue, Rate, matches
+from gateway.domain.errors import ServiceUnavailable, UpstreamRefused
 from gateway.translate.failure import Remedy, UpstreamFailure
 from gateway.upstream.breaker import Breaker
 

@@ -21,9 +21,9 @@ import msgspec
 import yarl
 from httpx_aiohttp import AiohttpTransport
 
-from gateway import errors
 from gateway.config import Account, Upstream
-from gateway.errors import GatewayError
+from gateway.domain import errors
+from gateway.domain.errors import GatewayError
 from gateway.protocol.dashscope import GenerationReply, GenerationRequest
 from gateway.translate.failure import Remedy, UpstreamFailure, to_failure
 from gateway.translate.response import image_urls

@@ -8,9 +8,9 @@ from typing import Protocol
 
 import aiohttp
 
-from gateway.catalogue import Size
+from gateway.domain.catalogue import Size
 from gateway.translate.response import PNG_HEADER_BYTES, png_size
-from gateway.upstream.patience import ImageUnavailable, Patience
+from gateway.upstream.download_retry import ImageUnavailable, Patience
 
 BLOCK_BYTES = 256 * 1024 + PNG_HEADER_BYTES
 """The most that is handed out at a time: what event loops read from a socket at once."""

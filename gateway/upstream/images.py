@@ -14,9 +14,9 @@ from structlog.typing import FilteringBoundLogger
 from yarl import URL
 
 from gateway.config import Images
-from gateway.upstream.addresses import AllowList, PublicResolver, is_public
+from gateway.upstream.allow_list import AllowList, PublicResolver, is_public
 from gateway.upstream.download import Download
-from gateway.upstream.patience import Deadline, ImageUnavailable, Patience, Timing
+from gateway.upstream.download_retry import Deadline, ImageUnavailable, Patience, Timing
 
 __all__ = ["ImageFetcher", "ImageUnavailable", "PublicResolver", "is_public"]
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from msgspec.structs import replace
 
 from gateway.store.base import Store
-from gateway.store.flights import Claim, Ending, Entry, Found, How, Led, Phase
+from gateway.store.generations import Claim, Ending, Entry, Found, How, Led, Phase
 
 LEASE_MS = 10_000
 DAY_MS = 86_400_000

@@ -13,9 +13,9 @@ import httpx
 import pytest
 from jsonschema import ValidationError
 
-from gateway import errors
 from gateway.config import Upstream
-from gateway.errors import GatewayError
+from gateway.domain import errors
+from gateway.domain.errors import GatewayError
 from tests.openai_shapes import by_sdk, by_specification, check_error
 from tests.running import (
     ACME,
@@ -190,7 +190,7 @@ def test_a_defect_has_the_published_form_and_tells_nothing(
     def broken(*_: object) -> None:
         raise RuntimeError(secret)
 
-    monkeypatch.setattr("gateway.pipeline.to_dashscope", broken)
+    monkeypatch.setattr("gateway.requests.pipeline.to_dashscope", broken)
 
     answer = gateway.generate(model=MODEL)
 

@@ -11,9 +11,9 @@ from typing import Any, Final
 
 import pytest
 
-from gateway import generation
-from gateway.catalogue import Alias
 from gateway.config import Upstream
+from gateway.domain.catalogue import Alias
+from gateway.requests import calls as generation
 from gateway.upstream import retry
 from tests.peers.run import PEERS, run_peer
 from tests.running import ACME, LIMITED, ROOT, HeldClock, RunningGateway, account, config_for

@@ -6,7 +6,7 @@ import pytest
 from msgspec.structs import replace
 
 from gateway.store.base import Store
-from gateway.store.flights import (
+from gateway.store.generations import (
     MARGIN_MS,
     PARTS_KEPT_MS,
     SHARED_ERROR_MS,

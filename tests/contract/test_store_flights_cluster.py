@@ -6,7 +6,7 @@ import asyncio
 
 from redis.crc import key_slot
 
-from gateway.store.flights import Claim, Ending, Entry, Found, Idempotency, Joined, Led
+from gateway.store.generations import Claim, Ending, Entry, Found, Idempotency, Joined, Led
 from gateway.store.redis import RedisStore
 from gateway.store.redis.images import RedisImages
 from tests.contract.stores import PATIENT

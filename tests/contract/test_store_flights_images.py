@@ -9,7 +9,7 @@ import pytest
 import redis
 from redis.crc import key_slot
 
-from gateway.store.flights import ImagePlace, ImageShelf, ImageStore
+from gateway.store.generations import ImagePlace, ImageShelf, ImageStore
 from gateway.store.memory.images import MemoryImages
 from gateway.store.redis.images import BLOCK_BYTES, RedisImages
 from tests.contract.stores import KINDS, PATIENT, Clock, clock, server_of

@@ -8,8 +8,8 @@ from collections.abc import AsyncIterator
 
 import pytest
 
-from gateway.caching import Record
-from gateway.ledger import Done, Entry, Follow, How, Lead, Ledger
+from gateway.results import Done, Entry, Follow, How, Lead, Ledger
+from gateway.results.cache_policy import Record
 from gateway.store.memory import MemoryStore
 from gateway.store.redis import RedisStore
 from tests.contract.stores import PATIENT

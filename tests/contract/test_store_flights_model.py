@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 from msgspec import Struct
 
-from gateway.store.flights import (
+from gateway.store.generations import (
     MARGIN_MS,
     PARTS_KEPT_MS,
     Begun,

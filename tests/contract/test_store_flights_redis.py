@@ -11,7 +11,7 @@ import redis
 from redis.crc import key_slot
 
 from gateway.store.base import Store
-from gateway.store.flights import (
+from gateway.store.generations import (
     Claim,
     Departure,
     Ending,

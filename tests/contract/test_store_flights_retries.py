@@ -6,7 +6,7 @@ import pytest
 from msgspec.structs import replace
 
 from gateway.store.base import Store
-from gateway.store.flights import (
+from gateway.store.generations import (
     CANDIDATES,
     EXCUSE_MS,
     IDEMPOTENCY_MS,

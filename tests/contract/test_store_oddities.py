@@ -13,8 +13,8 @@ import pytest
 
 from gateway.store.base import Limits, StoreUnavailable
 from gateway.store.redis import RedisStore, Timeouts
-from gateway.store.redis.names import Names
-from gateway.store.redis.servers import Single
+from gateway.store.redis.dns import Names
+from gateway.store.redis.router import Single
 from tests.contract.stores import ask
 from tests.redis_server import RedisServer
 from tests.reliability.client import eventually

@@ -13,7 +13,7 @@ from redis.crc import key_slot
 
 from gateway.store.base import Claim, Limits, PacedAccount, Store, StoreUnavailable
 from gateway.store.redis import RedisStore, Timeouts
-from gateway.store.redis.servers import Servers
+from gateway.store.redis.router import Servers
 from tests.contract.stores import PATIENT, ask, used
 from tests.redis_server import RedisServer
 

@@ -7,7 +7,7 @@ import time
 import pytest
 
 from gateway.store.base import Limits, StoreUnavailable
-from gateway.store.flights import ImagePlace
+from gateway.store.generations import ImagePlace
 from gateway.store.redis import RedisStore, Timeouts
 from gateway.store.redis.images import RedisImages
 from tests.contract.stores import PATIENT, ask, used

@@ -13,7 +13,7 @@ import jsonschema
 import pytest
 
 from gateway.config import Config
-from gateway.server import DRAIN_S, KEEP_ALIVE_S
+from gateway.server.worker import DRAIN_S, KEEP_ALIVE_S
 from tests.deploy.dockerfile import exec_form, final, health_check
 from tests.deploy.rendering import COMPOSE, DEPLOY, load
 

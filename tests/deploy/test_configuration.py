@@ -13,7 +13,7 @@ from redis import Redis
 from redis.exceptions import AuthenticationError, NoPermissionError
 
 from gateway.config import Config, load_config
-from gateway.decoding import REFERENCE
+from gateway.config.decode import REFERENCE
 from gateway.store.redis import RedisStore, Timeouts
 from tests.deploy.rendering import COMPOSE, DEPLOY, PRODUCTION, load, only, render
 from tests.operations.site import document, tenant, write

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from gateway.server import DRAIN_S, KEEP_ALIVE_S
+from gateway.server.worker import DRAIN_S, KEEP_ALIVE_S
 from tests.deploy.rendering import DEPLOY, PRODUCTION, ROOT, only, render
 from tests.deploy.test_compose import MONITORING
 from tests.deploy.test_kubernetes import VERSIONS

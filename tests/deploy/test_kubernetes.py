@@ -14,8 +14,8 @@ import pytest
 import yaml
 
 from gateway.config import Config, Upstream
-from gateway.metrics import Metrics
-from gateway.server import DRAIN_S
+from gateway.observability.metrics import Metrics
+from gateway.server.worker import DRAIN_S
 from tests.deploy.dockerfile import exec_form, final
 from tests.deploy.rendering import (
     BASE,

@@ -12,7 +12,7 @@ from typing import Any, Final
 
 import pytest
 
-from gateway.errors import UpstreamBilling, UpstreamRefused, UpstreamThrottled
+from gateway.domain.errors import UpstreamBilling, UpstreamRefused, UpstreamThrottled
 from gateway.translate.failure import TABLE, Remedy, Row
 from tests.deploy.rendering import COMPOSE, DEPLOY, PRODUCTION, ROOT, load, only, render
 

@@ -14,7 +14,7 @@ import httpx
 import pytest
 
 from gateway.config import Config, Upstream
-from gateway.server import DRAIN_S, KEEP_ALIVE_S
+from gateway.server.worker import DRAIN_S, KEEP_ALIVE_S
 from tests.deploy.proxies import ENVOY, NGINX, Backend, Start, envoy, envoy_binary, nginx
 from tests.deploy.rendering import load
 from tests.openai_shapes import check_error

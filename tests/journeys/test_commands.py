@@ -22,7 +22,7 @@ import httpx
 import pytest
 
 from gateway.cli import app
-from gateway.tenants import hash_key, new_key
+from gateway.tenants.keys import hash_key, new_key
 from tests.running import ROOT, UPSTREAM_KEY, GatewayProcess, until
 from tests.simulated import SimulatedDashScope
 

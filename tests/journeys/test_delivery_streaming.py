@@ -17,17 +17,17 @@ from litestar import Litestar, post
 from litestar.types import ASGIApp, Receive, Scope, Send
 
 from gateway.api import streaming
-from gateway.api.replies import EXCEPTION_HANDLERS
+from gateway.api.errors import EXCEPTION_HANDLERS
 from gateway.api.streaming import StreamedImages
-from gateway.catalogue import Size
 from gateway.config import Images
 from gateway.delivery import Delivery
-from gateway.exchange import Exchange, open_exchange
+from gateway.domain.catalogue import Size
+from gateway.observability.context import Exchange, open_exchange
 from gateway.protocol.openai import Image, ImagesResponse
-from gateway.server import http_config
+from gateway.server.worker import http_config
 from gateway.translate.response import to_openai
+from gateway.upstream.download_retry import Timing
 from gateway.upstream.images import ImageFetcher
-from gateway.upstream.patience import Timing
 from tests.image_host import Answer, Asked, ImageHost, Script, answer, image_host, png, serve
 from tests.running import Logs
 

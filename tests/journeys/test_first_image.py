@@ -7,7 +7,7 @@ from typing import Any
 import httpx
 import pytest
 
-from gateway.catalogue import Alias
+from gateway.domain.catalogue import Alias
 from tests.running import (
     ACME,
     EXPIRED,

@@ -11,9 +11,9 @@ from urllib.parse import urlsplit
 
 from msgspec.structs import replace
 
-from gateway.catalogue import Rate
 from gateway.config import Limits, Redis
-from gateway.decoding import Secret
+from gateway.config.decode import Secret
+from gateway.domain.catalogue import Rate
 from tests.running import ACME, account, config_for
 from tests.running_fixtures import Start
 from tests.simulated import SimulatedDashScope

@@ -10,8 +10,8 @@ import pytest
 from msgspec.structs import replace
 
 from gateway.config import Cache, Config, ImageCache, Images, Key, Tenant
-from gateway.decoding import Secret
-from gateway.tenants import hash_key
+from gateway.config.decode import Secret
+from gateway.tenants.keys import hash_key
 from tests.running import ACME, Client, HeldClock, Logs, account, config_for
 from tests.running_fixtures import Start
 from tests.simulated import SimulatedDashScope

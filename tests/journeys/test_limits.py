@@ -9,9 +9,9 @@ from typing import Any
 import httpx
 import pytest
 
-from gateway.catalogue import Money
 from gateway.config import Limits, Redis, Tenant
-from gateway.decoding import Secret
+from gateway.config.decode import Secret
+from gateway.domain.catalogue import Money
 from tests.running import Client, HeldClock, account, config_for, tenants
 from tests.running_fixtures import Start
 from tests.simulated import SimulatedDashScope

@@ -208,7 +208,7 @@ def test_a_head_that_never_ends_is_given_up(
     gateway: Client, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Half a header, and then silence: ten thousand such clients would hold as many connections."""
-    monkeypatch.setattr("gateway.wire.HEAD_TIMEOUT_S", 0.1)
+    monkeypatch.setattr("gateway.server.http.HEAD_TIMEOUT_S", 0.1)
 
     [answer] = send(gateway, b"POST " + PATH.encode() + b" HTTP/1.1\r\nhost: gate")
 

@@ -22,8 +22,8 @@ from urllib.request import ProxyHandler, build_opener
 import aiohttp
 import yaml
 
-from gateway.catalogue import Money
-from gateway.tenants import hash_key
+from gateway.domain.catalogue import Money
+from gateway.tenants.keys import hash_key
 from tests.redis_server import RedisServer
 from tests.running import ROOT, UPSTREAM_KEY, GatewayProcess, key_of, shipped_catalogue
 from tests.simulated import SimulatedDashScope

@@ -25,7 +25,7 @@ SERVE: Final = (sys.executable, "-m", "gateway", "serve", "--port", "0", "--conf
 LINES: Final = """
 import multiprocessing, os, sys
 import structlog
-from gateway.logs import configure_logs
+from gateway.observability.logs import configure_logs
 configure_logs(json_lines=True)
 def work(name):
     for number in range(200):
@@ -112,7 +112,7 @@ def test_lines_beyond_what_is_held_are_counted() -> None:
     reader, writer = os.pipe()
     script = (
         "import structlog, sys\n"
-        "from gateway.logs import configure_logs\n"
+        "from gateway.observability.logs import configure_logs\n"
         "configure_logs(json_lines=True)\n"
         "for number in range(1000):\n"
         "    structlog.get_logger().info('line', number=number, text='x' * 30_000)\n"

@@ -15,8 +15,8 @@ import pytest
 import structlog
 
 from gateway.config import Tenant, with_catalogue
-from gateway.log_writer import log_writer
-from gateway.logs import configure_logs, masker
+from gateway.observability.log_writer import log_writer
+from gateway.observability.logs import configure_logs, masker
 from tests.observability.scraping import configuration
 from tests.redis_server import RedisServer
 from tests.running import (
@@ -137,7 +137,9 @@ def test_the_caller_s_trace_is_in_the_log(
     assert answered(logs).get("trace_id") == expected
 
 
-@pytest.mark.parametrize("name", ["gateway.limits", "gateway.pacing", "uvicorn.error", "redis"])
+@pytest.mark.parametrize(
+    "name", ["gateway.tenants.limiter", "gateway.pacing", "uvicorn.error", "redis"]
+)
 def test_libraries_write_the_same_form(name: str, written: Written) -> None:
     configure_logs(json_lines=True)
 

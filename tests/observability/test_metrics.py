@@ -13,13 +13,13 @@ from pathlib import Path
 
 import pytest
 
-from gateway.accounting import Generation, UsageLog
-from gateway.catalogue import Rate
 from gateway.config import Key, Limits, Redis, Tenant
-from gateway.decoding import Secret
-from gateway.log_writer import log_writer
-from gateway.metrics import STORE_SECONDS, Metrics
-from gateway.tenants import hash_key
+from gateway.config.decode import Secret
+from gateway.domain.catalogue import Rate
+from gateway.observability.log_writer import log_writer
+from gateway.observability.metrics import STORE_SECONDS, Metrics
+from gateway.tenants.keys import hash_key
+from gateway.tenants.usage_log import Generation, UsageLog
 from tests.observability.scraping import MODEL, configuration
 from tests.running import ACME, ROOT, Client, HeldClock, Logs, account, config_for, until
 from tests.running_fixtures import Start

@@ -14,8 +14,8 @@ from typing import Final
 
 import pytest
 
-from gateway import metrics
-from gateway.metrics import Metrics, share_between_workers, worker_ended
+from gateway.observability import metrics
+from gateway.observability.metrics import Metrics, share_between_workers, worker_ended
 
 DEATHS: Final = 15
 SERIES: Final = 40

@@ -16,7 +16,7 @@ from typing import Any, Final
 
 import pytest
 
-from gateway.metrics import Metrics
+from gateway.observability.metrics import Metrics
 from tests.observability.scraping import Run
 from tests.running import ROOT
 

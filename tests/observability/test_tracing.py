@@ -14,7 +14,7 @@ from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 
 from gateway.config import checks
-from gateway.tracing import Tracer
+from gateway.observability.tracing import Tracer
 from tests.running import Client, account, config_for, until
 from tests.running_fixtures import Start
 from tests.simulated import SimulatedDashScope

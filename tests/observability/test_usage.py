@@ -14,16 +14,16 @@ from typing import Any, Final, cast
 import httpx
 import pytest
 
-from gateway.accounting import read, sum_by, to_dimensions
-from gateway.admission import to_store_limits
 from gateway.app import create_app
-from gateway.catalogue import Money
+from gateway.cli.usage import recorded
 from gateway.config import Cache, Key, Limits, Tenant, with_catalogue
+from gateway.domain.catalogue import Money
 from gateway.simulator.app import create_app as create_simulator
 from gateway.simulator.settings import Settings
 from gateway.store.memory import MemoryStore
-from gateway.tenants import hash_key
-from gateway.usage import recorded
+from gateway.tenants.admission import to_store_limits
+from gateway.tenants.keys import hash_key
+from gateway.tenants.usage_log import read, sum_by, to_dimensions
 from tests.running import HeldClock, account, captured_logs, config_for, key_of
 
 REQUESTS: Final = 10_000

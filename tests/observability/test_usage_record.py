@@ -14,7 +14,7 @@ from typing import Any, Final
 import httpx
 import pytest
 
-from gateway.accounting import Generation, UsageLog, read
+from gateway.tenants.usage_log import Generation, UsageLog, read
 from tests.operations.site import document, write
 from tests.running import ACME, ROOT, GatewayProcess
 from tests.simulated import SimulatedDashScope
@@ -32,7 +32,7 @@ LINE: Final = Generation(
 FULL: Final = """
 import resource, signal, sys
 from pathlib import Path
-from gateway.accounting import UsageLog
+from gateway.tenants.usage_log import UsageLog
 from tests.observability.test_usage_record import LINE
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 log = UsageLog(Path(sys.argv[1]))

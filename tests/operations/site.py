@@ -15,7 +15,7 @@ from typing import Any, Final, Self
 
 import aiohttp
 
-from gateway.tenants import hash_key
+from gateway.tenants.keys import hash_key
 from tests.running import ACME, UPSTREAM_KEY, GatewayProcess
 
 Json = dict[str, Any]

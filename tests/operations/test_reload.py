@@ -16,8 +16,8 @@ import aiohttp
 import pytest
 
 from gateway.config import Config, load_config
-from gateway.decoding import ConfigError
-from gateway.reload import FOLLOWED, Follower
+from gateway.config.decode import ConfigError
+from gateway.config.reload import FOLLOWED, Follower
 from tests.operations.site import (
     IMAGE,
     PATH,
@@ -330,7 +330,7 @@ async def test_a_file_that_could_not_be_read_for_a_moment_is_followed(
             raise OSError(24, "Too many open files")
         return load_config(path)
 
-    monkeypatch.setattr("gateway.reload.load_config", fail_once)
+    monkeypatch.setattr("gateway.config.reload.load_config", fail_once)
     follower = Follower(followed.site.file)
     with pytest.raises(ConfigError, match="OSError"):
         follower.read()

@@ -104,7 +104,8 @@ os.fork = fail_at_times
 def broken(fault: str, *arguments: str) -> subprocess.CompletedProcess[str]:
     """The command, where a part of each worker does not work."""
     program = f"""
-from gateway import cli, sampling
+from gateway import sampling
+from gateway import cli
 def fail(*_, **__): raise {fault}
 sampling.Sampler.__init__ = fail
 cli.app({arguments!r})

@@ -15,7 +15,7 @@ from typing import Any, Self
 
 import yaml
 
-from gateway.tenants import hash_key
+from gateway.tenants.keys import hash_key
 from tests.running import ACME, OTHER_ACME, GatewayProcess, until
 from tests.simulated import SimulatedDashScope
 

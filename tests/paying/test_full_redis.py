@@ -17,9 +17,9 @@ from msgspec.structs import replace
 
 from gateway.config import Limits as TenantLimits
 from gateway.config import Redis, with_catalogue
-from gateway.decoding import Secret
+from gateway.config.decode import Secret
 from gateway.store.base import Limits, StoreUnavailable
-from gateway.store.flights import Ending, Entry, Led, Phase, Refusal
+from gateway.store.generations import Ending, Entry, Led, Phase, Refusal
 from gateway.store.redis import RedisStore, Timeouts
 from gateway.store.redis.eviction import eviction_warning
 from tests.contract.stores import ask, used

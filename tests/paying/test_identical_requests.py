@@ -10,7 +10,7 @@ from typing import Any
 import httpx
 import pytest
 
-from gateway.store.flights import Shelf
+from gateway.store.generations import Shelf
 from gateway.store.redis import RedisStore, Timeouts
 from tests.paying.conftest import Figure
 from tests.paying.shop import MODEL, Fleet, Vendor, connected_to, kill, until_gone

@@ -24,12 +24,12 @@ from hypothesis import strategies as st
 from msgspec import Struct
 
 from gateway.app import create_app
-from gateway.caching import MARGIN_S
 from gateway.config import Cache, Config, Images, Key, Tenant, with_catalogue
-from gateway.generation import Clock
+from gateway.domain.clock import Clock
+from gateway.results.cache_policy import MARGIN_S
 from gateway.store.base import StoreUnavailable
 from gateway.store.memory import MemoryStore
-from gateway.tenants import hash_key
+from gateway.tenants.keys import hash_key
 from tests.running import account, captured_logs, config_for, key_of
 from tests.virtual_time import run
 

@@ -18,9 +18,9 @@ from typing import Any, Self
 import yaml
 
 from gateway.cli import from_store
+from gateway.cli.usage import as_json
 from gateway.config import load_config
-from gateway.tenants import hash_key, new_key
-from gateway.usage import as_json
+from gateway.tenants.keys import hash_key, new_key
 from tests.running import ROOT, GatewayProcess, until
 
 Json = dict[str, Any]

@@ -18,7 +18,7 @@ from tests.running import until
 from tests.simulated import SimulatedDashScope
 
 LEASE_S = 30.0
-"""`gateway.limits.Limiter`'s; the configuration has no key for it."""
+"""`gateway.tenants.limiter.Limiter`'s; the configuration has no key for it."""
 IN_FLIGHT = 10
 SLOW = "qwen-image-plus"
 LIMITS = {

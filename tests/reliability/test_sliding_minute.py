@@ -12,9 +12,9 @@ from itertools import count
 
 import pytest
 
-from gateway.limits import Limiter
 from gateway.store.base import Limits, Reservation, Settlement
 from gateway.store.redis import RedisStore, Timeouts
+from gateway.tenants.limiter import Limiter
 from tests.contract.stores import Clock
 
 LIMIT = 20

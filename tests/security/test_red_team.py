@@ -22,9 +22,9 @@ import httpx
 import pytest
 from msgspec.structs import replace
 
-from gateway import wire
 from gateway.api import body as reading
 from gateway.config import Cache, Images, Metrics
+from gateway.server import http as wire
 from tests.operations.site import document, tenant, write
 from tests.running import (
     ACME,

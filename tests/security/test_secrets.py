@@ -16,10 +16,10 @@ import pytest
 
 from gateway.app import Parts
 from gateway.config import load_config
-from gateway.generation import Clock
+from gateway.domain.clock import Clock
 from gateway.store.base import Share
 from gateway.store.memory import MemoryStore
-from gateway.tenants import hash_key, new_key
+from gateway.tenants.keys import hash_key, new_key
 from tests.redis_server import RedisServer
 from tests.running import GatewayProcess
 from tests.security.secrets_search import Search, writings

@@ -8,8 +8,8 @@ from typing import Any, Self
 
 from msgspec.structs import replace
 
-from gateway.caching import Record
-from gateway.ledger import Done, Entry, Failed, Follow, Lead, Ledger
+from gateway.results import Done, Entry, Failed, Follow, Lead, Ledger
+from gateway.results.cache_policy import Record
 from gateway.store.base import StoreUnavailable
 from gateway.store.memory import MemoryStore
 

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pytest
 
-from gateway.catalogue import Catalogue, Rate
 from gateway.config import Account
-from gateway.decoding import Secret
-from gateway.errors import (
+from gateway.config.decode import Secret
+from gateway.domain.catalogue import Catalogue, Rate
+from gateway.domain.errors import (
     GatewayError,
     InvalidRequest,
     ServiceUnavailable,

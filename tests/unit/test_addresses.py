@@ -7,7 +7,7 @@ import aiohttp
 import pytest
 
 from gateway.config import Images
-from gateway.upstream.addresses import AllowList, PublicResolver, is_public
+from gateway.upstream.allow_list import AllowList, PublicResolver, is_public
 
 RESULT = "https://dashscope-result-sh.oss-cn-shanghai.aliyuncs.com/1d/4f/x.png?Signature=a%2Bb%3D"
 

@@ -7,16 +7,16 @@ from typing import Any
 
 import pytest
 
-from gateway.admission import Admission, Pass
 from gateway.config import Limits, Tenant
-from gateway.errors import GatewayError, LargerThanLimit, RateLimited, ServiceUnavailable
-from gateway.exchange import Exchange
-from gateway.limits import ALONE_RETRY_MS, Limiter
-from gateway.metrics import Metrics
+from gateway.domain.errors import GatewayError, LargerThanLimit, RateLimited, ServiceUnavailable
+from gateway.observability.context import Exchange
+from gateway.observability.metrics import Metrics
 from gateway.protocol.openai import ImageRequest
 from gateway.store.base import CONCURRENCY_RETRY_MS, Ask, Share, StoreUnavailable, Verdict
 from gateway.store.memory import MemoryStore
-from gateway.tenants import Caller, choose_model
+from gateway.tenants.admission import Admission, Pass
+from gateway.tenants.keys import Caller, choose_model
+from gateway.tenants.limiter import ALONE_RETRY_MS, Limiter
 from gateway.translate.request import Plan, to_dashscope
 from tests.contract.stores import Clock, remaining
 from tests.running import shipped_catalogue, tenants

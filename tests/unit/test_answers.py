@@ -10,13 +10,13 @@ from typing import Any
 import pytest
 from litestar.exceptions import HTTPException
 
-from gateway import errors
 from gateway.api.auth import presented_key
-from gateway.api.envelope import Envelope, Readiness
-from gateway.api.replies import BY_STATUS, error_response, on_framework_error
-from gateway.errors import GatewayError, InvalidKey
-from gateway.exchange import open_exchange
-from gateway.metrics import Metrics
+from gateway.api.errors import BY_STATUS, error_response, on_framework_error
+from gateway.api.middleware import Envelope, Readiness
+from gateway.domain import errors
+from gateway.domain.errors import GatewayError, InvalidKey
+from gateway.observability.context import open_exchange
+from gateway.observability.metrics import Metrics
 
 
 def scope(*headers: tuple[str, str]) -> Any:

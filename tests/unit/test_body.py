@@ -11,7 +11,7 @@ import pytest
 
 from gateway.api import body
 from gateway.api.body import parse_json, read_body, to_image_request
-from gateway.errors import (
+from gateway.domain.errors import (
     BodyTimeout,
     BodyTooLarge,
     GatewayError,

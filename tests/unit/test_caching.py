@@ -10,7 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from msgspec.structs import replace
 
-from gateway.caching import (
+from gateway.config import Config, with_catalogue
+from gateway.protocol.openai import ImageRequest
+from gateway.results.cache_policy import (
     LONGEST_URL_LIFE_S,
     URL_LIFE_S,
     CacheControl,
@@ -26,8 +28,6 @@ from gateway.caching import (
     record_of,
     scope_of,
 )
-from gateway.config import Config, with_catalogue
-from gateway.protocol.openai import ImageRequest
 from gateway.translate.request import Plan, to_dashscope
 
 NOON = 1_763_812_800

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway.catalogue import (
+from gateway.domain.catalogue import (
     Alias,
     AreaSizes,
     Catalogue,

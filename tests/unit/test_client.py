@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gateway.config import Account, Upstream
-from gateway.decoding import Secret
+from gateway.config.decode import Secret
 from gateway.protocol.dashscope import GenerationRequest, Input, Message, Parameters, Text
 from gateway.translate.failure import UpstreamFailure
 from gateway.upstream.client import MAX_RETRY_AFTER_S, DashScope, open_transport, retry_after

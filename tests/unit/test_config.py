@@ -13,9 +13,9 @@ from typing import Any, Final
 import msgspec
 import pytest
 
-from gateway.catalogue import Alias, Money, Rate
 from gateway.config import Config, load_config
-from gateway.decoding import ConfigError, Secret
+from gateway.config.decode import ConfigError, Secret
+from gateway.domain.catalogue import Alias, Money, Rate
 
 FAULTS: Final = Path(__file__).parents[1] / "config_faults"
 SECRET: Final = "sk-5f3e9a17b2c84d60"

@@ -13,13 +13,13 @@ import msgspec
 import pytest
 import structlog
 
-from gateway.catalogue import Size
 from gateway.config import Images
 from gateway.delivery import Delivery, Keep, OpenDelivery
+from gateway.domain.catalogue import Size
 from gateway.protocol.openai import Image, ImagesResponse
 from gateway.translate.response import to_openai
+from gateway.upstream.download_retry import Timing
 from gateway.upstream.images import ImageFetcher, ImageUnavailable
-from gateway.upstream.patience import Timing
 from tests.image_host import (
     Answer,
     Asked,

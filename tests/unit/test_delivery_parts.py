@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway.delivery.answer import Base64Writer, marked_images, split_answer
+from gateway.delivery.base64_json import Base64Writer, marked_images, split_answer
 from gateway.delivery.budget import Budget, Pile
 from gateway.protocol.openai import ImagesResponse
 

@@ -9,9 +9,9 @@ from typing import Any, Final, NamedTuple
 import msgspec
 import pytest
 
-from gateway import errors
-from gateway.api.replies import error_response
-from gateway.errors import GatewayError
+from gateway.api.errors import error_response
+from gateway.domain import errors
+from gateway.domain.errors import GatewayError
 from gateway.protocol.dashscope import GenerationReply
 from gateway.translate.failure import TABLE, Remedy, Row, UpstreamFailure, to_failure
 

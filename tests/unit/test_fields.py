@@ -9,7 +9,7 @@ import msgspec
 import pytest
 
 from gateway.api.body import to_image_request
-from gateway.errors import InvalidRequest
+from gateway.domain.errors import InvalidRequest
 from gateway.protocol.openai import ImageRequest
 from gateway.translate.fields import FIELDS, KNOWN, ignored, refuse_unsupported
 from gateway.translate.request import to_dashscope

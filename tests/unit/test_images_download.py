@@ -12,11 +12,11 @@ import structlog
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gateway.catalogue import Size
 from gateway.config import Images
+from gateway.domain.catalogue import Size
 from gateway.upstream.download import Download
+from gateway.upstream.download_retry import ATTEMPTS, PROGRESS_BYTES, Deadline, Timing
 from gateway.upstream.images import ImageFetcher, ImageUnavailable
-from gateway.upstream.patience import ATTEMPTS, PROGRESS_BYTES, Deadline, Timing
 from tests.image_host import (
     ETAG,
     Answer,

@@ -9,10 +9,10 @@ from typing import Any
 import pytest
 from msgspec.structs import replace
 
-from gateway.errors import GatewayError, RateLimited, UpstreamTimeout
-from gateway.ledger import Done, Failed, Follow, How, Idempotency, Lead, Refusal
-from gateway.ledger.shared_errors import decode_error, encode_error, subclasses
-from gateway.store.flights import Claim
+from gateway.domain.errors import GatewayError, RateLimited, UpstreamTimeout
+from gateway.results import Done, Failed, Follow, How, Idempotency, Lead, Refusal
+from gateway.results.shared_errors import decode_error, encode_error, subclasses
+from gateway.store.generations import Claim
 from tests.unit.ledgers import (
     LEASE_S,
     SCOPE,

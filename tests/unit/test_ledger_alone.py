@@ -7,10 +7,10 @@ import asyncio
 import pytest
 from msgspec.structs import replace
 
-from gateway.errors import RateLimited, UpstreamAmbiguous, UpstreamFailed
-from gateway.ledger import Done, Failed, Follow, How, Idempotency, Lead, Ledger, Refusal
-from gateway.ledger import leading as leading_module
-from gateway.store.flights import Phase
+from gateway.domain.errors import RateLimited, UpstreamAmbiguous, UpstreamFailed
+from gateway.results import Done, Failed, Follow, How, Idempotency, Lead, Ledger, Refusal
+from gateway.results import leases as leading_module
+from gateway.store.generations import Phase
 from gateway.store.memory import MemoryStore
 from tests.unit.ledgers import (
     LEASE_S,

@@ -14,10 +14,10 @@ from hypothesis import HealthCheck, event, given, settings
 from hypothesis import strategies as st
 from msgspec import Struct
 
-from gateway.caching import Record
-from gateway.errors import UpstreamFailed
-from gateway.ledger import Done, Entry, Failed, Follow, Idempotency, Lead, Refusal
-from gateway.ledger.ledger import Ledger
+from gateway.domain.errors import UpstreamFailed
+from gateway.results import Done, Entry, Failed, Follow, Idempotency, Lead, Refusal
+from gateway.results.cache_policy import Record
+from gateway.results.ledger import Ledger
 from tests.unit.ledgers import LEASE_S, Gateway, now
 from tests.virtual_time import run
 

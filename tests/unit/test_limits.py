@@ -7,8 +7,6 @@ from collections.abc import AsyncIterator, Sequence
 
 import pytest
 
-from gateway import limits as limits_module
-from gateway.limits import Limiter, Loss, OnLoss
 from gateway.store.base import (
     Ask,
     Limits,
@@ -21,6 +19,8 @@ from gateway.store.base import (
     Verdict,
 )
 from gateway.store.memory import MemoryStore
+from gateway.tenants import limiter as limits_module
+from gateway.tenants.limiter import Limiter, Loss, OnLoss
 from tests.contract.stores import Clock, remaining
 
 ALL = Limits(

@@ -10,8 +10,8 @@ from collections.abc import Callable, Iterator
 import pytest
 import structlog
 
-from gateway.log_writer import log_writer
-from gateway.logs import NOISY, configure_logs, masker, prompt_facts
+from gateway.observability.log_writer import log_writer
+from gateway.observability.logs import NOISY, configure_logs, masker, prompt_facts
 
 Written = Callable[[], str]
 

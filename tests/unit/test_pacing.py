@@ -16,7 +16,7 @@ from itertools import pairwise
 
 import pytest
 
-from gateway.errors import UpstreamRefused
+from gateway.domain.errors import UpstreamRefused
 from gateway.pacing import (
     Accounts,
     Alone,
@@ -27,8 +27,8 @@ from gateway.pacing import (
     Slot,
     SlotTooLate,
 )
-from gateway.pacing.eta import Outlook, slot_at
-from gateway.pacing.pump import STUCK_S
+from gateway.pacing.estimate import Outlook, slot_at
+from gateway.pacing.scheduler import STUCK_S
 from gateway.store.base import (
     Claim,
     Flow,

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway.redis_url import SCHEMES, RedisUrl, parse, passwords
+from gateway.config.redis_url import SCHEMES, RedisUrl, parse, passwords
 from tests.running import ROOT
 
 PASSWORD = "S3CRET"

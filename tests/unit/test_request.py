@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway.catalogue import Choice, Size
-from gateway.errors import InvalidRequest
+from gateway.domain.catalogue import Choice, Size
+from gateway.domain.errors import InvalidRequest
 from gateway.protocol.dashscope import Parameters
 from gateway.protocol.openai import ImageRequest
 from gateway.translate.request import SEEDS, Plan, SizePolicy, remaining, split, to_dashscope

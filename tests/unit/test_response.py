@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway.catalogue import Size
+from gateway.domain.catalogue import Size
 from gateway.protocol.dashscope import GenerationReply
 from gateway.protocol.openai import Image
 from gateway.translate.response import image_urls, png_size, to_openai

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway.errors import UpstreamThrottled
+from gateway.domain.errors import UpstreamThrottled
 from gateway.translate.failure import Remedy, UpstreamFailure
 from gateway.upstream.retry import ATTEMPTS, FIRST_WAIT_S, JITTER, LONGEST_WAIT_S, wait_s
 

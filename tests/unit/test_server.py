@@ -7,7 +7,7 @@ from typing import Any, cast
 
 import pytest
 
-from gateway.server import Server
+from gateway.server.worker import Server
 from tests.running import account, config_for
 
 

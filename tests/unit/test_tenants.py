@@ -11,8 +11,8 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 from gateway.config import Key, Tenant
-from gateway.errors import InvalidKey, ModelForbidden, ModelNotFound
-from gateway.tenants import (
+from gateway.domain.errors import InvalidKey, ModelForbidden, ModelNotFound
+from gateway.tenants.keys import (
     ALPHABET,
     KeyRing,
     checksum,

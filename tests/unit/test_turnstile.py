@@ -7,7 +7,7 @@ from itertools import pairwise
 
 import pytest
 
-from gateway.api.turnstile import Turnstile
+from gateway.api.start_limiter import Turnstile
 
 
 async def test_one_request_passes_at_once() -> None:

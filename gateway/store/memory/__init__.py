@@ -6,9 +6,9 @@ import time
 from collections.abc import Callable
 
 from gateway.store.base import Share
-from gateway.store.memory.flights import MemoryFlights
+from gateway.store.memory.generations import MemoryFlights
 from gateway.store.memory.limits import MemoryLimits
-from gateway.store.memory.pace import MemoryPace
+from gateway.store.memory.pacing import MemoryPace
 
 __all__ = ["MemoryStore"]
 

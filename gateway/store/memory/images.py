@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 
-from gateway.store.flights import ImagePlace, ImageShelf
+from gateway.store.generations import ImagePlace, ImageShelf
 
 
 class MemoryImages:

@@ -6,7 +6,7 @@ from collections.abc import Callable, Container
 
 from msgspec import Struct, field
 
-from gateway.store.flights import (
+from gateway.store.generations import (
     ADOPTABLE_MAX,
     CANDIDATES,
     DELIVERED_ADOPTED_MS,

@@ -4,7 +4,7 @@ Keys, all with a time to live, those of one call in one cluster slot:
 
     <prefix>{t:<tenant>}:window|leases|reservations|gone|day|month
     <prefix>{m:<model>}:pace
-    <prefix>{f:<scope>}:…, see gateway.store.redis.flights
+    <prefix>{f:<scope>}:…, see gateway.store.redis.generations
     <prefix>workers
 """
 
@@ -34,10 +34,10 @@ from gateway.store.base import (
     Verdict,
 )
 from gateway.store.redis.eviction import eviction_warning
-from gateway.store.redis.flights import RedisFlights
-from gateway.store.redis.lane import Command, Reply, Timeouts
+from gateway.store.redis.generations import RedisFlights
+from gateway.store.redis.pipeliner import Command, Reply, Timeouts
+from gateway.store.redis.router import connect
 from gateway.store.redis.scripts import Script, load, run
-from gateway.store.redis.servers import connect
 from gateway.store.redis.timing import Took, timed, untold
 
 __all__ = ["RedisStore", "Timeouts"]

@@ -12,8 +12,8 @@ from redis.crc import key_slot
 from redis.exceptions import NoPermissionError, ResponseError
 
 from gateway.store.base import StoreUnavailable
-from gateway.store.redis.lane import Reply
-from gateway.store.redis.servers import Servers
+from gateway.store.redis.pipeliner import Reply
+from gateway.store.redis.router import Servers
 
 SAFE = "noeviction"
 INFO = ("INFO", "memory")

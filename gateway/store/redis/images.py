@@ -11,10 +11,10 @@ from secrets import token_hex
 from redis.exceptions import ResponseError
 
 from gateway.store.base import StoreUnavailable
-from gateway.store.flights import ImagePlace, ImageShelf
-from gateway.store.redis.lane import Reply, Timeouts
+from gateway.store.generations import ImagePlace, ImageShelf
+from gateway.store.redis.pipeliner import Reply, Timeouts
+from gateway.store.redis.router import connect
 from gateway.store.redis.scripts import Script, load, run
-from gateway.store.redis.servers import connect
 from gateway.store.redis.timing import Took, timed, untold
 
 KEEP = load("image_keep")

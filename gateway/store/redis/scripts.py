@@ -9,8 +9,8 @@ from msgspec import Struct
 from redis.exceptions import NoScriptError, ReadOnlyError, ResponseError
 
 from gateway.store.base import StoreUnavailable
-from gateway.store.redis.lane import Command, Reply
-from gateway.store.redis.servers import Servers
+from gateway.store.redis.pipeliner import Command, Reply
+from gateway.store.redis.router import Servers
 
 
 class Script(Struct, frozen=True):

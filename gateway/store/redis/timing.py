@@ -7,7 +7,7 @@ from time import perf_counter
 from typing import TypeAlias
 
 from gateway.store.base import StoreUnavailable
-from gateway.store.redis.lane import Reply
+from gateway.store.redis.pipeliner import Reply
 
 Took: TypeAlias = Callable[[str, float], None]
 """Is told an operation and its seconds."""

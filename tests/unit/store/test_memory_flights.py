@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from gateway.store.flights import Ending, Entry, Led
-from gateway.store.memory.flights import ROOM_EVERY, MemoryFlights
+from gateway.store.generations import Ending, Entry, Led
+from gateway.store.memory.generations import ROOM_EVERY, MemoryFlights
 
 
 class Now:

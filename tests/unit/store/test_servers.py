@@ -6,8 +6,8 @@ import pytest
 from redis.asyncio.connection import Connection, SSLConnection, UnixDomainSocketConnection
 from redis.asyncio.sentinel import SentinelConnectionPool
 
-from gateway.store.redis.lane import Timeouts
-from gateway.store.redis.servers import Cluster, Single, connect
+from gateway.store.redis.pipeliner import Timeouts
+from gateway.store.redis.router import Cluster, Single, connect
 
 TIMEOUTS = Timeouts()
 

@@ -1,0 +1,304 @@
+"""The `gateway` command: arguments only, the work is elsewhere."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import sys
+import time
+from collections.abc import Awaitable, Callable, Iterable
+from datetime import datetime
+from pathlib import Path
+from typing import TypeVar
+from urllib.parse import urlsplit
+
+from cyclopts import App
+from msgspec.structs import replace
+
+from gateway.app import open_image_store, open_store
+from gateway.cli import cache as shelves
+from gateway.cli.demo import demo_config, demo_text, start_simulator
+from gateway.cli.usage import as_json, as_table, read_usage, recorded
+from gateway.config import Config, Listen, Tenant
+from gateway.config.decode import ConfigError
+from gateway.config.reload import read_whole
+from gateway.domain.clock import Clock
+from gateway.server.supervisor import CannotListen
+from gateway.server.supervisor import serve as run_server
+from gateway.simulator.app import serve as run_simulator
+from gateway.store.base import StoreUnavailable, Usage
+from gateway.store.generations import FlightShelf, ImageStore
+from gateway.tenants.keys import hash_key, new_key
+
+T = TypeVar("T")
+ShelfWork = Callable[[FlightShelf, ImageStore | None, Iterable[str]], Awaitable[T]]
+
+MAX_PORT = 65535
+
+app = App(
+    name="gateway",
+    help="An OpenAI-compatible image API in front of Alibaba DashScope.",
+    version_flags=[],
+)
+
+
+def main() -> None:
+    """Entry point of the `gateway` script."""
+    try:
+        try:
+            app()
+        finally:
+            sys.stdout.flush()
+    except BrokenPipeError:
+        # Its reader had enough (`| head`). Other tools die of the signal, which Python ignores.
+        signal.signal(signal.SIGPIPE, signal.SIG_DFL)
+        signal.raise_signal(signal.SIGPIPE)
+
+
+def stop(message: object) -> None:
+    """End with a sentence on standard error and status 1."""
+    print(message, file=sys.stderr)
+    raise SystemExit(1)
+
+
+def read_config(path: Path) -> Config:
+    """The configuration, or an end with all its faults."""
+    try:
+        return read_whole(path)
+    except ConfigError as fault:
+        stop(fault)
+        raise
+
+
+def check_port(port: int) -> None:
+    """End with a sentence where it is none."""
+    if not 0 <= port <= MAX_PORT:
+        stop(f"--port: expected 0 to {MAX_PORT}")
+
+
+@app.command
+def serve(
+    *,
+    config: Path,
+    host: str | None = None,
+    port: int | None = None,
+    workers: int = 1,
+) -> None:
+    """Run the gateway.
+
+    Parameters
+    ----------
+    config
+        The configuration file.
+    host
+        Listen here instead of the file's `listen.host`.
+    port
+        Listen here instead of the file's `listen.port`.
+    workers
+        Number of processes; more than one needs Redis.
+    """
+    loaded = read_config(config)
+    listen = Listen(host or loaded.listen.host, loaded.listen.port if port is None else port)
+    check_port(listen.port)
+    if workers < 1:
+        stop("--workers: expected at least 1")
+    if workers > 1 and loaded.redis is None:
+        stop(
+            "--workers: more than one worker needs Redis, or each would count limits alone. "
+            f"Add `redis: {{url: redis://HOST:6379/0}}` to {config}, or use one worker."
+        )
+    start(replace(loaded, listen=listen), workers, lambda _: "", config)
+
+
+def start(
+    config: Config, workers: int, text: Callable[[str], str], path: Path | None = None
+) -> None:
+    """Serve, and say where once requests are taken; `text` has more to say of that address."""
+
+    def announce(port: int) -> None:
+        host = f"[{config.listen.host}]" if ":" in config.listen.host else config.listen.host
+        url = f"http://{host}:{port}"
+        words = f"gateway: listening on {url}\n{outline(config, workers)}{text(url)}"
+        try:
+            print(words, flush=True)
+        except BrokenPipeError:
+            # Whoever asked for images cares little that nobody reads this, now or at the end.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+    try:
+        run_server(config, workers, announce, path)
+    except CannotListen as fault:
+        where = f"{config.listen.host}:{config.listen.port}"
+        stop(f"gateway: cannot listen on {where}: {fault.strerror or fault}")
+    except OSError as fault:
+        what = f"open {fault.filename}" if fault.filename else "go on"
+        stop(f"gateway: cannot {what}: {fault.strerror or fault}")
+
+
+def outline(config: Config, workers: int) -> str:
+    """What runs, in a few lines; names and hosts, never a key or a password."""
+    parts = urlsplit(config.redis.url.reveal()) if config.redis else None
+    where = parts and (parts.netloc.rpartition("@")[2] or parts.path)
+    accounts = [f"{one.name} ({urlsplit(one.base_url).netloc})" for one in config.accounts]
+    lines = {
+        "workers": workers,
+        "store": f"Redis at {where}" if where else "in this process",
+        "accounts": ", ".join(accounts),
+        "tenants": len(config.tenants),
+        "models": f"{len(config.catalogue.models)}, and {len(config.catalogue.aliases)} aliases",
+    }
+    return "\n".join(f"  {name:10}{value}" for name, value in lines.items())
+
+
+@app.command
+def demo(*, host: str = "127.0.0.1", port: int = 8080) -> None:
+    """Run the gateway with a fresh tenant key and no file; without DASHSCOPE_API_KEY, simulated."""
+    check_port(port)
+    key = new_key()
+    simulator_port = None if os.environ.get("DASHSCOPE_API_KEY") else start_simulator()
+    config = demo_config(key, Listen(host, port), simulator_port, os.environ)
+    start(config, 1, lambda url: demo_text(key, url, simulator_port))
+
+
+@app.command
+def simulate(*, host: str = "127.0.0.1", port: int = 8090) -> None:
+    """Run the DashScope simulator alone."""
+    check_port(port)
+    print(f"simulator: listening on http://{host}:{port}/api/v1", flush=True)
+    run_simulator(host, port)
+
+
+@app.command
+def usage(
+    tenant: str | None = None,
+    *,
+    config: Path,
+    since: datetime | None = None,
+    by: str | None = None,
+    json: bool = False,
+) -> None:
+    """Show what each tenant has used today and this month, and what it has left.
+
+    With `--since` or `--by`, sum the usage record (`usage_log`) instead.
+
+    Parameters
+    ----------
+    tenant
+        Only this one.
+    config
+        The configuration file, for the tenants' names, the store and the usage record.
+    since
+        Sum from this UTC time on, such as 2026-11-01 or 2026-11-01T12:00:00.
+    by
+        Sum for each of these: tenant, key, model, size, day, month; such as tenant,model,day.
+    json
+        Print JSON instead of a table.
+    """
+    loaded = read_config(config)
+    if since is not None or by is not None:
+        try:
+            sums = recorded(loaded, tenant, since, by or "tenant,model", json=json)
+        except (OSError, ValueError) as fault:
+            stop(fault)
+            raise
+        print(sums)
+        return
+    tenants = [t for t in loaded.tenants if tenant in (None, t.name)]
+    if not tenants:
+        stop(f"No tenant named {tenant!r} in {config}.")
+    if loaded.redis is None:
+        stop(f"{config} has no `redis:`, so usage lives inside the running gateway only.")
+    try:
+        found = asyncio.run(from_store(loaded, tenants))
+    except StoreUnavailable as fault:
+        stop(f"Redis did not answer: {fault}")
+        raise
+    print(as_json(found, loaded.catalogue.currency) if json else as_table(found, loaded))
+
+
+async def from_store(config: Config, tenants: list[Tenant]) -> list[Usage]:
+    """Open the store, read, close."""
+    store = open_store(config, Clock(time.time, time.monotonic))
+    try:
+        return await read_usage(store, tenants)
+    finally:
+        await store.aclose()
+
+
+cache = app.command(App(name="cache", help="What the tenants' caches hold."))
+
+
+@cache.command
+def stats(*, config: Path, tenant: str | None = None, json: bool = False) -> None:
+    """Show how much each tenant's cache holds, and how often it was of use.
+
+    Parameters
+    ----------
+    config
+        The configuration file, for the tenants' names and the store.
+    tenant
+        Only the cache of this one; a group's where it belongs to one.
+    json
+        Print JSON instead of a table.
+    """
+    reports = with_shelves(config, tenant, shelves.report)
+    print(shelves.as_json(reports) if json else shelves.as_table(reports))
+
+
+@cache.command
+def purge(*, config: Path, tenant: str | None = None) -> None:
+    """Empty the caches. Results stay where an idempotency key or a retry has a right to them.
+
+    Parameters
+    ----------
+    config
+        The configuration file, for the tenants' names and the store.
+    tenant
+        Only the cache of this one; a group's where it belongs to one.
+    """
+    print(f"{with_shelves(config, tenant, shelves.purge)} results purged")
+
+
+def with_shelves(path: Path, tenant: str | None, work: ShelfWork[T]) -> T:
+    """Do something with the caches that a configuration names, or end with a sentence."""
+    loaded = read_config(path)
+    names = shelves.scopes(loaded.tenants, tenant)
+    if not names:
+        stop(f"No tenant named {tenant!r} in {path}.")
+    if loaded.redis is None:
+        stop(f"{path} has no `redis:`, so the cache lives inside the running gateway only.")
+
+    async def run() -> T:
+        clock = Clock(time.time, time.monotonic)
+        store, images = open_store(loaded, clock), open_image_store(loaded, clock)
+        try:
+            return await work(store, images, names)
+        finally:
+            await store.aclose()
+            if images:
+                await images.aclose()
+
+    try:
+        return asyncio.run(run())
+    except StoreUnavailable as fault:
+        stop(f"Redis did not answer: {fault}")
+        raise
+
+
+@app.command
+def check_config(file: Path) -> None:
+    """Check a configuration file and report every fault."""
+    loaded = read_config(file)
+    print(
+        f"{file}: no faults. {len(loaded.accounts)} accounts, {len(loaded.tenants)} tenants, "
+        f"{len(loaded.catalogue.models)} models, {len(loaded.catalogue.aliases)} aliases."
+    )
+
+
+@app.command(name="new-key")
+def print_new_key(tenant: str) -> None:
+    """Make a key for a tenant: printed once, and its hash to paste into the configuration."""
+    key = new_key()
+    print(key)
+    print(f'\n# under `keys:` of the tenant {tenant!r}:\n- {{hash: "{hash_key(key)}", label: ""}}')

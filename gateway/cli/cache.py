@@ -1,0 +1,76 @@
+"""`gateway cache`: what each tenant's cache holds, and emptying it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+
+import msgspec
+from msgspec import Struct
+
+from gateway.config import Tenant
+from gateway.results.cache_policy import scope_of
+from gateway.store.generations import FlightShelf, ImageStore
+
+
+class ShelfReport(Struct, frozen=True):
+    """One scope's cache: that of a tenant, or of a group of tenants."""
+
+    scope: str
+    results: int
+    result_bytes: int
+    images: int
+    image_bytes: int
+    found: Mapping[str, int]
+    """How often results were found, by how; `led` were paid for."""
+
+
+def scopes(tenants: Iterable[Tenant], name: str | None) -> list[str]:
+    """The scopes of all tenants or of one; a group's stands once. Empty if there is no such one."""
+    found = (t for t in tenants if name in {None, t.name})
+    return list(dict.fromkeys(scope_of(tenant.name, tenant.cache.group) for tenant in found))
+
+
+async def report(
+    store: FlightShelf, images: ImageStore | None, names: Iterable[str]
+) -> list[ShelfReport]:
+    """Ask for each scope. Raises StoreUnavailable."""
+    reports = []
+    for name in names:
+        shelf = await store.shelf(name)
+        held = await images.image_shelf(name) if images else None
+        reports.append(
+            ShelfReport(
+                scope=name,
+                results=shelf.entries,
+                result_bytes=shelf.bytes,
+                images=held.images if held else 0,
+                image_bytes=held.bytes if held else 0,
+                found=shelf.counts,
+            )
+        )
+    return reports
+
+
+async def purge(store: FlightShelf, images: ImageStore | None, names: Iterable[str]) -> int:
+    """Empty each scope, and count the results that were in it. Raises StoreUnavailable."""
+    purged = 0
+    for name in names:
+        purged += await store.purge(name)
+        if images:
+            await images.purge_images(name)
+    return purged
+
+
+def as_json(reports: Iterable[ShelfReport]) -> str:
+    """For programs."""
+    return msgspec.json.format(msgspec.json.encode(list(reports))).decode()
+
+
+def as_table(reports: Iterable[ShelfReport]) -> str:
+    """For people."""
+    lines = [f"{'scope':28}{'results':>9}{'images':>9}{'MiB':>9}  found"]
+    for one in reports:
+        size = (one.result_bytes + one.image_bytes) / 2**20
+        found = ", ".join(f"{how} {count}" for how, count in sorted(one.found.items()))
+        lines.append(f"{one.scope:28}{one.results:>9}{one.images:>9}{size:>9.1f}  {found}")
+    return "\n".join(lines)

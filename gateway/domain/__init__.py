@@ -1,0 +1,1 @@
+"""What the gateway is about: models and sizes, and what can go wrong."""

@@ -1,0 +1,19 @@
+"""Time and chance, as arguments."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from random import random
+
+from msgspec import Struct
+
+
+class Clock(Struct, frozen=True):
+    """Time and chance, so that tests can hold both: Unix seconds, steady seconds, [0, 1).
+
+    `steady` counts as the event loop does.
+    """
+
+    now: Callable[[], float]
+    steady: Callable[[], float]
+    chance: Callable[[], float] = random

@@ -1,0 +1,305 @@
+"""One model's queue, and the task that serves it for as long as something waits."""
+
+from __future__ import annotations
+
+import asyncio
+import copy
+import logging
+import math
+from collections import Counter
+from collections.abc import Callable, Coroutine, Sequence
+from typing import Any
+
+from gateway.domain.errors import UpstreamRefused
+from gateway.pacing.estimate import Outlook, slot_at
+from gateway.pacing.slots import Slots
+from gateway.pacing.wait_queue import Line, Slot, SlotTooLate, Waiter
+from gateway.store.base import Grant, Turn
+
+REFRESH_S = 5.0
+"""A waiting worker shows itself this often; the store forgets it after three times as long."""
+MARGIN_S = 0.03
+"""A slot expected this close before the deadline may yet miss it, after the whole wait."""
+GATHER_S = 0.005
+"""Least time between two claims made only because calls joined: they are looked at together."""
+
+AHEAD_S = 2.0
+"""A slot is announced so early: time to connect, and none to be closed for idleness."""
+STUCK_S = 1.0
+"""A call takes no longer from its slot to the wire, unless something is wrong with the account."""
+UNSENT = 2
+"""Intervals that the next call waits for one that is not on its way, as while it connects."""
+
+log = logging.getLogger(__name__)
+
+Prepare = Callable[[str, str], None]
+"""Told the model and the account of a slot that is about to come."""
+
+
+class _Sending:
+    """One call from its slot to the wire, in the loop's seconds."""
+
+    __slots__ = ("at", "due", "grant", "handed_at")
+
+    def __init__(self, grant: Grant, due: float, handed_at: float) -> None:
+        self.grant = grant
+        self.due = due
+        self.handed_at = handed_at
+        self.at: float | None = None
+        """When it was sent."""
+
+
+class Pump:
+    """One model's queue and the task that serves it, which lives while something waits."""
+
+    def __init__(self, model: str, slots: Slots, prepare: Prepare, accounts: Sequence[str]) -> None:
+        self.line = Line()
+        self._model = model
+        self._slots = slots
+        self._prepare = prepare
+        self._accounts = accounts
+        """Those that serve the model."""
+        self._loop = asyncio.get_running_loop()
+        self._outlook = Outlook(Turn(None, 0, {}), slots.worker, {})
+        self._last: dict[str, _Sending] = {}
+        """The last call of each account."""
+        self._unsent: dict[str, dict[int, float]] = {}
+        """By account: the slots whose calls are not on their way, and when they were handed out."""
+        self._joined = False
+        self._is_holding = self._was_late = self._leaves_out = False
+        self._way_s = math.inf
+        """To the store and back."""
+        self._sleep: asyncio.Future[None] | None = None
+        self._task: asyncio.Task[None] | None = None
+        self._notes: set[asyncio.Task[None]] = set()
+
+    def join(self, waiter: Waiter) -> None:
+        self.line.join(waiter)
+        self._joined = True
+        self._rouse()
+
+    def serve_from(self, accounts: Sequence[str]) -> None:
+        """The configuration has changed: a call takes the new ones, and of its own what is left."""
+        former, self._accounts = self._accounts, accounts
+        if accounts == former:
+            return
+        for waiter in [one for waiters in self.line.tenants.values() for one in waiters]:
+            wanted = [name for name in accounts if name in waiter.accounts or name not in former]
+            if accounts:
+                self.line.change_accounts(waiter, tuple(wanted or accounts))
+            else:
+                message = "No account of this gateway serves this model any more."
+                self._refuse(waiter, UpstreamRefused(message, param="model"))
+        self._joined = True
+        self._rouse()
+
+    def leave(self, waiter: Waiter) -> None:
+        if waiter in self.line:
+            self.line.leave(waiter)
+            if not self.line.size:
+                self._rouse()
+
+    def sent(self, grant: Grant) -> None:
+        """Tells the other workers, too, if that was late."""
+        account, now = grant.account, self._loop.time()
+        self._unsent.get(account, {}).pop(grant.slot_us, None)
+        if self._leaves_out:
+            self._rouse()
+        last = self._last.get(account)
+        if last is None or last.grant is not grant or last.at is not None:
+            return
+        last.at = now
+        if now - last.due > self._slots.tolerance_s(self._model, account):
+            interval = self._slots.rhythm(self._model, [account])[0][1]
+            self._note(self._slots.back_off(self._model, account, interval))
+        if self._is_holding:
+            self._rouse()
+
+    def give_back(self, grant: Grant) -> None:
+        """To somebody who waits here, or to the store."""
+        self._unsent.get(grant.account, {}).pop(grant.slot_us, None)
+        last = self._last.get(grant.account)
+        if last is not None and last.grant is grant:
+            del self._last[grant.account]
+        if not self._hand(grant, self._loop.time()):
+            self._note(self._slots.give_back(self._model, grant))
+
+    def expected_in_s(self, tenant: str, position: int) -> float:
+        """Seconds until the slot of a call with `position` calls of its tenant before it."""
+        now = self._loop.time()
+        rhythm = self._slots.rhythm(self._model, self.line.accounts())
+        return slot_at(rhythm, self._outlook.before(tenant, position), now) - now
+
+    async def aclose(self) -> None:
+        tasks = [*self._notes, *([self._task] if self._task else [])]
+        for task in tasks:
+            task.cancel()
+        if tasks:
+            await asyncio.wait(tasks)
+
+    def _note(self, note: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.create_task(note)
+        self._notes.add(task)
+        task.add_done_callback(self._notes.discard)
+
+    def _hand(self, grant: Grant, due: float) -> bool:
+        """Give the slot to whose turn it is; false: nobody wants it."""
+        while (waiter := self.line.pick(grant.tenant, grant.account)) is not None:
+            self.line.leave(waiter)
+            if waiter.ready(Slot(grant.account, grant)):
+                handed_at = self._loop.time()
+                self._last[grant.account] = _Sending(grant, due, handed_at)
+                self._unsent.setdefault(grant.account, {})[grant.slot_us] = handed_at
+                return True
+        return False
+
+    def _refuse(self, waiter: Waiter, outcome: Exception) -> None:
+        self.line.leave(waiter)
+        waiter.ready(outcome)
+
+    # -- the task
+
+    def _rouse(self) -> None:
+        if self._task is None:
+            if not self.line.size:
+                return
+            self._task = asyncio.create_task(self._run(), name=f"pacing {self._model}")
+        elif self._sleep and not self._sleep.done():
+            self._sleep.set_result(None)
+
+    async def _run(self) -> None:
+        try:
+            while self.line.size:
+                await self._serve()
+        except Exception as error:
+            log.exception("pacing of %s failed; whoever waits is refused", self._model)
+            for waiters in list(self.line.tenants.values()):
+                for waiter in list(waiters):
+                    # Each raises its own, or its traceback would grow with every one of them.
+                    self._refuse(waiter, copy.copy(error).with_traceback(None))
+        finally:
+            self._task = None
+
+    async def _serve(self) -> None:
+        """One claim and what follows from it."""
+        report, self._joined = self._joined, False
+        claimed_at = self._loop.time()
+        waiting = self.line.waiting()
+        stuck = self._stuck()
+        self._leaves_out = bool(stuck)
+        turn = await self._slots.claim(
+            self._model, self.line.accounts(), waiting, report=report, stuck=stuck
+        )
+        # A busy loop takes note of the answer late; the way itself hardly ever takes longer.
+        self._way_s = min(self._loop.time() - claimed_at, self._way_s * 1.25)
+        if report and self.line.size:  # they may all have left meanwhile
+            self._weigh(turn)
+        if turn.grant and not await self._pass_on(turn.grant, claimed_at + self._way_s):
+            await self._slots.give_back(self._model, turn.grant)
+            if self._was_late:
+                return
+        await self._rest(claimed_at, turn.wait_us / 1e6)
+        self._expire()
+        if not self.line.size and sum(waiting.values()) > (turn.grant is not None):
+            await self._slots.claim(self._model, (), {}, report=False)
+
+    def _stuck(self) -> set[str]:
+        """Accounts of which a call does not get away, as while their connections hang."""
+        before = self._loop.time() - STUCK_S
+        return {
+            account
+            for account, unsent in self._unsent.items()
+            if unsent and next(iter(unsent.values())) < before
+        }
+
+    async def _pass_on(self, grant: Grant, granted_at: float) -> bool:
+        """Give the slot to a call at its time; false: it goes back."""
+        due, account = granted_at + grant.delay_us / 1e6, grant.account
+        apart = self._slots.apart_s(self._model, account)
+        self._is_holding = True
+        while (wait_s := self._wait_s(account, due, apart)) > 0:
+            await self._sleep_until(self._loop.time() + wait_s)
+        self._is_holding = False
+        # So late, the next slot may have been taken, and that call be under way already.
+        was_late, self._was_late = self._was_late, self._loop.time() - due > apart / 2
+        if self._was_late and not was_late:
+            return False
+        return self._hand(grant, due)
+
+    def _wait_s(self, account: str, due: float, apart: float) -> float:
+        """Until a slot is due and far enough from the account's last call."""
+        now, last = self._loop.time(), self._last.get(account)
+        if last is None:
+            return due - now
+        if last.at is None and now - last.handed_at < UNSENT * apart:
+            return max(due - now, apart)  # roused once it is sent
+        return max(due, (last.at or last.handed_at) + apart) - now
+
+    async def _rest(self, claimed_at: float, wait_s: float) -> None:
+        """Sleep until a slot may be had, a deadline passes or a call joins."""
+        # The next claim is to reach the store by then, which takes it as long as this one took.
+        until = claimed_at + min(wait_s, REFRESH_S)
+        first = self.line.next_deadline()
+        if first:
+            until = min(until, first.deadline)
+        if self.line.size and not self._joined:
+            preparing = self._prepare_next()
+            try:
+                await self._sleep_until(until)
+            finally:
+                preparing.cancel()
+        if self._joined:
+            await asyncio.sleep(claimed_at + GATHER_S - self._loop.time())
+
+    def _prepare_next(self) -> asyncio.TimerHandle:
+        """Announce the next slot shortly before it comes."""
+        accounts = self.line.accounts()
+        rhythm = self._slots.rhythm(self._model, accounts)
+        (free_at, _), account = min(zip(rhythm, accounts, strict=True))
+        return self._loop.call_at(free_at - AHEAD_S, self._prepare, self._model, account)
+
+    async def _sleep_until(self, until: float) -> None:
+        self._sleep = self._loop.create_future()
+        timer = self._loop.call_at(until, _wake, self._sleep)
+        try:
+            await self._sleep
+        finally:
+            timer.cancel()
+            self._sleep = None
+
+    def _expire(self) -> None:
+        """Refuse those whose time is up, others having come in between."""
+        now = self._loop.time()
+        while (first := self.line.next_deadline()) and first.deadline <= now:
+            self._refuse(first, SlotTooLate(self.expected_in_s(first.tenant, 0)))
+
+    def _weigh(self, turn: Turn) -> None:
+        """Refuse those who joined since the last look and whose slot would come too late.
+
+        Before the slot just granted is given to anyone: it may be one of them that asks for many.
+        """
+        own = Counter(self.line.waiting())
+        granted = Counter([turn.grant.tenant] if turn.grant else ())
+        self._outlook = Outlook(turn, self._slots.worker, own - granted)
+        now = self._loop.time()
+        rhythm = self._slots.rhythm(self._model, self.line.accounts())
+        all_served_at = slot_at(rhythm, self._outlook.total, now)
+        for tenant in list(self.line.tenants):
+            gone = granted[tenant]
+            refused: Waiter | None = None
+            for position, waiter in reversed(list(self.line.unweighed(tenant))):
+                waiter.weighed = True
+                latest = waiter.deadline - MARGIN_S
+                if waiter.calls == 1 and all_served_at <= latest and not refused:
+                    continue
+                last = position - gone + waiter.calls - 1
+                at = slot_at(rhythm, self._outlook.before(tenant, last), now) if last >= 0 else now
+                if at > latest or (refused and waiter.follows(refused)):
+                    self._refuse(waiter, SlotTooLate(at - now))
+                    gone += 1
+                    refused = waiter
+
+
+def _wake(sleep: asyncio.Future[None]) -> None:
+    if not sleep.done():
+        sleep.set_result(None)

@@ -1,0 +1,1 @@
+"""One image request, from its body to its result."""

@@ -1,0 +1,189 @@
+"""What may be kept of a result, under which key and for how long. Pure: no store, no clock.
+
+A record as it is kept (MessagePack)::
+
+    {"v": 1, "urls": ["https://…png?Expires=1763886400&…"], "created": 1763800000,
+     "expires_at": 1763886400, "model": "qwen-image-2.0-pro", "size": "2048x2048"}
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any, Literal, Self
+from urllib.parse import parse_qsl, urlsplit
+
+import msgspec
+from msgspec import Struct
+
+from gateway.domain.catalogue import Size
+from gateway.store.generations import MARGIN_MS, Idempotency
+from gateway.translate.request import Plan
+
+VERSION = 1
+MARGIN_S = MARGIN_MS / 1000
+URL_LIFE_S = 86_400
+"""As the vendor documents it, for a URL that does not say."""
+LONGEST_URL_LIFE_S = 7 * 86_400
+"""The longest seen; a URL that claims more is not believed."""
+ITEM = re.compile(r'(?:[^,"]|"(?:[^"\\]|\\.)*(?:"|\\?$))+')
+"""What stands between two commas; one inside quotes, closed or not, separates nothing."""
+DIRECTIVE = re.compile(r'\s*([\w-]+)\s*(?:=\s*("[^"\\]*"|[^\s"]*)\s*)?')
+
+Mode = Literal["off", "seeded", "always"]
+
+
+# --- keys ---------------------------------------------------------------------------------
+
+
+def fingerprint(plan: Plan) -> str:
+    """A hash of everything that determines the result, and of nothing else.
+
+    The calls as the vendor is sent them hold it all: model, prompt byte for byte, size, the number
+    of images of each call, its seed, and every parameter after defaults and mapping. How the
+    images are handed over (`response_format`) and who asked (`user`) are not part of them.
+    """
+    return digest(VERSION, plan.images, plan.calls)
+
+
+def is_cacheable(mode: Mode, plan: Plan) -> bool:
+    """Whether a tenant's mode lets this result be shared."""
+    if mode == "seeded":  # without a seed, people expect a new picture
+        return plan.calls[0].parameters.seed is not None
+    return mode == "always"
+
+
+def scope_of(tenant: str, group: str | None = None) -> str:
+    """The name under which a tenant, or its cache group, shares results."""
+    return f"tenant:{tenant}" if group is None else f"group:{group}"
+
+
+def adoption_hash(tenant: str, key_hash: str, body: bytes) -> str:
+    """Where an SDK's retry looks: it repeats the body byte for byte, with the same key."""
+    return digest("adoption", tenant, key_hash, body)
+
+
+def idempotency(tenant: str, key: str, body: dict[str, Any]) -> Idempotency:
+    """A client's idempotency key; the order of the body's own keys makes no difference."""
+    canonical = msgspec.json.encode(body, order="deterministic")
+    return Idempotency(digest("idempotency", tenant, key), digest("body", canonical))
+
+
+def digest(*parts: object) -> str:
+    """SHA-256 over values of any types, told apart from each other, in hex."""
+    return hashlib.sha256(msgspec.msgpack.encode(parts)).hexdigest()
+
+
+# --- Cache-Control ------------------------------------------------------------------------
+
+
+class CacheControl(Struct, frozen=True):
+    """What a client asks of the cache (RFC 9111, section 5.2.1)."""
+
+    no_cache: bool = False
+    no_store: bool = False
+    only_if_cached: bool = False
+    max_age_s: int | None = None
+
+    @classmethod
+    def parse(cls, header: str | None) -> Self:
+        """Read the header; whatever it does not know or cannot read it passes over."""
+        found = list(directives(header or ""))
+        names = {name for name, _ in found}
+        ages = [int(text[:10]) for name, text in found if name == "max-age" and is_number(text)]
+        return cls(
+            no_cache="no-cache" in names,
+            no_store="no-store" in names,
+            only_if_cached="only-if-cached" in names,
+            max_age_s=min(ages, default=None),
+        )
+
+
+def directives(header: str) -> Iterator[tuple[str, str]]:
+    """Names, in lower case, and values; what stands in quotes is no directive."""
+    for item in ITEM.findall(header):
+        if found := DIRECTIVE.fullmatch(item):
+            yield found[1].lower(), (found[2] or "").strip('"')
+
+
+def is_number(text: str) -> bool:
+    """Whether a text is a whole number as HTTP and URLs write it."""
+    return text.isascii() and text.isdigit()
+
+
+# --- the life of URLs ---------------------------------------------------------------------
+
+
+def expires_at(urls: Iterable[str], created: float) -> float:
+    """When the first of the URLs dies, Unix seconds: as they say, or as the vendor documents."""
+    return min(expiry(url, created) for url in urls)
+
+
+def expiry(url: str, created: float) -> float:
+    """When a signed URL dies; the least of several `Expires`, the documented life for none."""
+    try:
+        query = parse_qsl(urlsplit(url).query)
+    except ValueError:
+        query = []
+    told = [int(text[:12]) for name, text in query if name == "Expires" and is_number(text)]
+    believed = [time for time in told if time <= created + LONGEST_URL_LIFE_S]
+    return min(believed, default=created + URL_LIFE_S)
+
+
+# --- records ------------------------------------------------------------------------------
+
+
+class Record(Struct, frozen=True, kw_only=True):
+    """A complete result."""
+
+    urls: tuple[str, ...]
+    """In the order of the request's images."""
+    created: int
+    expires_at: int
+    """When the first URL dies; both are Unix seconds."""
+    model: str
+    size: str | None = None
+    """As sent to the vendor, `WxH`."""
+    v: int = VERSION
+
+    def life_s(self, now: float) -> float:
+        """What is left of the URLs; negative once the first is dead."""
+        return self.expires_at - now
+
+
+def record_of(plan: Plan, urls: Sequence[str], now: float) -> Record:
+    """The result of a plan.
+
+    Raises:
+        ValueError: an image is missing; only what is complete is kept.
+    """
+    if len(urls) != plan.images:
+        raise ValueError(f"{len(urls)} of {plan.images} images")
+    return Record(
+        urls=tuple(urls),
+        created=int(now),
+        expires_at=int(expires_at(urls, now)),
+        model=plan.model,
+        size=None if plan.size is None else str(plan.size),
+    )
+
+
+def encode(record: Record) -> bytes:
+    """The record as it is kept."""
+    return msgspec.msgpack.encode(record)
+
+
+DECODER = msgspec.msgpack.Decoder(Record)
+
+
+def decode(kept: bytes, images: int) -> Record | None:
+    """The record, or None for whatever is not one: corrupt, foreign, of another version."""
+    try:
+        record = DECODER.decode(kept)
+        if record.size is not None:
+            Size.parse(record.size)
+    except (msgspec.MsgspecError, ValueError):
+        return None
+    is_whole = record.v == VERSION and len(record.urls) == images and all(record.urls)
+    return record if is_whole else None

@@ -1,0 +1,142 @@
+"""Waiting for generations that other workers make: one look for all of a worker's followers."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable, Iterable, Sequence
+
+from gateway.store.generations import Phase, Sight
+
+TICK_S = 0.1
+EVERY_MAX_S = 1.0
+SLOWER = 1.5
+AGAIN_S = 0.5
+"""How long one follower may take to take over before the next one is sent."""
+
+log = logging.getLogger(__name__)
+
+Key = tuple[str, str]
+"""Scope and id of a generation."""
+Waiter = asyncio.Future[Sight]
+Waiters = dict[Waiter, None]
+"""A set, but a third of one's size while it is empty, as that of most generations is."""
+Look = Callable[[str, Sequence[str]], Awaitable[Sequence[Sight]]]
+
+
+class Watcher:
+    """Looks after what is followed, and sleeps while nothing is.
+
+    Everyone who waits is told the end. Of a generation that nobody leads one follower at a time is
+    told, to take over; of one that the store has lost only after `missing_s`, within which its
+    leader puts it back.
+    """
+
+    def __init__(self, look: Look, *, missing_s: float) -> None:
+        self._look = look
+        self._missing_s = missing_s
+        self._watches: dict[Key, _Watch] = {}
+        self._task: asyncio.Task[None] | None = None
+
+    @property
+    def followed(self) -> int:
+        """Generations under watch."""
+        return len(self._watches)
+
+    def wait(self, key: Key) -> Waiter:
+        """Told once something can be done; the caller removes what it cancels by `leave`."""
+        loop = asyncio.get_running_loop()
+        waiter: Waiter = loop.create_future()
+        self.adopt(key, {waiter: None})
+        return waiter
+
+    def adopt(self, key: Key, waiters: Waiters) -> None:
+        """Watch for those who waited elsewhere."""
+        loop = asyncio.get_running_loop()
+        if not waiters:
+            return
+        watch = self._watches.get(key)
+        if watch is None:
+            watch = self._watches[key] = _Watch(loop.time())
+        watch.waiters |= waiters
+        if self._task is None or self._task.done():
+            self._task = loop.create_task(self._run(), name="ledger-watcher")
+
+    def leave(self, key: Key, waiter: Waiter) -> None:
+        """Nobody waits there any more."""
+        watch = self._watches.get(key)
+        if watch is not None:
+            watch.waiters.pop(waiter, None)
+            if not watch.waiters:
+                del self._watches[key]
+
+    def take(self, key: Key) -> Waiters:
+        """Those who wait; whoever asks tells them from now on."""
+        watch = self._watches.pop(key, None)
+        return watch.waiters if watch else {}
+
+    async def aclose(self) -> None:
+        """Stop; whoever still waits has been cancelled before."""
+        if self._task is not None:
+            self._task.cancel()
+            await asyncio.wait([self._task])
+
+    async def _run(self) -> None:
+        loop = asyncio.get_running_loop()
+        while self._watches:
+            await asyncio.sleep(TICK_S)
+            due: dict[str, list[str]] = {}
+            for (scope, id_), watch in self._watches.items():
+                if watch.due <= loop.time():
+                    due.setdefault(scope, []).append(id_)
+            for scope, ids in due.items():
+                try:
+                    sights = await self._look(scope, ids)
+                except Exception:
+                    log.exception("those who wait in %s could not be told", scope)
+                    continue
+                for id_, sight in zip(ids, sights, strict=True):
+                    self._tell((scope, id_), sight, loop.time())
+
+    def _tell(self, key: Key, sight: Sight, now: float) -> None:
+        watch = self._watches.get(key)
+        if watch is None:
+            return
+        is_over = sight.phase in {Phase.DONE, Phase.FAILED}
+        if is_over:
+            tell(self.take(key), sight)
+        elif watch.is_orphaned(sight.phase, now, self._missing_s):
+            watch.due = now + AGAIN_S
+            waiter = next(iter(watch.waiters))
+            tell({waiter}, sight)
+            self.leave(key, waiter)
+
+
+class _Watch:
+    __slots__ = ("_every", "_missing_since", "due", "waiters")
+
+    def __init__(self, now: float) -> None:
+        self.waiters: Waiters = {}
+        self.due = now + TICK_S
+        self._every = TICK_S
+        self._missing_since: float | None = None
+
+    def is_orphaned(self, phase: Phase, now: float, missing_s: float) -> bool:
+        """Whether somebody has to take over; if not, the next look comes later than the last."""
+        if phase is Phase.DEAD:
+            return True
+        if phase is Phase.MISSING:
+            self._missing_since = self._missing_since or now
+            self.due = now + TICK_S
+            return now - self._missing_since >= missing_s
+        self._missing_since = None
+        self._every = min(self._every * SLOWER, EVERY_MAX_S)
+        self.due = now + self._every
+        return False
+
+
+def tell(waiters: Iterable[Waiter], sight: Sight) -> None:
+    """Wake them all."""
+    for waiter in waiters:
+        if not waiter.done():
+            waiter.set_result(sight)

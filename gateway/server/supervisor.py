@@ -1,0 +1,213 @@
+"""Several processes that share a listening socket, and the one that keeps them running."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import signal
+import socket
+import sys
+import time
+from collections.abc import Callable
+from contextlib import closing, nullcontext, suppress
+from multiprocessing.process import BaseProcess
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from types import FrameType
+
+import structlog
+from msgspec.structs import replace
+
+from gateway.config import Config
+from gateway.config.decode import ConfigError
+from gateway.config.reload import FOLLOWED, Follower
+from gateway.observability.logs import configure_logs
+from gateway.observability.metrics import share_between_workers, worker_ended
+from gateway.server.worker import BACKLOG, REPEAT_S, SIGNALS, Orders, advice, last_words, run_worker
+from gateway.store.base import Share
+from gateway.tenants.usage_log import UsageLog
+
+RESTART_WAIT_S = 0.5
+
+log = structlog.get_logger()
+
+
+class CannotListen(OSError):
+    """The address cannot be bound."""
+
+
+def listen(config: Config) -> socket.socket:
+    """The listening socket.
+
+    Raises:
+        CannotListen: the address cannot be bound.
+    """
+    host, port = config.listen.host, config.listen.port
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    try:
+        sock = socket.create_server((host, port), family=family, backlog=BACKLOG)
+    except OSError as fault:
+        raise CannotListen(fault.errno, fault.strerror or str(fault)) from fault
+    sock.set_inheritable(True)
+    return sock
+
+
+def serve(
+    config: Config, workers: int, announce: Callable[[int], None], path: Path | None = None
+) -> None:
+    """Serve with one process or several; `announce` is given the port once requests are taken.
+
+    `path` is the file that the configuration came from, to follow its changes.
+
+    Raises:
+        CannotListen: the address cannot be bound.
+        OSError: the usage record cannot be written, or the system lacks something.
+    """
+    # Opened here as well: a worker could tell nobody but the log that it cannot be.
+    usage = closing(UsageLog(Path(config.usage_log))) if config.usage_log else nullcontext()
+    configure_logs(json_lines=not os.isatty(2), secrets=config.secrets())
+    with usage, listen(config) as sock:
+        port = sock.getsockname()[1]
+        if workers == 1:
+            with last_words():
+                run_worker(config, sock, lambda: announce(port), path=path)
+            return
+        with TemporaryDirectory(prefix="gateway-metrics-") as folder:
+            share_between_workers(Path(folder))
+            Supervisor(config, sock, workers, path).run(lambda: announce(port))
+
+
+class Supervisor:
+    """Keeps a number of worker processes running until it is told to stop.
+
+    The signals are blocked while a worker is begun, so that none is lost between two processes.
+    """
+
+    def __init__(
+        self, config: Config, sock: socket.socket, workers: int, path: Path | None
+    ) -> None:
+        self._path = path
+        self._config = config
+        self._follower = Follower(path) if path else None
+        self._sock = sock
+        self._workers: dict[int, BaseProcess] = {}
+        self._not_begun: set[int] = set()
+        self._leaving: list[BaseProcess] = []
+        self._orders = Orders(workers)
+        self._told_at = 0.0
+        self._count = workers
+        self._context = multiprocessing.get_context("fork")
+        self._ready = self._context.Semaphore(0)
+        self._stopping = False
+
+    def run(self, announce: Callable[[], None]) -> None:
+        """Start the workers, replace those that die, and pass on the signal to stop."""
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, self._stop)
+        signal.signal(signal.SIGHUP, self._pass_on)
+        for index in range(self._count):
+            self._start(index)
+        if self._are_ready():
+            announce()
+        while not self._stopping:
+            time.sleep(RESTART_WAIT_S)
+            for step in (self._follow, self._replace_the_dead):
+                self._survive(step)
+        for worker in self._all():
+            worker.join()
+        if any(worker.exitcode for worker in self._all()):
+            sys.exit(1)
+
+    def _all(self) -> list[BaseProcess]:
+        return [*self._workers.values(), *self._leaving]
+
+    def _survive(self, step: Callable[[], None]) -> None:
+        """Whatever goes wrong here, the workers are to be kept running and told to stop."""
+        try:
+            step()
+        except Exception as fault:  # noqa: BLE001
+            # Neither its words nor its frames: they may hold what the file does.
+            log.error("supervisor_failed", step=step.__name__, error=type(fault).__name__)  # noqa: TRY400
+
+    def _start(self, index: int) -> None:
+        """Begin a worker, or have it tried again where the system has no process for it."""
+        self._orders.enter(index)
+        signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
+        try:
+            if not self._stopping:
+                worker = self._context.Process(target=self._work, args=(index,))
+                worker.start()
+                self._workers[index] = worker
+            self._not_begun.discard(index)
+        except OSError as fault:
+            self._workers.pop(index, None)
+            if index not in self._not_begun:
+                log.error("worker_not_started", error=str(fault), advice=advice(fault))  # noqa: TRY400
+            self._not_begun.add(index)
+        finally:
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
+
+    def _work(self, index: int) -> None:
+        self._orders.join()
+        with last_words():
+            run_worker(
+                self._config,
+                self._sock,
+                self._ready.release,
+                path=self._path,
+                orders=self._orders,
+                place=Share(index, self._count),
+            )
+
+    def _are_ready(self) -> bool:
+        """Wait until all take requests; one that cannot start ends the others."""
+        ready = 0
+        while ready < self._count and not self._stopping:
+            ready += self._ready.acquire(timeout=RESTART_WAIT_S)
+            for index in tuple(self._not_begun):
+                self._start(index)
+            if not all(worker.is_alive() for worker in self._workers.values()):
+                self._stop(signal.SIGTERM, None)
+        return not self._stopping
+
+    def _follow(self) -> None:
+        """A worker that replaces a dead one begins with what the others have, a bad file or not."""
+        if self._follower is not None and self._follower.is_due():
+            with suppress(ConfigError):
+                changed = self._follower.read()
+                followed = {name: getattr(changed, name) for name in FOLLOWED}
+                self._config = replace(self._config, **followed)
+
+    def _replace_the_dead(self) -> None:
+        """One that was told to end is replaced at once, while it finishes what it has."""
+        for worker in [one for one in self._leaving if not one.is_alive()]:
+            self._leaving.remove(worker)
+            self._bury(worker)
+        for index in tuple(self._not_begun):
+            self._start(index)
+        for index, worker in list(self._workers.items()):
+            if not worker.is_alive():
+                self._bury(worker)
+                self._start(index)
+            elif self._orders.has_left(index):
+                self._leaving.append(worker)
+                self._start(index)
+
+    def _bury(self, worker: BaseProcess) -> None:
+        worker.join()
+        worker_ended(worker.pid or 0)
+
+    def _pass_on(self, number: int, _: FrameType | None = None) -> None:
+        for worker in self._all():
+            if worker.is_alive() and worker.pid is not None:
+                os.kill(worker.pid, number)
+
+    def _stop(self, number: int, _: FrameType | None) -> None:
+        now = time.monotonic()
+        if self._stopping and now - self._told_at < REPEAT_S:
+            return
+        self._stopping, self._told_at = True, now
+        self._orders.stop()  # before the workers hear of it, by whatever way
+        # The kernel would go on making connections for as long as anyone holds the socket.
+        self._sock.close()
+        self._pass_on(number)

@@ -1,0 +1,123 @@
+"""Who is calling, and which models they may use."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+import secrets
+import string
+import zlib
+from collections.abc import Iterable, Iterator
+from datetime import datetime
+
+from msgspec import Struct
+
+from gateway.config import Key, Tenant
+from gateway.domain.catalogue import Catalogue, Choice, matches
+from gateway.domain.errors import InvalidKey, ModelForbidden, ModelNotFound
+
+PREFIX = "sk-gw-"
+ALPHABET = string.ascii_letters + string.digits
+PUBLIC_ID_LENGTH = 10
+SECRET_LENGTH = 32
+"""log2(62) × 32 = 190 bits."""
+CHECKSUM_LENGTH = 6
+LONGEST_KEY = 512
+SHOWN_NAME = 100
+MODEL_NAME = re.compile(r"[A-Za-z0-9._:/-]{1,200}")
+"""What a name may consist of, since it goes into headers, logs and the vendor's request."""
+
+
+class Caller(Struct, frozen=True):
+    """An authenticated caller: the tenant, and the key's label for the log."""
+
+    tenant: Tenant
+    key: Key
+
+
+def new_key() -> str:
+    """A fresh key, `sk-gw-<public id>-<secret><checksum>`, from the system's random source."""
+    public_id = random_text(PUBLIC_ID_LENGTH)
+    body = f"{PREFIX}{public_id}-{random_text(SECRET_LENGTH)}"
+    return body + checksum(body)
+
+
+def random_text(length: int) -> str:
+    """Letters and digits, 5.95 bits each."""
+    return "".join(secrets.choice(ALPHABET) for _ in range(length))
+
+
+def checksum(body: str) -> str:
+    """CRC-32 in base 62: it finds a mistyped key, and tells scanners a real one."""
+    number, text = zlib.crc32(body.encode()), ""
+    for _ in range(CHECKSUM_LENGTH):
+        number, digit = divmod(number, len(ALPHABET))
+        text += ALPHABET[digit]
+    return text
+
+
+def is_mistyped(key: str) -> bool:
+    """Whether a key has this gateway's form but not the checksum of its own text."""
+    return key.startswith(PREFIX) and checksum(key[:-CHECKSUM_LENGTH]) != key[-CHECKSUM_LENGTH:]
+
+
+def hash_key(key: str) -> str:
+    """What a configuration file holds of a key: `sha256:` and 64 hex digits."""
+    return "sha256:" + hashlib.sha256(key.encode()).hexdigest()
+
+
+class KeyRing:
+    """All keys by their hash.
+
+    The look-up compares hashes, never keys, so its timing says nothing about a stored key: to learn
+    more of a hash, a caller would have to find keys with a chosen hash. An unknown key, an expired
+    one and a removed one take the same path.
+    """
+
+    def __init__(self, tenants: Iterable[Tenant]) -> None:
+        self._callers = {key.hash: Caller(tenant, key) for tenant in tenants for key in tenant.keys}
+
+    def find(self, presented: str, now: datetime) -> Caller:
+        """The caller whose key this is.
+
+        Raises:
+            InvalidKey: there is none, or the key has expired.
+        """
+        caller = self._callers.get(hash_key(presented[:LONGEST_KEY]))
+        if caller is None:
+            if is_mistyped(presented[:LONGEST_KEY]):
+                raise InvalidKey("Incorrect API key provided: it looks mistyped or cut off.")
+            raise InvalidKey("Incorrect API key provided.")
+        if caller.key.expires_at is not None and caller.key.expires_at <= now:
+            raise InvalidKey("The API key provided has expired.")
+        return caller
+
+
+def choose_model(catalogue: Catalogue, tenant: Tenant, name: str | None, fallback: str) -> Choice:
+    """Follow the name a tenant asked for, or its default, to a model.
+
+    Raises:
+        ModelNotFound: no model, snapshot or alias has that name.
+        ModelForbidden: the tenant's `models` do not cover it.
+    """
+    wanted = name or tenant.default_model or fallback
+    choice = catalogue.find(wanted) if MODEL_NAME.fullmatch(wanted) else None
+    shown = wanted[:SHOWN_NAME].encode(errors="replace").decode()
+    if choice is None:
+        raise ModelNotFound(f"The model '{shown}' does not exist.", param="model")
+    if not may_use(tenant, choice):
+        raise ModelForbidden(f"This key may not use the model '{shown}'.", param="model")
+    return choice
+
+
+def may_use(tenant: Tenant, choice: Choice) -> bool:
+    """Whether the requested name or the model behind it is covered by the tenant's globs."""
+    return matches(tenant.models, choice.requested) or matches(tenant.models, choice.upstream_name)
+
+
+def usable(catalogue: Catalogue, tenant: Tenant) -> Iterator[Choice]:
+    """Every model and alias that a tenant may use, in the catalogue's order."""
+    for name in (*catalogue.models, *catalogue.aliases):
+        choice = catalogue.find(name)
+        if choice is not None and may_use(tenant, choice):
+            yield choice

@@ -1,0 +1,99 @@
+"""How long, and how often, an image host is waited for."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from random import random
+from time import monotonic
+from typing import TypeVar
+
+from msgspec import Struct
+from structlog.typing import FilteringBoundLogger
+
+from gateway.domain.errors import UpstreamAmbiguous
+
+ATTEMPTS = 5
+"""Without the progress below between them."""
+PROGRESS_BYTES = 256 * 1024
+FIRST_WAIT_S = 0.2
+LONGEST_WAIT_S = 5.0
+JITTER = 0.5
+
+T = TypeVar("T")
+
+
+class ImageUnavailable(UpstreamAmbiguous):
+    """An image was generated, and billed, but cannot be fetched."""
+
+    code = "image_unavailable"
+
+
+class Timing(Struct, frozen=True):
+    """Time and chance, so that tests can hold both: steady seconds, a pause, [0, 1)."""
+
+    steady: Callable[[], float] = monotonic
+    sleep: Callable[[float], Awaitable[object]] = asyncio.sleep
+    chance: Callable[[], float] = random
+
+
+class Deadline:
+    """When the images of a request must be there; shared by them, and movable."""
+
+    def __init__(self, at: float, steady: Callable[[], float]) -> None:
+        self._at = at
+        self._steady = steady
+
+    def left_s(self) -> float:
+        return self._at - self._steady()
+
+    def restart(self, allowed_s: float) -> None:
+        """Count anew from now."""
+        self._at = self._steady() + allowed_s
+
+    def extend(self, by_s: float) -> None:
+        """Give back time that was not spent on waiting for an image host."""
+        self._at += by_s
+
+
+class Patience:
+    """What the download of one image may take."""
+
+    def __init__(
+        self, deadline: Deadline, idle_s: float, timing: Timing, log: FilteringBoundLogger
+    ) -> None:
+        self._deadline = deadline
+        self._idle_s = idle_s
+        self._timing = timing
+        self._log = log
+        self._failures = 0
+        self._reached = 0
+
+    async def limit(self, step: Awaitable[T]) -> T:
+        """Wait for one step.
+
+        Raises:
+            TimeoutError: nothing happened for too long, or the deadline passed.
+        """
+        async with asyncio.timeout(min(self._idle_s, self._deadline.left_s())):
+            return await step
+
+    async def pause(self, cause: Exception, received: int) -> None:
+        """Wait before the next attempt, after one that ended at `received` bytes.
+
+        Raises:
+            ImageUnavailable: no attempt is left, or no time for one.
+        """
+        if received - self._reached >= PROGRESS_BYTES:
+            self._failures = 0
+            self._reached = received
+        self._failures += 1
+        wait = min(FIRST_WAIT_S * 2**self._failures, LONGEST_WAIT_S)
+        wait *= 1 - JITTER * self._timing.chance()
+        facts = {"received": received, "failures": self._failures, "cause": type(cause).__name__}
+        if self._failures >= ATTEMPTS or wait >= self._deadline.left_s():
+            self._log.error("image_given_up", **facts)
+            message = "A generated image could not be downloaded from the image service."
+            raise ImageUnavailable(message) from cause
+        self._log.warning("image_download_broke", **facts)
+        await self._timing.sleep(wait)
