@@ -22,11 +22,11 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
 from gateway.store.base import (  # noqa: E402 - after the path
-    Ask,
     Limits,
     Reservation,
     Settlement,
     StoreUnavailable,
+    TakeRequest,
 )
 from gateway.store.generations import Ending, Entry, Led, Phase  # noqa: E402
 from gateway.store.redis import RedisStore, Timeouts  # noqa: E402
@@ -109,8 +109,8 @@ async def put(store: RedisStore, name: str) -> bool:
     return True
 
 
-def ask(name: str, images: int) -> Ask:
-    return Ask("bench", LIMITS, Reservation(name, "model", images, 0), DAY_MS)
+def ask(name: str, images: int) -> TakeRequest:
+    return TakeRequest("bench", LIMITS, Reservation(name, "model", images, 0), DAY_MS)
 
 
 def entry(name: str) -> Entry:

@@ -19,7 +19,7 @@ from gateway.api.answers import Answers
 from gateway.api.auth import Authenticator
 from gateway.api.errors import EXCEPTION_HANDLERS
 from gateway.api.images import ImageEndpoint
-from gateway.api.middleware import Envelope, Readiness
+from gateway.api.middleware import Readiness, RequestMiddleware
 from gateway.api.models import Models
 from gateway.api.operations import operation_routes
 from gateway.config import Config
@@ -42,7 +42,7 @@ from gateway.store.memory import MemoryStore
 from gateway.store.memory.images import MemoryImages
 from gateway.store.redis import RedisStore, Timeouts
 from gateway.store.redis.images import RedisImages
-from gateway.store.redis.timing import Took, untold
+from gateway.store.redis.timing import LatencyObserver, ignore_latency
 from gateway.tenants.admission import Admission
 from gateway.tenants.keys import KeyRing
 from gateway.tenants.limiter import Limiter, Loss, OnLoss
@@ -199,7 +199,7 @@ def create_app(
     transport: httpx.AsyncBaseTransport | None = None,
     clock: Clock | None = None,
     share: Share = Share(),
-) -> Envelope:
+) -> RequestMiddleware:
     """Wire everything up. Tests pass other parts in; production passes `path` and `share`.
 
     `path` is the file to follow; `share` is this worker's place among all, until the store tells
@@ -250,7 +250,7 @@ def create_app(
         openapi_config=None,
         logging_config=None,
     )
-    return Envelope(app, images, parts.metrics, parts.readiness, parts.tracer)
+    return RequestMiddleware(app, images, parts.metrics, parts.readiness, parts.tracer)
 
 
 def following(reloader: Reloader) -> Callable[[Litestar], AbstractAsyncContextManager[None]]:
@@ -269,7 +269,7 @@ def following(reloader: Reloader) -> Callable[[Litestar], AbstractAsyncContextMa
     return lifespan
 
 
-def open_store(config: Config, clock: Clock, took: Took = untold) -> Store:
+def open_store(config: Config, clock: Clock, took: LatencyObserver = ignore_latency) -> Store:
     """Redis where one is configured, else this process."""
     if config.redis is None:
         return MemoryStore(clock.now)
@@ -278,7 +278,9 @@ def open_store(config: Config, clock: Clock, took: Took = untold) -> Store:
     return RedisStore(redis.url.reveal(), prefix=redis.prefix, timeouts=timeouts, took=took)
 
 
-def open_image_store(config: Config, clock: Clock, took: Took = untold) -> ImageStore | None:
+def open_image_store(
+    config: Config, clock: Clock, took: LatencyObserver = ignore_latency
+) -> ImageStore | None:
     """Where image bytes are kept, if they are."""
     settings = config.image_cache
     if settings is None:

@@ -60,7 +60,7 @@ ROWS: dict[str, list[Panel]] = {
     ],
     "Where the time goes": [
         ("Whole request", "s", quantiles("request_seconds")),
-        ("The gateway's own", "s", quantiles("own_seconds")),
+        ("The gateway's own", "s", quantiles("overhead_seconds")),
         ("Waiting for a slot", "s", quantiles("queue_seconds")),
         ("The vendor's answer", "s", quantiles("upstream_seconds")),
     ],

@@ -13,7 +13,7 @@ from gateway.delivery import Delivery, Keep, OpenDelivery
 from gateway.domain.catalogue import Size
 from gateway.domain.clock import Clock
 from gateway.domain.errors import ServiceUnavailable
-from gateway.observability.context import Exchange
+from gateway.observability.context import RequestContext
 from gateway.observability.metrics import Metrics
 from gateway.protocol.openai import Image, ImagesResponse
 from gateway.requests.pending import Job, Result
@@ -46,7 +46,7 @@ class Answers:
         self._clock = clock
         self._metrics = metrics
 
-    async def answer(self, job: Job, result: Result, exchange: Exchange) -> ASGIResponse:
+    async def answer(self, job: Job, result: Result, context: RequestContext) -> ASGIResponse:
         """The answer in the format asked for.
 
         Raises:
@@ -54,12 +54,12 @@ class Answers:
                 left out.
         """
         plan, record = job.plan, result.record
-        self._metrics.cache_results.labels(exchange.tenant, result.cache).inc()
-        exchange.notes["cache"] = result.cache
-        exchange.after_sent = job.delivered
-        headers = notes(plan) | self._cache_notes(result)
+        self._metrics.cache_results.labels(context.tenant, result.cache).inc()
+        context.log_fields["cache"] = result.cache
+        context.after_sent = job.delivered
+        headers = log_fields(plan) | self._cache_notes(result)
         if plan.response_format == "b64_json":
-            return await self._streamed(job, result, exchange, headers)
+            return await self._streamed(job, result, context, headers)
         for url in record.urls:
             self._fetcher.check(url)
         images = [Image(url=url) for url in record.urls]
@@ -67,7 +67,7 @@ class Answers:
         return json_answer(body, headers=headers)
 
     async def _streamed(
-        self, job: Job, result: Result, exchange: Exchange, headers: dict[str, str]
+        self, job: Job, result: Result, context: RequestContext, headers: dict[str, str]
     ) -> StreamedImages:
         record = result.record
 
@@ -79,16 +79,16 @@ class Answers:
             sources,
             describe,
             deadline=job.run.deadline,
-            log=exchange.log,
-            keep=self._keep(job, result, exchange),
+            log=context.log,
+            keep=self._keep(job, result, context),
             held=held,
         )
 
         def ended(delivery: OpenDelivery) -> None:
             self._metrics.download_seconds.observe(delivery.download_s)
             self._metrics.download_bytes.inc(delivery.downloaded_bytes)
-            exchange.spent("download", delivery.download_s)
-            exchange.waited_s += delivery.download_s + delivery.client_s
+            context.record_timing("download", delivery.download_s)
+            context.external_wait_s += delivery.download_s + delivery.client_s
 
         return StreamedImages(delivery, headers, ended)
 
@@ -132,11 +132,11 @@ class Answers:
             message = "The gateway has no memory for this image just now; try again."
             raise ServiceUnavailable(message, retry_after_s=1.0) from None
 
-    def _keep(self, job: Job, result: Result, exchange: Exchange) -> Keep | None:
+    def _keep(self, job: Job, result: Result, context: RequestContext) -> Keep | None:
         place = result.place
         if self._images is None or not isinstance(place, Lead) or place.entry.cache_key is None:
             return None
-        return self._images.keep(place, job.cache_s, exchange.log)
+        return self._images.keep(place, job.cache_s, context.log)
 
     def _cache_notes(self, result: Result) -> dict[str, str]:
         life_s = max(0, round(result.record.life_s(self._clock.now())))
@@ -148,7 +148,7 @@ class Answers:
         return headers
 
 
-def notes(plan: Plan) -> dict[str, str]:
+def log_fields(plan: Plan) -> dict[str, str]:
     """Headers on what became of the request's fields."""
     headers = {"x-gateway-model": plan.model}
     if plan.size is not None:

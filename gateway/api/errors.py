@@ -14,7 +14,7 @@ from litestar.types import ExceptionHandlersMap
 
 from gateway.domain import errors
 from gateway.domain.errors import GatewayError
-from gateway.observability.context import Exchange, exchange_of
+from gateway.observability.context import RequestContext, context_of
 from gateway.protocol.openai import ErrorDetail, ErrorResponse
 
 AnyRequest = Request[Any, Any, Any]
@@ -70,10 +70,10 @@ def to_body(error: GatewayError) -> ErrorResponse:
     return ErrorResponse(ErrorDetail(error.message, error.type, error.param, error.reason))
 
 
-def to_answer(error: Exception, exchange: Exchange) -> ASGIResponse:
+def to_answer(error: Exception, context: RequestContext) -> ASGIResponse:
     """What an image request that failed is answered, and noted as."""
-    failure = error if isinstance(error, GatewayError) else defect(error, exchange)
-    exchange.outcome = failure.label()
+    failure = error if isinstance(error, GatewayError) else defect(error, context)
+    context.outcome = failure.label()
     return json_answer(to_body(failure), failure.status, retry_headers(failure))
 
 
@@ -90,28 +90,28 @@ def retry_headers(error: GatewayError) -> dict[str, str]:
 
 def on_gateway_error(request: AnyRequest, error: GatewayError) -> Response[bytes]:
     """A failure with its own words."""
-    exchange_of(request.scope).outcome = error.label()
+    context_of(request.scope).outcome = error.label()
     return error_response(error)
 
 
 def on_framework_error(request: AnyRequest, error: HTTPException) -> Response[bytes]:
     """Litestar's refusals, in words of ours: its own may repeat what the caller sent."""
     kind, message = BY_STATUS.get(error.status_code, UNEXPECTED)
-    exchange_of(request.scope).outcome = kind.label()
+    context_of(request.scope).outcome = kind.label()
     allow = {k.lower(): v for k, v in (error.headers or {}).items() if k.lower() == "allow"}
     return error_response(kind(message), allow)
 
 
 def on_defect(request: AnyRequest, error: Exception) -> Response[bytes]:
     """A bug: the client gets the request id, the log gets the rest."""
-    exchange = exchange_of(request.scope)
-    exchange.outcome = errors.InternalFault.label()
-    return error_response(defect(error, exchange))
+    context = context_of(request.scope)
+    context.outcome = errors.InternalFault.label()
+    return error_response(defect(error, context))
 
 
-def defect(error: Exception, exchange: Exchange) -> GatewayError:
+def defect(error: Exception, context: RequestContext) -> GatewayError:
     """Log the cause, which is nobody else's business."""
-    exchange.log.error("defect", exc_info=error)
+    context.log.error("defect", exc_info=error)
     message = "The gateway failed; its operator finds the cause under this request's x-request-id."
     return errors.InternalFault(message)
 

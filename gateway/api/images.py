@@ -16,12 +16,12 @@ from gateway.api.auth import Authenticator
 from gateway.api.body import parse_json, read_body, to_image_request
 from gateway.api.disconnect import watch
 from gateway.api.errors import to_answer
-from gateway.api.start_limiter import Turnstile
+from gateway.api.start_limiter import StartLimiter
 from gateway.config import Tenant
 from gateway.domain.errors import ClientGone, GatewayError, InvalidRequest
-from gateway.observability.context import Exchange, exchange_of
+from gateway.observability.context import RequestContext, context_of
 from gateway.observability.logs import prompt_facts
-from gateway.requests.pending import Job, Wish
+from gateway.requests.pending import Job, RequestOptions
 from gateway.requests.pipeline import Pipeline
 from gateway.results import Idempotency
 from gateway.results.cache_policy import CacheControl, adoption_hash, idempotency
@@ -58,13 +58,13 @@ class ImageEndpoint:
         self._answers = answers
         self._max_body_bytes = max_body_bytes
         self._deadline_s = deadline_s
-        self._turnstile = Turnstile()
+        self._turnstile = StartLimiter()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one POST, whatever becomes of it."""
-        exchange = exchange_of(scope)
+        context = context_of(scope)
         try:
-            job = await self._begin(scope, receive, exchange)
+            job = await self._begin(scope, receive, context)
             stop_watching = watch(scope, receive, job.hang_up)
             try:
                 # Thousands stand here at once: each frame below this one would be held by all.
@@ -74,38 +74,38 @@ class ImageEndpoint:
                 raise
             finally:
                 stop_watching()
-            answer = await self._answers.answer(job, result, exchange)
+            answer = await self._answers.answer(job, result, context)
             await answer(scope, receive, send)
         except Exception as error:  # noqa: BLE001 - the outermost place that can still answer
-            await to_answer(error, exchange)(scope, receive, send)
+            await to_answer(error, context)(scope, receive, send)
 
-    async def _begin(self, scope: Scope, receive: Receive, exchange: Exchange) -> Job:
+    async def _begin(self, scope: Scope, receive: Receive, context: RequestContext) -> Job:
         """Everything up to the waiting, so that what is read here is not held meanwhile."""
         caller = self._authenticate(scope)
-        exchange.tenant = caller.tenant.name
+        context.tenant = caller.tenant.name
         try:
-            return await self._begin_for(caller, scope, receive, exchange)
+            return await self._begin_for(caller, scope, receive, context)
         except ClientGone:
             raise
         except GatewayError:
-            await self._pipeline.tell_levels(caller, exchange)
+            await self._pipeline.attach_rate_limit_headers(caller, context)
             raise
 
     async def _begin_for(
-        self, caller: Caller, scope: Scope, receive: Receive, exchange: Exchange
+        self, caller: Caller, scope: Scope, receive: Receive, context: RequestContext
     ) -> Job:
         body = await read_body(scope, receive, self._max_body_bytes)
         await self._turnstile.enter()
         wanted = to_image_request(parse_json(body))
-        exchange.note(
+        context.bind(
             tenant=caller.tenant.name,
             key=caller.key.label,
             **prompt_facts(wanted.prompt, whole=caller.tenant.log_prompts),
         )
-        wish = to_wish(dict(scope["headers"]), caller, body, self._deadline_s)
+        options = parse_options(dict(scope["headers"]), caller, body, self._deadline_s)
         # Nothing reads the headers from here on; an SDK's are 2.5 KiB, held while it waits.
         scope["headers"].clear()  # type: ignore[attr-defined]  # the server's own list
-        return await self._pipeline.begin(caller, wanted, exchange, wish)
+        return await self._pipeline.begin(caller, wanted, context, options)
 
     def route(self) -> ASGIRouteHandler:
         """For the framework: another method comes here, or the path with a slash at its end."""
@@ -123,7 +123,9 @@ class ImageEndpoint:
         return images
 
 
-def to_wish(headers: dict[bytes, bytes], caller: Caller, body: bytes, deadline_s: float) -> Wish:
+def parse_options(
+    headers: dict[bytes, bytes], caller: Caller, body: bytes, deadline_s: float
+) -> RequestOptions:
     """What the headers say of caching, repeating and waiting.
 
     Raises:
@@ -132,12 +134,14 @@ def to_wish(headers: dict[bytes, bytes], caller: Caller, body: bytes, deadline_s
     tenant = caller.tenant
     allowed_s = tenant.deadline_s or deadline_s
     control = headers.get(b"cache-control")
-    return Wish(
+    return RequestOptions(
         adoption=adoption_hash(tenant.name, caller.key.hash, body),
         control=CacheControl.parse(control.decode("latin-1")) if control else CacheControl(),
         idempotency=to_idempotency(headers.get(b"idempotency-key"), tenant, body),
         is_retry=headers.get(b"x-stainless-retry-count", b"0") not in {b"0", b""},
-        patience_s=patience_s(headers.get(b"x-stainless-read-timeout"), allowed_s + GRACE_S),
+        client_timeout_s=client_timeout_s(
+            headers.get(b"x-stainless-read-timeout"), allowed_s + GRACE_S
+        ),
         deadline_s=allowed_s,
     )
 
@@ -153,7 +157,7 @@ def to_idempotency(key: bytes | None, tenant: Tenant, body: bytes) -> Idempotenc
     return idempotency(tenant.name, text, parse_json(body))
 
 
-def patience_s(sdk_timeout: bytes | None, allowed_s: float) -> float:
+def client_timeout_s(sdk_timeout: bytes | None, allowed_s: float) -> float:
     """Seconds the client waits: what it is allowed, or the SDK's own time-out if shorter.
 
     openai-python sends its read timeout as `x-stainless-read-timeout`. An answer after it is lost,

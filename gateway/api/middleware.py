@@ -11,7 +11,7 @@ from litestar.enums import ScopeType
 from litestar.types import ASGIApp, Message, Receive, Scope, Send
 
 from gateway.api.images import PATHS as IMAGE_PATHS
-from gateway.observability.context import Exchange, ms, open_exchange
+from gateway.observability.context import RequestContext, ms, open_context
 from gateway.observability.metrics import Metrics
 from gateway.observability.tracing import Tracer, parent_of
 
@@ -27,7 +27,7 @@ class Readiness:
         """Set when the drain has taken too long: what is left is not waited for."""
 
 
-class Envelope:
+class RequestMiddleware:
     """Wraps the whole application, so that no answer, the framework's own included, lacks its id.
 
     The id is always the gateway's own: one taken from a client could collide with another tenant's,
@@ -61,14 +61,14 @@ class Envelope:
         if scope["type"] != ScopeType.HTTP:
             await self._app(scope, receive, send)
             return
-        exchange = open_exchange(scope, f"req_{token_hex(16)}")
+        context = open_context(scope, f"req_{token_hex(16)}")
         app, is_image = self._app, is_image_path(scope)
         if is_image:
-            self._trace(scope, exchange)
+            self._trace(scope, context)
             self._metrics.in_flight.inc()
             if scope["method"] == "POST":
                 app = self._images
-        answer = Answer(self._record, scope, exchange, send)
+        answer = ResponseRecorder(self._record, scope, context, send)
         try:
             await app(scope, receive, answer.send)
         finally:
@@ -76,47 +76,49 @@ class Envelope:
                 answer.record()
             if is_image:
                 self._metrics.in_flight.dec()
-        if answer.is_complete and exchange.after_sent is not None:
-            await exchange.after_sent()
+        if answer.is_complete and context.after_sent is not None:
+            await context.after_sent()
 
-    def _trace(self, scope: Scope, exchange: Exchange) -> None:
+    def _trace(self, scope: Scope, context: RequestContext) -> None:
         """The caller's trace id goes to the log, whether spans are made or not."""
         parent = parent_of(scope["headers"])
         trace_id = parent.trace_id if parent else None
         if self._tracer is not None:
-            exchange.span = self._tracer.begin(parent)
-            trace_id = exchange.span.trace_id
+            context.span = self._tracer.begin(parent)
+            trace_id = context.span.trace_id
         if trace_id is not None:
-            exchange.note(trace_id=trace_id)
+            context.bind(trace_id=trace_id)
 
-    def _record(self, scope: Scope, exchange: Exchange, status: int, seconds: float) -> None:
-        exchange.log.info(
+    def _record(self, scope: Scope, context: RequestContext, status: int, seconds: float) -> None:
+        context.log.info(
             "answered",
             path=scope["path"][:LOGGED_PATH],
             status=status,
-            outcome=exchange.outcome,
+            outcome=context.outcome,
             ms=ms(seconds),
-            own_ms=ms(seconds - exchange.waited_s),
-            **exchange.facts(),
+            overhead_ms=ms(seconds - context.external_wait_s),
+            **context.timing_fields(),
         )
         if not is_image_path(scope):
             return
-        model, outcome = exchange.model, exchange.outcome
+        model, outcome = context.model, context.outcome
         self._metrics.request_seconds.labels(model).observe(seconds)
         if outcome == "ok":  # a client that left knows nothing of what others still take
-            self._metrics.own_seconds.labels(model).observe(max(0.0, seconds - exchange.waited_s))
-        if exchange.span is not None:
-            exchange.span.end(
+            self._metrics.overhead_seconds.labels(model).observe(
+                max(0.0, seconds - context.external_wait_s)
+            )
+        if context.span is not None:
+            context.span.end(
                 {
-                    "tenant": exchange.tenant,
+                    "tenant": context.tenant,
                     "model": model,
                     "outcome": outcome,
-                    "request_id": exchange.request_id,
+                    "request_id": context.request_id,
                     "http.response.status_code": status,
                 }
             )
         # Last, so that as little as possible lies between the count and the answer's last byte.
-        self._metrics.requests.labels(exchange.tenant, model, outcome).inc()
+        self._metrics.requests.labels(context.tenant, model, outcome).inc()
 
 
 def is_image_path(scope: Scope) -> bool:
@@ -124,19 +126,19 @@ def is_image_path(scope: Scope) -> bool:
     return scope["path"].rstrip("/") in IMAGE_PATHS
 
 
-Record = Callable[[Scope, Exchange, int, float], None]
+Record = Callable[[Scope, RequestContext, int, float], None]
 """Told the status and the seconds of an answer."""
 
 
-class Answer:
+class ResponseRecorder:
     """What is sent for one request."""
 
     __slots__ = ("_exchange", "_record", "_scope", "_send", "_started", "_status", "is_complete")
 
-    def __init__(self, record: Record, scope: Scope, exchange: Exchange, send: Send) -> None:
+    def __init__(self, record: Record, scope: Scope, context: RequestContext, send: Send) -> None:
         self._record = record
         self._scope = scope
-        self._exchange = exchange
+        self._exchange = context
         self._send = send
         self._started = perf_counter()
         self._status = 0
@@ -160,12 +162,12 @@ class Answer:
         self._record(self._scope, self._exchange, self._status, seconds)
 
 
-def added(exchange: Exchange, started: float) -> list[tuple[bytes, bytes]]:
+def added(context: RequestContext, started: float) -> list[tuple[bytes, bytes]]:
     """The headers that every answer carries, and those of this one."""
     elapsed_ms = round((perf_counter() - started) * 1000)
     return [
-        *((name.encode(), text.encode()) for name, text in exchange.headers().items()),
-        (b"x-request-id", exchange.request_id.encode()),
+        *((name.encode(), text.encode()) for name, text in context.headers().items()),
+        (b"x-request-id", context.request_id.encode()),
         (b"openai-processing-ms", str(elapsed_ms).encode()),
         (b"openai-version", b"2020-10-01"),
         (b"x-content-type-options", b"nosniff"),

@@ -10,7 +10,7 @@ AT_ONCE = 8
 whose slot has come, waits no longer than that."""
 
 
-class Turnstile:
+class StartLimiter:
     """Lets a few requests through in each turn of the loop, first come first served."""
 
     def __init__(self, at_once: int = AT_ONCE) -> None:

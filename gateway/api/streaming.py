@@ -12,7 +12,7 @@ from litestar.types import Receive, Scope, Send
 from gateway.api.disconnect import watch
 from gateway.delivery import OpenDelivery
 from gateway.domain.errors import ClientGone, GatewayError
-from gateway.observability.context import Exchange, exchange_of
+from gateway.observability.context import RequestContext, context_of
 
 STALLED_S = 60.0
 """A client that takes nothing for so long is given up: it holds connections and memory."""
@@ -53,16 +53,16 @@ class StreamedImages(ASGIResponse):
                 task.cancel()
                 await asyncio.wait([task])
         if task.cancelled():
-            broken_off(exchange_of(scope), ClientGone.label(), "the client hung up")
+            broken_off(context_of(scope), ClientGone.label(), "the client hung up")
             return
         try:
             task.result()
         except GatewayError as cause:
             if not self._begun:
                 raise
-            broken_off(exchange_of(scope), cause.label(), str(cause))
+            broken_off(context_of(scope), cause.label(), str(cause))
         except TimeoutError:
-            broken_off(exchange_of(scope), "client_stalled", "the client takes nothing")
+            broken_off(context_of(scope), "client_stalled", "the client takes nothing")
 
     async def _send(self, send: Send) -> None:
         left = self._delivery.content_length
@@ -86,10 +86,10 @@ class StreamedImages(ASGIResponse):
             ended(self._delivery)
 
 
-def broken_off(exchange: Exchange, outcome: str, cause: str) -> None:
+def broken_off(context: RequestContext, outcome: str, cause: str) -> None:
     """Note why an answer that began did not end."""
-    exchange.outcome = outcome
-    exchange.log.warning("delivery_broken_off", cause=cause)
+    context.outcome = outcome
+    context.log.warning("delivery_broken_off", cause=cause)
 
 
 async def send_piece(send: Send, piece: bytes, *, more: bool = True) -> None:

@@ -11,7 +11,7 @@ import msgspec
 
 from gateway.config import Config, Tenant
 from gateway.domain.catalogue import Money
-from gateway.store.base import Level, LimitStore, ModelUse, Usage
+from gateway.store.base import LimitStatus, LimitStore, ModelUse, Usage
 from gateway.tenants.admission import to_store_limits
 from gateway.tenants.usage_log import Dimension, Total, files, read, sum_by, to_dimensions
 
@@ -55,7 +55,7 @@ def limits_json(usage: Usage) -> dict[str, dict[str, object]]:
     }
 
 
-def levels(usage: Usage) -> list[tuple[str, Level | None, str]]:
+def levels(usage: Usage) -> list[tuple[str, LimitStatus | None, str]]:
     """Each limit's name as in the configuration, its level, and its short heading."""
     verdict = usage.levels
     return [

@@ -22,21 +22,21 @@ class Histogram(Protocol):
     def observe(self, amount: float) -> None: ...
 
 
-class Exchange:
+class RequestContext:
     """The request's id, and what is to be said of it."""
 
     __slots__ = (
         "after_sent",
+        "external_wait_s",
         "headers",
+        "log_fields",
         "model",
-        "notes",
         "outcome",
         "request_id",
         "span",
         "tenant",
         "timings",
         "upstream_ids",
-        "waited_s",
     )
 
     def __init__(self, request_id: str) -> None:
@@ -48,13 +48,13 @@ class Exchange:
         self.tenant = self.model = UNKNOWN
         self.outcome = "ok"
         """`ok`, or the label of the error."""
-        self.waited_s = 0.0
+        self.external_wait_s = 0.0
         """How much of its time others took: slots, the vendor, downloads, the client."""
         self.timings: dict[str, float] = {}
         """Seconds by phase; the longest, where a request passes one several times."""
         self.upstream_ids: tuple[str, ...] = ()
         """The vendor's ids of this request's calls."""
-        self.notes: dict[str, object] = {}
+        self.log_fields: dict[str, object] = {}
         """What else its log lines say."""
         self.span: RequestSpan | None = None
         """Where traces are on."""
@@ -63,11 +63,11 @@ class Exchange:
     def log(self) -> FilteringBoundLogger:
         """Bound to the request's facts; made anew, as one that is held while it waits is 1 KiB."""
         log: FilteringBoundLogger = structlog.get_logger()
-        return log.bind(request_id=self.request_id, **self.notes)
+        return log.bind(request_id=self.request_id, **self.log_fields)
 
-    def note(self, **facts: object) -> None:
+    def bind(self, **timing_fields: object) -> None:
         """Have the log lines from here on say this, too."""
-        self.notes |= facts
+        self.log_fields |= timing_fields
 
     @contextmanager
     def phase(self, name: str, metric: Histogram | None = None) -> Iterator[None]:
@@ -79,20 +79,20 @@ class Exchange:
             seconds = perf_counter() - started
             if metric is not None:
                 metric.observe(seconds)
-            self.spent(name, seconds)
+            self.record_timing(name, seconds)
 
-    def spent(self, phase: str, seconds: float) -> None:
+    def record_timing(self, phase: str, seconds: float) -> None:
         """A phase that took so long has just ended."""
         self.timings[phase] = max(seconds, self.timings.get(phase, 0.0))
         if self.span is not None:
             self.span.passed(phase, seconds)
 
-    def facts(self) -> dict[str, object]:
+    def timing_fields(self) -> dict[str, object]:
         """What the request's log line says of its work."""
-        facts: dict[str, object] = {f"{name}_ms": ms(s) for name, s in self.timings.items()}
+        timing_fields: dict[str, object] = {f"{name}_ms": ms(s) for name, s in self.timings.items()}
         if self.upstream_ids:
-            facts["upstream_request_ids"] = self.upstream_ids
-        return facts
+            timing_fields["upstream_request_ids"] = self.upstream_ids
+        return timing_fields
 
 
 def ms(seconds: float) -> float:
@@ -100,13 +100,13 @@ def ms(seconds: float) -> float:
     return round(seconds * 1000, 1)
 
 
-def open_exchange(scope: Any, request_id: str) -> Exchange:  # noqa: ANN401 - any ASGI scope
-    """Start an exchange and keep it in the scope."""
-    exchange = Exchange(request_id)
-    scope[STATE_KEY] = exchange
-    return exchange
+def open_context(scope: Any, request_id: str) -> RequestContext:  # noqa: ANN401 - any ASGI scope
+    """Start a context and keep it in the scope."""
+    context = RequestContext(request_id)
+    scope[STATE_KEY] = context
+    return context
 
 
-def exchange_of(scope: Any) -> Exchange:  # noqa: ANN401 - any ASGI scope
-    """The exchange that a request belongs to."""
-    return cast("Exchange", scope[STATE_KEY])
+def context_of(scope: Any) -> RequestContext:  # noqa: ANN401 - any ASGI scope
+    """The context that a request belongs to."""
+    return cast("RequestContext", scope[STATE_KEY])

@@ -217,8 +217,8 @@ class Metrics:
         self.request_seconds = self._histogram(
             "request_seconds", "From the request's first byte to the answer's last.", "model"
         )
-        self.own_seconds = self._histogram(
-            "own_seconds",
+        self.overhead_seconds = self._histogram(
+            "overhead_seconds",
             "Of successes, the same less waiting for slots, vendor, image hosts and the client.",
             "model",
         )

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from gateway.store.base import Turn
+from gateway.store.base import ClaimResult
 
 
-class Outlook:
+class WaitEstimate:
     """Who goes before whom, as of one look at the store.
 
     `own` is what waits in `worker` itself by now; of the others the store's report is taken.
     """
 
-    def __init__(self, turn: Turn, worker: str, own: Mapping[str, int]) -> None:
+    def __init__(self, turn: ClaimResult, worker: str, own: Mapping[str, int]) -> None:
         self._virtual_time = turn.virtual_time
         self._order: dict[str, tuple[int, int, str]] = {}
         self._elsewhere: dict[str, list[int]] = {}

@@ -17,7 +17,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Sequence
 
-from gateway.pacing.scheduler import Prepare, Pump
+from gateway.pacing.scheduler import ModelScheduler, Prepare
 from gateway.pacing.slots import Accounts, Alone, Slots
 from gateway.pacing.wait_queue import QueueBounds, QueueFull, Ready, Slot, Waiter
 from gateway.store.base import PaceStore
@@ -44,7 +44,7 @@ class Pacer:
         self._accounts = accounts
         self._bounds = bounds
         self._prepare = prepare
-        self._pumps: dict[str, Pump] = {}
+        self._pumps: dict[str, ModelScheduler] = {}
 
     @property
     def degraded(self) -> bool:
@@ -148,8 +148,8 @@ class Pacer:
         for pump in self._pumps.values():
             await pump.aclose()
 
-    def _open(self, model: str) -> Pump:
-        pump = self._pumps[model] = Pump(
+    def _open(self, model: str) -> ModelScheduler:
+        pump = self._pumps[model] = ModelScheduler(
             model, self._slots, self._prepare, self._accounts.names(model)
         )
         return pump

@@ -11,10 +11,10 @@ from collections.abc import Callable, Coroutine, Sequence
 from typing import Any
 
 from gateway.domain.errors import UpstreamRefused
-from gateway.pacing.estimate import Outlook, slot_at
+from gateway.pacing.estimate import WaitEstimate, slot_at
 from gateway.pacing.slots import Slots
-from gateway.pacing.wait_queue import Line, Slot, SlotTooLate, Waiter
-from gateway.store.base import Grant, Turn
+from gateway.pacing.wait_queue import Slot, SlotTooLate, Waiter, WaitQueue
+from gateway.store.base import ClaimResult, Grant
 
 REFRESH_S = 5.0
 """A waiting worker shows itself this often; the store forgets it after three times as long."""
@@ -49,18 +49,18 @@ class _Sending:
         """When it was sent."""
 
 
-class Pump:
+class ModelScheduler:
     """One model's queue and the task that serves it, which lives while something waits."""
 
     def __init__(self, model: str, slots: Slots, prepare: Prepare, accounts: Sequence[str]) -> None:
-        self.line = Line()
+        self.line = WaitQueue()
         self._model = model
         self._slots = slots
         self._prepare = prepare
         self._accounts = accounts
         """Those that serve the model."""
         self._loop = asyncio.get_running_loop()
-        self._outlook = Outlook(Turn(None, 0, {}), slots.worker, {})
+        self._outlook = WaitEstimate(ClaimResult(None, 0, {}), slots.worker, {})
         self._last: dict[str, _Sending] = {}
         """The last call of each account."""
         self._unsent: dict[str, dict[int, float]] = {}
@@ -273,14 +273,14 @@ class Pump:
         while (first := self.line.next_deadline()) and first.deadline <= now:
             self._refuse(first, SlotTooLate(self.expected_in_s(first.tenant, 0)))
 
-    def _weigh(self, turn: Turn) -> None:
+    def _weigh(self, turn: ClaimResult) -> None:
         """Refuse those who joined since the last look and whose slot would come too late.
 
         Before the slot just granted is given to anyone: it may be one of them that asks for many.
         """
         own = Counter(self.line.waiting())
         granted = Counter([turn.grant.tenant] if turn.grant else ())
-        self._outlook = Outlook(turn, self._slots.worker, own - granted)
+        self._outlook = WaitEstimate(turn, self._slots.worker, own - granted)
         now = self._loop.time()
         rhythm = self._slots.rhythm(self._model, self.line.accounts())
         all_served_at = slot_at(rhythm, self._outlook.total, now)

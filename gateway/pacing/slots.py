@@ -13,12 +13,12 @@ from msgspec.structs import replace
 
 from gateway.store.base import (
     Claim,
+    ClaimResult,
     Grant,
     PacedAccount,
     PaceStore,
     Share,
     StoreUnavailable,
-    Turn,
 )
 
 HEADROOM = 0.03
@@ -93,7 +93,7 @@ class Slots:
         *,
         report: bool,
         stuck: Container[str] = (),
-    ) -> Turn:
+    ) -> ClaimResult:
         """The store's answer, or the answer of this worker alone.
 
         Of accounts that are equally fit, those that are `stuck` come last.
@@ -164,7 +164,7 @@ class Slots:
         rate = self._accounts.rate(model, name)
         return round(1e6 / rate * (1 + HEADROOM)) if rate else 1
 
-    async def _claim_alone(self, alone: Alone, claim: Claim, now: float) -> Turn:
+    async def _claim_alone(self, alone: Alone, claim: Claim, now: float) -> ClaimResult:
         """Claim at this worker's own moments on each account."""
         accounts = tuple(
             PacedAccount(account.name, 1, self._turn_in_us(alone, claim.model, account, now))

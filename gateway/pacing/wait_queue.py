@@ -72,7 +72,7 @@ class Waiter:
         return self.deadline == other.deadline and self.calls == other.calls - 1
 
 
-class Line:
+class WaitQueue:
     """Tenants side by side, first come first served in each."""
 
     def __init__(self) -> None:

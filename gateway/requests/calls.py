@@ -16,7 +16,7 @@ from gateway.domain.errors import (
     ServiceUnavailable,
     UpstreamThrottled,
 )
-from gateway.observability.context import Exchange
+from gateway.observability.context import RequestContext
 from gateway.observability.metrics import Metrics
 from gateway.pacing import NoSlot, Pacer, Ready, Slot, Waiter
 from gateway.protocol.dashscope import GenerationRequest
@@ -50,8 +50,8 @@ class Run:
 
     __slots__ = (
         "_unsent",
+        "context",
         "deadline",
-        "exchange",
         "failed",
         "generated",
         "keep",
@@ -63,9 +63,11 @@ class Run:
         "tenant",
     )
 
-    def __init__(self, tenant: str, exchange: Exchange, *, slot_by: float, deadline: float) -> None:
+    def __init__(
+        self, tenant: str, context: RequestContext, *, slot_by: float, deadline: float
+    ) -> None:
         self.tenant = tenant
-        self.exchange = exchange
+        self.context = context
         self.parts = NO_PARTS
         """What was paid for before, by the index of the call."""
         self.keep: Keep = keep_nothing
@@ -181,7 +183,7 @@ class Generator:
                 await run.keep(index, urls)
                 if len(urls) == wanted:
                     return urls
-                run.exchange.log.warning("incomplete_answer", wanted=wanted, received=len(urls))
+                run.context.log.warning("incomplete_answer", wanted=wanted, received=len(urls))
                 if not found:
                     break
             raise IncompleteResult(f"The image service returned {len(urls)} of {wanted} images.")
@@ -225,7 +227,7 @@ class Generator:
         """The next slot of the accounts that are fit for the call."""
         self._left_s(run)
         names = self._accounts.untried(model, tried)
-        with run.exchange.phase("queue", self._metrics.queue_seconds.labels(family)):
+        with run.context.phase("queue", self._metrics.queue_seconds.labels(family)):
             try:
                 return await self._pacer.slot(
                     model, run.tenant, accounts=names, deadline=run.slot_by, calls=slots
@@ -235,9 +237,9 @@ class Generator:
 
     def _joined(self, first: Slot | Exception, run: Run, family: str) -> Slot:
         """What waiting in the queue came to."""
-        waited_s = self._clock.steady() - run.queued_at
-        self._metrics.queue_seconds.labels(family).observe(waited_s)
-        run.exchange.spent("queue", waited_s)
+        external_wait_s = self._clock.steady() - run.queued_at
+        self._metrics.queue_seconds.labels(family).observe(external_wait_s)
+        run.context.record_timing("queue", external_wait_s)
         if isinstance(first, Slot):
             return first
         raise too_late(first) if isinstance(first, NoSlot) else first
@@ -263,9 +265,7 @@ class Generator:
         run.sent = True
         sent = partial(self._pacer.sent, call.model, slot)
         try:
-            with run.exchange.phase(
-                "upstream", self._metrics.upstream_seconds.labels(name, family)
-            ):
+            with run.context.phase("upstream", self._metrics.upstream_seconds.labels(name, family)):
                 left_s = run.deadline - self._clock.steady()
                 reply = await self._client.generate(route.account, call, left_s, sent)
         except UpstreamFailure as failure:
@@ -281,7 +281,7 @@ class Generator:
         self._metrics.upstream_calls.labels(name, family, "ok").inc()
         urls = image_urls(reply)
         note_id(run, reply.request_id)
-        run.exchange.log.info(
+        run.context.log.info(
             "upstream_answered",
             account=name,
             images=len(urls),
@@ -294,7 +294,7 @@ class Generator:
         self._accounts.record(route, failure)
         note_id(run, failure.request_id)
         cause = failure.__cause__  # some print the whole request by `repr`, our key in it
-        run.exchange.log.warning(
+        run.context.log.warning(
             "upstream_failed",
             account=route.account.name,
             status=failure.status,
@@ -332,7 +332,7 @@ def too_late(late: NoSlot) -> GatewayError:
 def note_id(run: Run, upstream_id: str | None) -> None:
     """For the request's log line."""
     if upstream_id:
-        run.exchange.upstream_ids += (upstream_id,)
+        run.context.upstream_ids += (upstream_id,)
 
 
 def current_call() -> asyncio.Task[Any]:

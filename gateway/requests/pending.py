@@ -12,11 +12,11 @@ from gateway.pacing import Slot, Waiter
 from gateway.requests.calls import First, Generator, Run
 from gateway.results import Done, Entry, Follow, Idempotency, Lead
 from gateway.results.cache_policy import CacheControl, Record
-from gateway.tenants.admission import Pass
+from gateway.tenants.admission import AdmissionTicket
 from gateway.translate.request import Plan
 
 
-class Wish(Struct, frozen=True, kw_only=True):
+class RequestOptions(Struct, frozen=True, kw_only=True):
     """What a client says beside the body: how old a result may be, and whether it asked before."""
 
     adoption: str
@@ -24,7 +24,7 @@ class Wish(Struct, frozen=True, kw_only=True):
     control: CacheControl = CacheControl()
     idempotency: Idempotency | None = None
     is_retry: bool = False
-    patience_s: float
+    client_timeout_s: float
     """How long it waits."""
     deadline_s: float
     """How long a generation may take, whether it still waits or not."""
@@ -73,9 +73,9 @@ class Job:
         "answer",
         "began_at",
         "cache_s",
+        "client_timeout_s",
         "entry",
         "held",
-        "patience_s",
         "place",
         "run",
     )
@@ -83,17 +83,17 @@ class Job:
     def __init__(
         self,
         place: Done | Follow | Lead,
-        held: Pass,
+        held: AdmissionTicket,
         entry: Entry,
         run: Run,
         pipeline: Serving,
         *,
-        patience_s: float,
+        client_timeout_s: float,
     ) -> None:
         self.place = place
         self.held = held
         self.entry = entry
-        self.patience_s = patience_s
+        self.client_timeout_s = client_timeout_s
         self.run = run
         self.cache_s = held.caller.tenant.cache.ttl_s
         self.began_at = pipeline.now()
@@ -122,7 +122,7 @@ class Job:
 
     def begin(self, first: First = None) -> None:
         """Serve it, as long as the caller's patience lasts."""
-        left_s = self.began_at + self.patience_s - self._pipeline.now()
+        left_s = self.began_at + self.client_timeout_s - self._pipeline.now()
         loop = asyncio.get_running_loop()
         self._timer = loop.call_later(max(0.0, left_s), self._too_late)
         self._pipeline.serve(self, first).add_done_callback(self._ended)

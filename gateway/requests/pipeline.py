@@ -20,11 +20,11 @@ from gateway.domain.errors import (
     NotCached,
     UpstreamAmbiguous,
 )
-from gateway.observability.context import Exchange
+from gateway.observability.context import RequestContext
 from gateway.pacing import Waiter
 from gateway.protocol.openai import ImageRequest
 from gateway.requests.calls import First, Generator, Run
-from gateway.requests.pending import Job, Result, Wish
+from gateway.requests.pending import Job, RequestOptions, Result
 from gateway.results import (
     Done,
     Entry,
@@ -37,7 +37,7 @@ from gateway.results import (
     Refusal,
 )
 from gateway.results.cache_policy import Record, fingerprint, is_cacheable, record_of, scope_of
-from gateway.tenants.admission import Admission, Pass
+from gateway.tenants.admission import Admission, AdmissionTicket
 from gateway.tenants.keys import Caller, choose_model
 from gateway.translate.request import Plan, to_dashscope
 
@@ -84,7 +84,11 @@ class Pipeline:
         self._default_model = default_model
 
     async def begin(
-        self, caller: Caller, request: ImageRequest, exchange: Exchange, wish: Wish
+        self,
+        caller: Caller,
+        request: ImageRequest,
+        context: RequestContext,
+        options: RequestOptions,
     ) -> Job:
         """Translate a request, find its place, admit it, and begin to serve it.
 
@@ -93,27 +97,30 @@ class Pipeline:
         """
         tenant = caller.tenant
         choice = choose_model(self._catalogue, tenant, request.model, self._default_model)
-        exchange.model = choice.family
+        context.model = choice.family
         plan = to_dashscope(request, choice, tenant.size_policy)
-        entry = to_entry(caller, plan, wish, exchange)
-        now, patience_s = self._clock.steady(), min(wish.patience_s, wish.deadline_s)
+        entry = to_entry(caller, plan, options, context)
+        now, client_timeout_s = (
+            self._clock.steady(),
+            min(options.client_timeout_s, options.deadline_s),
+        )
         run = Run(
             tenant.name,
-            exchange,
-            slot_by=now + patience_s - min(GENERATION_S, patience_s / 2),
-            deadline=now + wish.deadline_s,
+            context,
+            slot_by=now + client_timeout_s - min(GENERATION_S, client_timeout_s / 2),
+            deadline=now + options.deadline_s,
         )
-        place, held = await self._enter(caller, plan, entry, exchange)
-        job = Job(place, held, entry, run, self, patience_s=wish.patience_s)
+        place, held = await self._enter(caller, plan, entry, context)
+        job = Job(place, held, entry, run, self, client_timeout_s=options.client_timeout_s)
         if isinstance(place, Lead) and not place.parts and len(plan.calls) == 1:
             job.wait(self._generator)
         else:
             job.begin()
         return job
 
-    async def tell_levels(self, caller: Caller, exchange: Exchange) -> None:
+    async def attach_rate_limit_headers(self, caller: Caller, context: RequestContext) -> None:
         """Where its tenant's limits stand, for a request that failed before they were asked."""
-        await self._admission.tell_levels(caller, exchange)
+        await self._admission.attach_rate_limit_headers(caller, context)
 
     def now(self) -> float:
         """Steady seconds."""
@@ -181,20 +188,20 @@ class Pipeline:
         await self._settle(job)
 
     async def _settle(self, job: Job) -> None:
-        exchange = job.run.exchange
-        exchange.waited_s += self._clock.steady() - job.began_at
-        await self._admission.settle(job.held, job.run.generated, exchange.request_id)
+        context = job.run.context
+        context.external_wait_s += self._clock.steady() - job.began_at
+        await self._admission.settle(job.held, job.run.generated, context.request_id)
 
     async def _enter(
-        self, caller: Caller, plan: Plan, entry: Entry, exchange: Exchange
-    ) -> tuple[Done | Follow | Lead, Pass]:
+        self, caller: Caller, plan: Plan, entry: Entry, context: RequestContext
+    ) -> tuple[Done | Follow | Lead, AdmissionTicket]:
         """Find the request's place, then admit it: only a lead reserves images and money."""
         place = await self._ledger.enter(entry)
         if isinstance(place, Refusal | Failed):
             raise refusal(place)
         pays = isinstance(place, Lead)
         try:
-            held = await self._admission.admit(caller, plan, exchange, pays=pays)
+            held = await self._admission.admit(caller, plan, context, pays=pays)
         except BaseException as error:
             await leave(place)
             if isinstance(error, GatewayError):
@@ -203,13 +210,13 @@ class Pipeline:
         return place, held
 
     async def _followed(self, follow: Follow, job: Job) -> Done | Lead:
-        outcome = await follow.outcome(job.began_at + job.patience_s)
+        outcome = await follow.outcome(job.began_at + job.client_timeout_s)
         if isinstance(outcome, Failed):
             self._spawn(self._ledger.excuse(job.entry))
             raise outcome.error
         return outcome
 
-    async def _paying(self, held: Pass, place: Done | Lead) -> Pass:
+    async def _paying(self, held: AdmissionTicket, place: Done | Lead) -> AdmissionTicket:
         """Reserve for who was admitted to be given another's images, and has to make them now."""
         if isinstance(place, Done) or held.reservation.images:
             return held
@@ -255,15 +262,15 @@ class Pipeline:
         return record
 
 
-def to_entry(caller: Caller, plan: Plan, wish: Wish, exchange: Exchange) -> Entry:
+def to_entry(caller: Caller, plan: Plan, options: RequestOptions, context: RequestContext) -> Entry:
     """Everything by which the request may find a result."""
-    cache, control = caller.tenant.cache, wish.control
+    cache, control = caller.tenant.cache, options.control
     key = fingerprint(plan)
     shared = is_cacheable(cache.mode, plan) and not control.no_store
     max_age_s = control.max_age_s
     return Entry(
         scope=scope_of(caller.tenant.name, cache.group),
-        request=exchange.request_id,
+        request=context.request_id,
         plan=key,
         images=plan.images,
         cache_key=key if shared else None,
@@ -271,9 +278,9 @@ def to_entry(caller: Caller, plan: Plan, wish: Wish, exchange: Exchange) -> Entr
         fresh=control.no_cache,
         only_if_cached=control.only_if_cached,
         needs_url=plan.response_format == "url",
-        idempotency=wish.idempotency,
-        adoption=wish.adoption,
-        is_retry=wish.is_retry,
+        idempotency=options.idempotency,
+        adoption=options.adoption,
+        is_retry=options.is_retry,
         takes_orphans=not control.no_store and max_age_s is None,
     )
 

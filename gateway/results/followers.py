@@ -24,7 +24,7 @@ Waiters = dict[Waiter, None]
 Look = Callable[[str, Sequence[str]], Awaitable[Sequence[Sight]]]
 
 
-class Watcher:
+class FollowerPoller:
     """Looks after what is followed, and sleeps while nothing is.
 
     Everyone who waits is told the end. Of a generation that nobody leads one follower at a time is

@@ -21,7 +21,7 @@ from gateway.domain.errors import (
 from gateway.results.cache_policy import Record, decode, encode
 from gateway.results.decisions import Done, Failed, Follow, Lead, Place
 from gateway.results.failover import Access, LedgerStore
-from gateway.results.followers import Key, Waiter, Watcher, tell
+from gateway.results.followers import FollowerPoller, Key, Waiter, tell
 from gateway.results.leases import Flights
 from gateway.results.shared_errors import decode_error, encode_error
 from gateway.store.base import StoreUnavailable
@@ -79,7 +79,7 @@ class Ledger:
         self._access = Access(store, fallback)
         self._now = now
         self._lease_ms = round(lease_s * 1000)
-        self._watcher = Watcher(self._look, missing_s=lease_s / 3 + 1)
+        self._watcher = FollowerPoller(self._look, missing_s=lease_s / 3 + 1)
         self._flights = Flights(
             self._access, self._watcher.adopt, lease_s=lease_s, longest_s=longest_s
         )

@@ -21,7 +21,7 @@ from typing import Any, Literal, cast
 import structlog
 import uvicorn
 
-from gateway.api.middleware import Envelope
+from gateway.api.middleware import RequestMiddleware
 from gateway.app import create_app
 from gateway.config import Config, sections
 from gateway.observability.log_writer import log_writer
@@ -112,7 +112,7 @@ class Server(uvicorn.Server):
 
     def __init__(
         self,
-        app: Envelope,
+        app: RequestMiddleware,
         config: Config,
         ready: Callable[[], None],
         orders: Orders | None = None,

@@ -75,7 +75,7 @@ class Reservation(Struct, frozen=True):
     """Micro-units of currency."""
 
 
-class Ask(Struct, frozen=True):
+class TakeRequest(Struct, frozen=True):
     """One request that wants to start, with everything it may use."""
 
     tenant: str
@@ -85,7 +85,7 @@ class Ask(Struct, frozen=True):
     """The reservation is given back by itself this long after its last renewal."""
 
 
-class Level(Struct, frozen=True):
+class LimitStatus(Struct, frozen=True):
     """Where one limit stands after the decision."""
 
     limit: int
@@ -105,11 +105,11 @@ class Verdict(Struct, frozen=True):
     """Exact for the per-minute limits: the first moment at which the same request would pass if
     nothing else happened. `CONCURRENCY_RETRY_MS` for concurrency. `None` for budgets (see
     their `reset_ms`) and for a request that alone is larger than the limit."""
-    requests: Level | None = None
-    images: Level | None = None
-    concurrent: Level | None = None
-    day: Level | None = None
-    month: Level | None = None
+    requests: LimitStatus | None = None
+    images: LimitStatus | None = None
+    concurrent: LimitStatus | None = None
+    day: LimitStatus | None = None
+    month: LimitStatus | None = None
     """Levels of the limits that the tenant has, refusals included."""
     by_store: bool = True
     """Whether the shared store decided, and not a worker without it."""
@@ -152,7 +152,7 @@ class Usage(Struct, frozen=True):
 class LimitStore(Protocol):
     """Counters and leases of the tenants."""
 
-    async def take(self, ask: Ask) -> Verdict:
+    async def take(self, ask: TakeRequest) -> Verdict:
         """Admit a request against all its tenant's limits at once, or refuse it.
 
         Expired leases are given back first: concurrency, images and money. One that was admitted
@@ -242,7 +242,7 @@ class Grant(Struct, frozen=True):
     """The slot's time on the store's clock, to give it back by."""
 
 
-class Flow(Struct, frozen=True):
+class QueueShare(Struct, frozen=True):
     """Calls of one tenant waiting in one worker."""
 
     tenant: str
@@ -254,7 +254,7 @@ class Flow(Struct, frozen=True):
     """When the tenant was last served, as a sequence number; breaks ties, oldest first."""
 
 
-class Turn(Struct, frozen=True):
+class ClaimResult(Struct, frozen=True):
     """The answer to a `Claim`."""
 
     grant: Grant | None
@@ -264,13 +264,13 @@ class Turn(Struct, frozen=True):
     """By account: until its next free slot, after this grant; negative if it has long been free."""
     virtual_time: int = 0
     """The tag of a tenant that has not been served lately."""
-    flows: tuple[Flow, ...] = ()
+    flows: tuple[QueueShare, ...] = ()
 
 
 class PaceStore(Protocol):
     """The slots of the upstream accounts, one queue per model over all workers."""
 
-    async def claim(self, claim: Claim) -> Turn:
+    async def claim(self, claim: Claim) -> ClaimResult:
         """Take the next slot if it is due and this worker's turn. Raises StoreUnavailable.
 
         Slots of an account are at least its interval apart. Tenants take turns, and inside a

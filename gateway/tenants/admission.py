@@ -22,12 +22,12 @@ from gateway.domain.errors import (
     RateLimited,
     ServiceUnavailable,
 )
-from gateway.observability.context import Exchange
+from gateway.observability.context import RequestContext
 from gateway.observability.metrics import Metrics
 from gateway.store.base import (
     CONCURRENCY_RETRY_MS,
-    Level,
     Limits,
+    LimitStatus,
     Reason,
     Reservation,
     Settlement,
@@ -52,13 +52,13 @@ LONGEST_HINT_S = 59.0
 """OpenAI's SDKs take no `retry-after` of a minute or more."""
 
 
-class Pass(Struct, frozen=True):
+class AdmissionTicket(Struct, frozen=True):
     """An admitted request: what it holds until it is settled, and how to book it."""
 
     caller: Caller
     plan: Plan
     reservation: Reservation
-    exchange: Exchange
+    context: RequestContext
     since: float
     """Steady time."""
 
@@ -101,8 +101,8 @@ class Admission:
         self._limits = {tenant.name: to_store_limits(tenant.limits) for tenant in tenants}
 
     async def admit(
-        self, caller: Caller, plan: Plan, exchange: Exchange, *, pays: bool = True
-    ) -> Pass:
+        self, caller: Caller, plan: Plan, context: RequestContext, *, pays: bool = True
+    ) -> AdmissionTicket:
         """Reserve everything the request may use; rate-limit headers go to its answer.
 
         `pays` is false for one that will be given another's images: it counts as a request only.
@@ -114,15 +114,15 @@ class Admission:
         cost = cost_of(plan, images)
         # One that the store did not answer may be carried out and taken back later, by its name:
         # no other admission of the same request may go by it.
-        name = f"{exchange.request_id}-{next(self._admissions)}"
+        name = f"{context.request_id}-{next(self._admissions)}"
         reservation = Reservation(name, plan.model, images, cost)
-        exchange.notes |= {"model": plan.model, "n": plan.images, "size": size_of(plan)}
-        verdict = await self._take(caller, reservation, exchange)
+        context.log_fields |= {"model": plan.model, "n": plan.images, "size": size_of(plan)}
+        verdict = await self._take(caller, reservation, context)
         by = "store" if verdict.by_store else "worker"
         self._metrics.admitted.labels(caller.tenant.name, by).inc()
-        return Pass(caller, plan, reservation, exchange, self._steady())
+        return AdmissionTicket(caller, plan, reservation, context, self._steady())
 
-    async def pay(self, held: Pass) -> Pass:
+    async def pay(self, held: AdmissionTicket) -> AdmissionTicket:
         """Reserve images and money, too, for one that has to make what it was to be given.
 
         Raises:
@@ -132,35 +132,35 @@ class Admission:
         cost = cost_of(plan, plan.images)
         wanted = replace(held.reservation, images=plan.images, cost=cost)
         try:
-            await self._take(held.caller, wanted, held.exchange)
+            await self._take(held.caller, wanted, held.context)
         except BudgetExhausted as full:
             # Where the one that made them was killed, its part is given back with its lease.
             message = "Whoever made these images ended without them; try again."
             raise ServiceUnavailable(message, retry_after_s=self._limiter.lease_s) from full
         return replace(held, reservation=wanted)
 
-    async def _take(self, caller: Caller, wanted: Reservation, exchange: Exchange) -> Verdict:
+    async def _take(self, caller: Caller, wanted: Reservation, context: RequestContext) -> Verdict:
         tenant, limits = caller.tenant.name, self._limits_of(caller)
-        with exchange.phase("store"):
+        with context.phase("store"):
             verdict = await self._limiter.admit(tenant, limits, wanted)
-        self._tell(tenant, verdict, exchange)
+        self._tell(tenant, verdict, context)
         if not verdict.allowed:
             self._metrics.limited.labels(tenant, verdict.reason or Reason.STORE_UNAVAILABLE).inc()
             raise refusal(self._with_hint(tenant, verdict), limits, wanted)
         return verdict
 
-    async def tell_levels(self, caller: Caller, exchange: Exchange) -> None:
+    async def attach_rate_limit_headers(self, caller: Caller, context: RequestContext) -> None:
         """Where the limits stand, for the answer to a request that was never taken to them."""
         limits = self._limits_of(caller)
-        is_told = exchange.headers is not dict
+        is_told = context.headers is not dict
         if is_told or (limits.requests_per_minute is None and limits.images_per_minute is None):
             return
-        with exchange.phase("store"):
+        with context.phase("store"):
             verdict = await self._limiter.levels(caller.tenant.name, limits)
         if verdict is not None:
-            self._tell(caller.tenant.name, verdict, exchange)
+            self._tell(caller.tenant.name, verdict, context)
 
-    async def settle(self, held: Pass, images: int, request_id: str) -> None:
+    async def settle(self, held: AdmissionTicket, images: int, request_id: str) -> None:
         """End the request; `images` were generated and billed, the rest is given back.
 
         An answer that was not sent yet tells the limits as they are then.
@@ -169,14 +169,14 @@ class Admission:
         cost = cost_of(plan, images)
         if images:
             self._book(held, images, cost, request_id)
-        held.exchange.notes |= {"images": images, "cost": str(Money(cost))}
+        held.context.log_fields |= {"images": images, "cost": str(Money(cost))}
         settlement = Settlement(
             tenant, held.reservation.id, plan.model, images, cost, self._limits_of(held.caller)
         )
-        with held.exchange.phase("store"):
+        with held.context.phase("store"):
             verdict = await self._limiter.settle(settlement)
         if verdict is not None:
-            self._tell(tenant, verdict, held.exchange)
+            self._tell(tenant, verdict, held.context)
         if held.reservation.images:
             self._learn(tenant, self._steady() - held.since)
 
@@ -199,12 +199,12 @@ class Admission:
         hint_s = min(LONGEST_HINT_S, self._held_s.get(tenant, 0.0) / places.limit)
         return replace(verdict, retry_after_ms=max(CONCURRENCY_RETRY_MS, math.ceil(hint_s * 1000)))
 
-    def _tell(self, tenant: str, verdict: Verdict, exchange: Exchange) -> None:
-        exchange.headers = partial(rate_headers, verdict)
+    def _tell(self, tenant: str, verdict: Verdict, context: RequestContext) -> None:
+        context.headers = partial(rate_headers, verdict)
         if verdict.day is not None or verdict.month is not None:
             self._verdicts[tenant] = verdict
 
-    def _book(self, held: Pass, images: int, cost: int, request_id: str) -> None:
+    def _book(self, held: AdmissionTicket, images: int, cost: int, request_id: str) -> None:
         plan, caller = held.plan, held.caller
         tenant = caller.tenant.name
         self._metrics.images.labels(tenant, plan.family, tier(plan)).inc(images)
@@ -227,7 +227,7 @@ class Admission:
             # The images are paid for: their client gets them, and the log gets the line.
             self._metrics.usage_lost.inc()
             lost = msgspec.to_builtins(generation)
-            held.exchange.log.exception("usage_record_lost", cause=str(fault), record=lost)
+            held.context.log.exception("usage_record_lost", cause=str(fault), record=lost)
 
 
 def cost_of(plan: Plan, images: int) -> int:
@@ -272,7 +272,7 @@ def rate_headers(verdict: Verdict) -> dict[str, str]:
     return headers
 
 
-def level_headers(what: str, level: Level) -> dict[str, str]:
+def level_headers(what: str, level: LimitStatus) -> dict[str, str]:
     """Limit and remainder of one limit."""
     return {
         f"x-ratelimit-limit-{what}": str(level.limit),
@@ -305,7 +305,7 @@ def refusal(verdict: Verdict, limits: Limits, wanted: Reservation) -> GatewayErr
     )
 
 
-def day_refusal(level: Level | None, budget: int | None, images: int) -> BudgetExhausted:
+def day_refusal(level: LimitStatus | None, budget: int | None, images: int) -> BudgetExhausted:
     """Of a request that is more than what is left of the day's images, or more than all of them."""
     if budget is not None and images > budget:
         return BudgetExhausted(
@@ -324,7 +324,7 @@ def day_refusal(level: Level | None, budget: int | None, images: int) -> BudgetE
     )
 
 
-def month_refusal(level: Level | None, budget: int | None, cost: int) -> BudgetExhausted:
+def month_refusal(level: LimitStatus | None, budget: int | None, cost: int) -> BudgetExhausted:
     """Of a request that costs more than what is left of the month's money, or more than all of it.
 
     Amounts are the operator's business; `gateway usage` shows them.

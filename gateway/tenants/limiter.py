@@ -22,7 +22,6 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from gateway.store.base import (
-    Ask,
     Limits,
     LimitStore,
     Membership,
@@ -31,6 +30,7 @@ from gateway.store.base import (
     Settlement,
     Share,
     StoreUnavailable,
+    TakeRequest,
     Verdict,
 )
 
@@ -119,7 +119,7 @@ class Limiter:
 
         Never raises StoreUnavailable: the verdict's reason may be STORE_UNAVAILABLE.
         """
-        ask = Ask(tenant, limits, reservation, self._lease_ms)
+        ask = TakeRequest(tenant, limits, reservation, self._lease_ms)
         try:
             verdict = await self._store.take(ask)
         except StoreUnavailable as lost:
@@ -179,14 +179,14 @@ class Limiter:
 
     # -- without the store
 
-    async def _admit_alone(self, ask: Ask, *, in_doubt: bool) -> Verdict:
+    async def _admit_alone(self, ask: TakeRequest, *, in_doubt: bool) -> Verdict:
         verdict = await self._decide_alone(ask)
         if in_doubt and not verdict.allowed:
             # The store may yet carry out the take that it did not answer.
             self._owe(_unused(ask))
         return verdict
 
-    async def _decide_alone(self, ask: Ask) -> Verdict:
+    async def _decide_alone(self, ask: TakeRequest) -> Verdict:
         limits = _limits_alone(ask.limits, self._on_loss, self.share)
         if limits is None or self._fallback is None:
             levels = await self._levels_alone(ask.tenant, ask.limits)
@@ -343,7 +343,7 @@ class Limiter:
             raise failed
 
 
-def _unused(ask: Ask) -> Settlement:
+def _unused(ask: TakeRequest) -> Settlement:
     return Settlement(ask.tenant, ask.reservation.id, ask.reservation.model, images=0, cost=0)
 
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from gateway.store.base import Ask, Limits, Reservation, Settlement, Store, Verdict
+from gateway.store.base import Limits, Reservation, Settlement, Store, TakeRequest, Verdict
 from gateway.store.memory import MemoryStore
 from gateway.store.redis import RedisStore, Timeouts
 from tests.redis_server import RedisServer, available_redis_servers
@@ -78,9 +78,9 @@ def ask(
     cost: int = 0,
     tenant: str = "acme",
     lease_ms: int = 30_000,
-) -> Ask:
+) -> TakeRequest:
     reservation = Reservation(f"r{number}", "qwen-image", images, cost)
-    return Ask(tenant, limits, reservation, lease_ms)
+    return TakeRequest(tenant, limits, reservation, lease_ms)
 
 
 def used(

@@ -9,8 +9,8 @@ import pytest
 
 from gateway.store.base import (
     CONCURRENCY_RETRY_MS,
-    Level,
     Limits,
+    LimitStatus,
     ModelUse,
     Reason,
     Reservation,
@@ -353,7 +353,7 @@ async def test_a_release_tells_where_the_limits_stand_after_it(store: Store, clo
 async def test_what_is_all_given_back_leaves_nothing_to_wait_for(store: Store) -> None:
     await store.take(ask(1, EVERYTHING, images=3))
     verdict = await store.release(used(1, images=0, limits=EVERYTHING))
-    assert verdict.images == Level(limit=20, remaining=20, reset_ms=0)
+    assert verdict.images == LimitStatus(limit=20, remaining=20, reset_ms=0)
 
 
 async def test_the_release_of_an_unknown_request_is_booked(store: Store) -> None:

@@ -14,8 +14,8 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, ru
 
 from gateway.store.base import (
     Claim,
-    Level,
     Limits,
+    LimitStatus,
     PacedAccount,
     Reservation,
     Settlement,
@@ -120,7 +120,7 @@ def about(verdict: Verdict | None) -> list[float]:
     return [value * 1e6 for value in exact] + durations
 
 
-def _counts(level: Level | None) -> list[float]:
+def _counts(level: LimitStatus | None) -> list[float]:
     return [level.limit, level.remaining] if level else [-1, -1]
 
 

@@ -13,8 +13,8 @@ import pytest
 
 from gateway.store.base import Limits, StoreUnavailable
 from gateway.store.redis import RedisStore, Timeouts
-from gateway.store.redis.dns import Names
-from gateway.store.redis.router import Single
+from gateway.store.redis.dns import DnsProbe
+from gateway.store.redis.router import SingleNode
 from tests.contract.stores import ask
 from tests.redis_server import RedisServer
 from tests.reliability.client import eventually
@@ -132,13 +132,13 @@ async def test_a_look_up_that_fails_when_nobody_waits_is_no_defect(
         raise OSError("no such name")
 
     monkeypatch.setattr(asyncio.get_running_loop(), "getaddrinfo", look_up)
-    names = Names(["redis.example", "127.0.0.1"])
+    names = DnsProbe(["redis.example", "127.0.0.1"])
     assert not await names.are_found(0.02)
     await asyncio.sleep(0.15)
     gc.collect()
     assert not caplog.records
     assert not await names.are_found(1)
-    assert await Names(["127.0.0.1", "::1"]).are_found(0)
+    assert await DnsProbe(["127.0.0.1", "::1"]).are_found(0)
 
 
 async def true_when(condition: bool) -> bool:
@@ -156,7 +156,7 @@ async def test_an_exception_that_nobody_foresaw_is_an_outage_that_ends(
 ) -> None:
     """On the way to a connection, and on the way to be rid of one."""
     store = RedisStore(own_redis_server.url, timeouts=QUICK)
-    assert isinstance(store._servers, Single)
+    assert isinstance(store._servers, SingleNode)
     pool = store._servers._lane._pool
     for name in operations:
         monkeypatch.setattr(pool, name, failing(getattr(pool, name), failures))

@@ -7,7 +7,7 @@ from itertools import pairwise
 
 import pytest
 
-from gateway.store.base import FLOW_TTL_MS, GRACE_US, Claim, Grant, PacedAccount, Store, Turn
+from gateway.store.base import FLOW_TTL_MS, GRACE_US, Claim, ClaimResult, Grant, PacedAccount, Store
 from tests.contract.stores import Clock, clock, store
 
 __all__ = ["clock", "store"]
@@ -26,7 +26,7 @@ async def claim(
     accounts: tuple[PacedAccount, ...] = ONE,
     *,
     report: bool = False,
-) -> Turn:
+) -> ClaimResult:
     return await store.claim(Claim("qwen-image", worker, accounts, waiting, report))
 
 

@@ -13,7 +13,7 @@ from redis.crc import key_slot
 
 from gateway.store.base import Claim, Limits, PacedAccount, Store, StoreUnavailable
 from gateway.store.redis import RedisStore, Timeouts
-from gateway.store.redis.router import Servers
+from gateway.store.redis.router import NodeRouter
 from tests.contract.stores import PATIENT, ask, used
 from tests.redis_server import RedisServer
 
@@ -104,7 +104,7 @@ async def test_all_keys_of_a_call_are_in_one_cluster_slot(
     """Also for names that look like hash tags themselves."""
     calls: list[Sequence[str | bytes | int]] = []
 
-    async def record(_: Servers, key: str, command: Sequence[str | bytes | int]) -> None:
+    async def record(_: NodeRouter, key: str, command: Sequence[str | bytes | int]) -> None:
         calls.append(command)
         raise StoreUnavailable("recorded")
 

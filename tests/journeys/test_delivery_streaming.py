@@ -22,7 +22,7 @@ from gateway.api.streaming import StreamedImages
 from gateway.config import Images
 from gateway.delivery import Delivery
 from gateway.domain.catalogue import Size
-from gateway.observability.context import Exchange, open_exchange
+from gateway.observability.context import RequestContext, open_context
 from gateway.protocol.openai import Image, ImagesResponse
 from gateway.server.worker import http_config
 from gateway.translate.response import to_openai
@@ -51,7 +51,7 @@ class Serving:
         self.fetcher = ImageFetcher(config, timing)
         self.delivery = Delivery(self.fetcher, steady=timing.steady)
         self.images: list[str] = []
-        self.exchange = Exchange("")
+        self.context = RequestContext("")
 
     def deliver(self, *images: list[Script]) -> None:
         self.images = [self.host.add(*scripts) for scripts in images]
@@ -71,7 +71,7 @@ class Serving:
         )
 
         async def with_exchange(scope: Scope, receive: Receive, send: Send) -> None:
-            self.exchange = open_exchange(scope, "req_1")
+            self.context = open_context(scope, "req_1")
             await app(scope, receive, send)
 
         return with_exchange
@@ -158,7 +158,7 @@ async def test_hopeless_after_the_first_byte(
         await client.post(serving.url)
     [line] = logs.named("delivery_broken_off")
     assert "any more" in line["cause"]
-    assert serving.exchange.outcome == "image_unavailable"
+    assert serving.context.outcome == "image_unavailable"
 
 
 async def test_hopeless_before_the_first_byte(
@@ -189,7 +189,7 @@ async def test_a_client_that_hangs_up(serving: Serving, logs: Logs) -> None:
 
     await until(serving.is_at_rest)
     await until(lambda: logs.named("delivery_broken_off"))
-    assert serving.exchange.outcome == "client_gone"
+    assert serving.context.outcome == "client_gone"
 
 
 async def test_a_slow_client_is_waited_for(serving: Serving) -> None:
@@ -221,6 +221,6 @@ async def test_a_client_that_takes_nothing_is_given_up(
 
     await until(lambda: logs.named("delivery_broken_off"))
 
-    assert serving.exchange.outcome == "client_stalled"
+    assert serving.context.outcome == "client_stalled"
     await until(serving.is_at_rest)
     writer.transport.abort()

@@ -49,7 +49,7 @@ KEEPING = {"plain", "keyed", "no-cache", "max-age=5"}
 """What of a seeded request goes into the cache."""
 
 
-class Ask(Struct, frozen=True):
+class TakeRequest(Struct, frozen=True):
     """One client's request, how long the vendor takes for it, and when it hangs up."""
 
     worker: int
@@ -97,7 +97,7 @@ class Pause(Struct, frozen=True):
     seconds: float
 
 
-def history_of(seed: int) -> list[Ask | Mishap | Pause]:
+def history_of(seed: int) -> list[TakeRequest | Mishap | Pause]:
     """Most of each is about one request of one tenant, as only then anything is shared.
 
     Drawn evenly, which a strategy of hypothesis is not: with one, hits are rare.
@@ -106,14 +106,14 @@ def history_of(seed: int) -> list[Ask | Mishap | Pause]:
     tenants = [draw.choice(list(GROUPS))] * 5 + list(GROUPS)
     bodies = [draw.choice(["fox", "fox", "unseeded"])] * 4 + ["fox", "unseeded"]
 
-    def step() -> Ask | Mishap | Pause:
+    def step() -> TakeRequest | Mishap | Pause:
         kind = draw.choices(["ask", "pause", "mishap"], [10, 8, 1])[0]
         if kind == "pause":
             return Pause(draw.choice([0.01, 1.0, 1.0, 4.0, 4.0, 40.0, 250.0, 320.0]))
         if kind == "mishap":
             what = draw.choice(["purge", "purge", "away", "silent", "lost"])
             return Mishap(what, draw.choice([0.2, 4.0, 25.0]))
-        return Ask(
+        return TakeRequest(
             worker=draw.randrange(WORKERS),
             tenant=draw.choice(tenants),
             body=draw.choice(bodies),
@@ -159,7 +159,7 @@ class Call:
 class Visit:
     """A client's request under way, and its answer."""
 
-    def __init__(self, wanted: Ask) -> None:
+    def __init__(self, wanted: TakeRequest) -> None:
         self.wanted = wanted
         self.began = now()
         self.status = 0
@@ -236,7 +236,7 @@ class World:
             for _ in range(WORKERS)
         ]
 
-    async def live(self, history: list[Ask | Mishap | Pause]) -> None:
+    async def live(self, history: list[TakeRequest | Mishap | Pause]) -> None:
         """All of it, and then everybody is waited for."""
         lives = [Life(app) for app in self._apps]
         for life in lives:
@@ -245,7 +245,7 @@ class World:
         for step in history:
             if isinstance(step, Pause):
                 await asyncio.sleep(step.seconds)
-            elif isinstance(step, Ask):
+            elif isinstance(step, TakeRequest):
                 tasks.append(asyncio.create_task(self.visit(step)))
             else:
                 tasks.append(asyncio.create_task(self.befall(step)))
@@ -257,7 +257,7 @@ class World:
         for life in lives:
             await life.end()
 
-    async def visit(self, wanted: Ask) -> None:
+    async def visit(self, wanted: TakeRequest) -> None:
         visit = Visit(wanted)
         VISITOR.set(visit)
         self.visits.append(visit)
@@ -412,7 +412,7 @@ class Life:
         assert answer["type"] == f"{what}.complete", answer
 
 
-def scope_of(wanted: Ask) -> Any:
+def scope_of(wanted: TakeRequest) -> Any:
     headers = {**wanted.headers(), "content-type": "application/json"}
     return {
         "type": "http",

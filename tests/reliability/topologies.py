@@ -32,7 +32,7 @@ def wait_until(condition: Callable[[], bool], within_s: float = 30) -> None:
         time.sleep(0.05)
 
 
-class Servers:
+class NodeRouter:
     """Several, closed together."""
 
     def __init__(self) -> None:
@@ -48,7 +48,7 @@ class Servers:
         self._stack.close()
 
 
-class Replicated(Servers):
+class Replicated(NodeRouter):
     """A master, a replica, and three Sentinels of which two must agree."""
 
     def __init__(self) -> None:
@@ -86,7 +86,7 @@ class Replicated(Servers):
         )
 
 
-class Cluster(Servers):
+class Cluster(NodeRouter):
     """Three masters with a third of the slots each."""
 
     def __init__(self) -> None:

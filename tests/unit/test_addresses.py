@@ -119,7 +119,7 @@ def test_exact_hosts() -> None:
     assert {"minio.internal", "10.1.2.3"} <= allowed.exempt
 
 
-class Names:
+class DnsProbe:
     """A name server."""
 
     def __init__(self, *addresses: str) -> None:
@@ -133,7 +133,7 @@ class Names:
 
 
 def resolver(monkeypatch: pytest.MonkeyPatch, *addresses: str, exempt: str = "") -> PublicResolver:
-    monkeypatch.setattr(aiohttp, "ThreadedResolver", lambda: Names(*addresses))
+    monkeypatch.setattr(aiohttp, "ThreadedResolver", lambda: DnsProbe(*addresses))
     return PublicResolver(frozenset({exempt}))
 
 

@@ -9,12 +9,12 @@ import pytest
 
 from gateway.config import Limits, Tenant
 from gateway.domain.errors import GatewayError, LargerThanLimit, RateLimited, ServiceUnavailable
-from gateway.observability.context import Exchange
+from gateway.observability.context import RequestContext
 from gateway.observability.metrics import Metrics
 from gateway.protocol.openai import ImageRequest
-from gateway.store.base import CONCURRENCY_RETRY_MS, Ask, Share, StoreUnavailable, Verdict
+from gateway.store.base import CONCURRENCY_RETRY_MS, Share, StoreUnavailable, TakeRequest, Verdict
 from gateway.store.memory import MemoryStore
-from gateway.tenants.admission import Admission, Pass
+from gateway.tenants.admission import Admission, AdmissionTicket
 from gateway.tenants.keys import Caller, choose_model
 from gateway.tenants.limiter import ALONE_RETRY_MS, Limiter
 from gateway.translate.request import Plan, to_dashscope
@@ -27,7 +27,7 @@ class Swallowing(MemoryStore):
 
     swallows = False
 
-    async def take(self, ask: Ask) -> Verdict:
+    async def take(self, ask: TakeRequest) -> Verdict:
         verdict = await super().take(ask)
         if self.swallows:
             raise StoreUnavailable("silent", in_doubt=True)
@@ -53,13 +53,13 @@ class Door:
             steady=self.clock,
         )
 
-    async def admit(self, exchange: Exchange | None = None, **fields: Any) -> Pass:
+    async def admit(self, context: RequestContext | None = None, **fields: Any) -> AdmissionTicket:
         plan = self.plan(**fields)
-        return await self.admission.admit(self.caller, plan, exchange or Exchange("req_1"))
+        return await self.admission.admit(self.caller, plan, context or RequestContext("req_1"))
 
-    async def refused(self, exchange: Exchange | None = None, **fields: Any) -> GatewayError:
+    async def refused(self, context: RequestContext | None = None, **fields: Any) -> GatewayError:
         with pytest.raises(GatewayError) as caught:
-            await self.admit(exchange, **fields)
+            await self.admit(context, **fields)
         return caught.value
 
     def plan(self, **fields: Any) -> Plan:
@@ -72,11 +72,11 @@ class Door:
 
 async def test_an_attempt_that_is_taken_back_leaves_the_next_one_alone() -> None:
     """The store carried out the first, unheard; what it holds is released when it answers again."""
-    door, exchange = Door(concurrent_requests=10, images_per_day=100), Exchange("req_1")
+    door, context = Door(concurrent_requests=10, images_per_day=100), RequestContext("req_1")
     door.store.swallows = True
-    await door.refused(exchange, n=6)
+    await door.refused(context, n=6)
     door.store.swallows = False
-    await door.admit(exchange, n=6)
+    await door.admit(context, n=6)
     door.limiter.start()
     await asyncio.sleep(0.02)
     assert door.limiter.owed == 0
@@ -120,7 +120,7 @@ async def test_requests_that_make_nothing_do_not_shorten_the_guess() -> None:
     door.clock.advance(30)
     await door.admission.settle(held, 1, "req_1")
     for _ in range(20):
-        free = await door.admission.admit(door.caller, door.plan(), Exchange("r"), pays=False)
+        free = await door.admission.admit(door.caller, door.plan(), RequestContext("r"), pays=False)
         await door.admission.settle(free, 0, "req_1")
     await door.admit()
     assert (await door.refused()).retry_after_s == pytest.approx(30, abs=0.001)
@@ -144,7 +144,7 @@ async def test_who_takes_over_from_the_dead_is_not_told_that_the_budget_is_used_
     door = Door(images_per_day=4)
     await door.admit(n=3)
     follower = await door.admission.admit(
-        door.caller, door.plan(n=3), Exchange("req_2"), pays=False
+        door.caller, door.plan(n=3), RequestContext("req_2"), pays=False
     )
     with pytest.raises(ServiceUnavailable) as refused:
         await door.admission.pay(follower)
@@ -160,7 +160,7 @@ async def test_who_takes_over_from_the_dead_is_not_told_that_the_budget_is_used_
 
 
 class Away(MemoryStore):
-    async def take(self, ask: Ask) -> Verdict:
+    async def take(self, ask: TakeRequest) -> Verdict:
         raise StoreUnavailable("gone")
 
 

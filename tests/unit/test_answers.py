@@ -12,10 +12,10 @@ from litestar.exceptions import HTTPException
 
 from gateway.api.auth import presented_key
 from gateway.api.errors import BY_STATUS, error_response, on_framework_error
-from gateway.api.middleware import Envelope, Readiness
+from gateway.api.middleware import Readiness, RequestMiddleware
 from gateway.domain import errors
 from gateway.domain.errors import GatewayError, InvalidKey
-from gateway.observability.context import open_exchange
+from gateway.observability.context import open_context
 from gateway.observability.metrics import Metrics
 
 
@@ -149,7 +149,7 @@ def test_the_framework_s_refusals_are_put_in_words_of_ours(status: int) -> None:
     headers = {"Allow": "POST", "x-inner": "yes"}
 
     request = SimpleNamespace(scope=scope())
-    open_exchange(request.scope, "req_1")
+    open_context(request.scope, "req_1")
 
     answer = on_framework_error(
         request,  # type: ignore[arg-type]
@@ -174,7 +174,7 @@ async def answered(app: Any, kind: str = "http") -> list[Any]:
         return {"type": "http.disconnect"}
 
     request: Any = {"type": kind, "path": "/x", "headers": []}
-    await Envelope(app, app, Metrics(), Readiness())(request, receive, send)
+    await RequestMiddleware(app, app, Metrics(), Readiness())(request, receive, send)
     return sent
 
 

@@ -90,7 +90,7 @@ def test_it_is_never_exceeded_and_never_lost(wishes: list[tuple[int, int]]) -> N
             budget.give(count)
 
     async def all_of_them() -> None:
-        tasks = [asyncio.create_task(hold(*wish)) for wish in wishes]
+        tasks = [asyncio.create_task(hold(*options)) for options in wishes]
         for index, task in enumerate(tasks):
             await asyncio.sleep(0)
             if index % 3 == 0:

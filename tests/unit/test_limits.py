@@ -8,13 +8,13 @@ from collections.abc import AsyncIterator, Sequence
 import pytest
 
 from gateway.store.base import (
-    Ask,
     Limits,
     Reason,
     Reservation,
     Settlement,
     Share,
     StoreUnavailable,
+    TakeRequest,
     Usage,
     Verdict,
 )
@@ -45,7 +45,7 @@ class Flaky(MemoryStore):
         """Does what it is asked and does not answer."""
         self.share = Share()
 
-    async def take(self, ask: Ask) -> Verdict:
+    async def take(self, ask: TakeRequest) -> Verdict:
         self._meet(ask.tenant)
         verdict = await super().take(ask)
         self._answer()
@@ -230,7 +230,7 @@ async def test_an_admission_that_is_cancelled_is_given_back() -> None:
     """The client hung up while the store was being asked; the answer has no reader."""
     there = place()
 
-    async def take_and_hang(ask: Ask) -> Verdict:
+    async def take_and_hang(ask: TakeRequest) -> Verdict:
         await MemoryStore.take(there.store, ask)
         await asyncio.sleep(60)
         raise AssertionError

@@ -27,16 +27,16 @@ from gateway.pacing import (
     Slot,
     SlotTooLate,
 )
-from gateway.pacing.estimate import Outlook, slot_at
+from gateway.pacing.estimate import WaitEstimate, slot_at
 from gateway.pacing.scheduler import STUCK_S
 from gateway.store.base import (
     Claim,
-    Flow,
+    ClaimResult,
     PacedAccount,
     PaceStore,
+    QueueShare,
     Share,
     StoreUnavailable,
-    Turn,
 )
 from gateway.store.memory import MemoryStore
 from gateway.store.redis import RedisStore
@@ -72,7 +72,7 @@ class Flaky(MemoryStore):
         self.is_away = False
         self.claims = 0
 
-    async def claim(self, claim: Claim) -> Turn:
+    async def claim(self, claim: Claim) -> ClaimResult:
         self.claims += 1
         self._meet()
         return await super().claim(claim)
@@ -752,8 +752,10 @@ async def memory_per_task(start: Callable[[int], object]) -> float:
 # --- the outlook, by table
 
 
-def outlook(own: Mapping[str, int], flows: tuple[Flow, ...] = (), virtual_time: int = 0) -> Outlook:
-    return Outlook(Turn(None, 0, {}, virtual_time, flows), "me", own)
+def outlook(
+    own: Mapping[str, int], flows: tuple[QueueShare, ...] = (), virtual_time: int = 0
+) -> WaitEstimate:
+    return WaitEstimate(ClaimResult(None, 0, {}, virtual_time, flows), "me", own)
 
 
 @pytest.mark.parametrize(
@@ -762,19 +764,19 @@ def outlook(own: Mapping[str, int], flows: tuple[Flow, ...] = (), virtual_time: 
         ({"us": 1}, (), 0, 0),
         ({"us": 9}, (), 8, 8),
         # Another tenant is served once per round, as long as it waits, first where it is first.
-        ({"us": 9}, (Flow("a", "w", 500, 0, 0),), 4, 9),
-        ({"us": 9}, (Flow("a", "w", 2, 0, 0),), 4, 6),
-        ({"us": 9}, (Flow("z", "w", 500, 0, 0),), 4, 8),
+        ({"us": 9}, (QueueShare("a", "w", 500, 0, 0),), 4, 9),
+        ({"us": 9}, (QueueShare("a", "w", 2, 0, 0),), 4, 6),
+        ({"us": 9}, (QueueShare("z", "w", 500, 0, 0),), 4, 8),
         # We have been served before it: it is owed a turn more.
-        ({"us": 9}, (Flow("us", "me", 9, 1, 5), Flow("z", "w", 500, 0, 0)), 0, 1),
-        ({"us": 9}, (Flow("us", "me", 9, 0, 0), Flow("a", "w", 500, 1, 5)), 0, 0),
+        ({"us": 9}, (QueueShare("us", "me", 9, 1, 5), QueueShare("z", "w", 500, 0, 0)), 0, 1),
+        ({"us": 9}, (QueueShare("us", "me", 9, 0, 0), QueueShare("a", "w", 500, 1, 5)), 0, 0),
         # Our own tenant waits elsewhere too: the workers take turns.
-        ({"us": 9}, (Flow("us", "w", 500, 0, 0),), 4, 9),
-        ({"us": 9}, (Flow("us", "w", 2, 0, 0),), 4, 6),
+        ({"us": 9}, (QueueShare("us", "w", 500, 0, 0),), 4, 9),
+        ({"us": 9}, (QueueShare("us", "w", 2, 0, 0),), 4, 6),
     ],
 )
 def test_who_goes_before(
-    own: Mapping[str, int], flows: tuple[Flow, ...], position: int, before: int
+    own: Mapping[str, int], flows: tuple[QueueShare, ...], position: int, before: int
 ) -> None:
     assert outlook(own, flows).before("us", position) == before
 

@@ -13,13 +13,13 @@ from gateway.store.base import (
     CONCURRENCY_RETRY_MS,
     SETTLED_KEPT,
     SETTLED_KEPT_MS,
-    Ask,
-    Level,
     Limits,
+    LimitStatus,
     ModelUse,
     Reason,
     Reservation,
     Settlement,
+    TakeRequest,
     Usage,
     Verdict,
 )
@@ -35,7 +35,7 @@ class MemoryLimits:
         self._wall = clock
         self._tenants: dict[str, _Tenant] = {}
 
-    async def take(self, ask: Ask) -> Verdict:
+    async def take(self, ask: TakeRequest) -> Verdict:
         tenant = self._at_now(ask.tenant)
         reservation = ask.reservation
         grows = tenant.grows(reservation)
@@ -273,8 +273,8 @@ def _over(booked: int, more: int, limit: int | None) -> bool:
     return limit is not None and more > 0 and booked + more > limit
 
 
-def _level(limit: int | None, used: int, reset_ms: int) -> Level | None:
-    return None if limit is None else Level(limit, max(0, limit - used), reset_ms)
+def _level(limit: int | None, used: int, reset_ms: int) -> LimitStatus | None:
+    return None if limit is None else LimitStatus(limit, max(0, limit - used), reset_ms)
 
 
 @lru_cache(maxsize=8)

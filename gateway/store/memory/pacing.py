@@ -17,10 +17,10 @@ from gateway.store.base import (
     GRACE_US,
     LEAD_US,
     Claim,
-    Flow,
+    ClaimResult,
     Grant,
     PacedAccount,
-    Turn,
+    QueueShare,
 )
 
 
@@ -31,7 +31,7 @@ class MemoryPace:
         self._clock = clock
         self._models: dict[str, _Model] = {}
 
-    async def claim(self, claim: Claim) -> Turn:
+    async def claim(self, claim: Claim) -> ClaimResult:
         return self._model(claim.model).claim(claim, self._now_us())
 
     async def back_off(self, model: str, account: str, delay_ms: int) -> None:
@@ -65,11 +65,11 @@ class _Model:
         self._tags: dict[str, tuple[int, int]] = {}
         """(tag, when last served) of the tenants whose tag is ahead of the virtual time."""
 
-    def claim(self, claim: Claim, now_us: int) -> Turn:
+    def claim(self, claim: Claim, now_us: int) -> ClaimResult:
         self._show(claim, now_us)
         frees = {account.name: self._free(account, now_us) for account in claim.accounts}
         if not claim.waiting or not frees:
-            return Turn(None, 0, {})
+            return ClaimResult(None, 0, {})
         account = min(claim.accounts, key=lambda account: frees[account.name])
         places = {name: self._best_place(name) for name in self._workers}
         place = places[claim.worker]
@@ -83,7 +83,7 @@ class _Model:
             frees[account.name] = self._free_us[account.name] = slot_us + account.interval_us
             self._serve(claim.worker, place)
             opens_us = min(frees.values()) - lead_us
-        return Turn(
+        return ClaimResult(
             grant=grant,
             wait_us=max(0, opens_us - now_us),
             free_us={name: free_us - now_us for name, free_us in frees.items()},
@@ -143,9 +143,9 @@ class _Model:
         if not flows.waiting:
             del self._workers[worker]
 
-    def _flows(self) -> tuple[Flow, ...]:
+    def _flows(self) -> tuple[QueueShare, ...]:
         return tuple(
-            Flow(tenant, name, waiting, *self._tag(tenant))
+            QueueShare(tenant, name, waiting, *self._tag(tenant))
             for name, worker in self._workers.items()
             for tenant, waiting in worker.waiting.items()
         )

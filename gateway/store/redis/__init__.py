@@ -17,19 +17,19 @@ from gateway.store.base import (
     FLOW_TTL_MS,
     GRACE_US,
     LEAD_US,
-    Ask,
     Claim,
-    Flow,
+    ClaimResult,
     Grant,
-    Level,
     Limits,
+    LimitStatus,
     ModelUse,
     PacedAccount,
+    QueueShare,
     Reason,
     Reservation,
     Settlement,
     Share,
-    Turn,
+    TakeRequest,
     Usage,
     Verdict,
 )
@@ -38,7 +38,7 @@ from gateway.store.redis.generations import RedisFlights
 from gateway.store.redis.pipeliner import Command, Reply, Timeouts
 from gateway.store.redis.router import connect
 from gateway.store.redis.scripts import Script, load, run
-from gateway.store.redis.timing import Took, timed, untold
+from gateway.store.redis.timing import LatencyObserver, ignore_latency, timed
 
 __all__ = ["RedisStore", "Timeouts"]
 
@@ -64,7 +64,7 @@ class RedisStore(RedisFlights):
         *,
         prefix: str = "gateway:",
         timeouts: Timeouts | None = None,
-        took: Took = untold,
+        took: LatencyObserver = ignore_latency,
         clock_offset_ms: Callable[[], int] = lambda: 0,
     ) -> None:
         """Raises ValueError for a URL of no known form."""
@@ -82,7 +82,7 @@ class RedisStore(RedisFlights):
         """Why the server may forget limits and leases, if it may; None if it cannot be asked."""
         return await eviction_warning(self._servers)
 
-    async def take(self, ask: Ask) -> Verdict:
+    async def take(self, ask: TakeRequest) -> Verdict:
         wanted, limits = ask.reservation, ask.limits
         reply = await self._run(
             TAKE,
@@ -127,7 +127,7 @@ class RedisStore(RedisFlights):
         index, workers = await self._run(HEARTBEAT, (f"{self._prefix}workers",), args)
         return Share(index, workers)
 
-    async def claim(self, claim: Claim) -> Turn:
+    async def claim(self, claim: Claim) -> ClaimResult:
         accounts = [
             part for one in claim.accounts for part in (one.name, one.interval_us, one.floor_us)
         ]
@@ -205,8 +205,8 @@ def _verdict(
     )
 
 
-def _level(limit: int | None, used: int, reset_ms: int) -> Level | None:
-    return None if limit is None else Level(limit, max(0, limit - used), reset_ms)
+def _level(limit: int | None, used: int, reset_ms: int) -> LimitStatus | None:
+    return None if limit is None else LimitStatus(limit, max(0, limit - used), reset_ms)
 
 
 def _use_by_model(fields: Sequence[bytes]) -> Mapping[str, ModelUse]:
@@ -219,18 +219,18 @@ def _use_by_model(fields: Sequence[bytes]) -> Mapping[str, ModelUse]:
     return {model: ModelUse(of["r"], of["i"], of["c"]) for model, of in counts.items()}
 
 
-def _turn(reply: Sequence[Reply]) -> Turn:
+def _turn(reply: Sequence[Reply]) -> ClaimResult:
     tenant, account, slot_us, now_us, wait_us, virtual_time, free, flows = reply
     grant = None
     if tenant:
         grant = Grant(tenant.decode(), account.decode(), slot_us - now_us, slot_us)
-    return Turn(
+    return ClaimResult(
         grant=grant,
         wait_us=wait_us,
         free_us={name.decode(): us for name, us in zip(free[::2], free[1::2], strict=True)},
         virtual_time=virtual_time,
         flows=tuple(
-            Flow(flows[at].decode(), flows[at + 1].decode(), *flows[at + 2 : at + 5])
+            QueueShare(flows[at].decode(), flows[at + 1].decode(), *flows[at + 2 : at + 5])
             for at in range(0, len(flows), 5)
         ),
     )

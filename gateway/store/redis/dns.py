@@ -7,7 +7,7 @@ import ipaddress
 from collections.abc import Iterable
 
 
-class Names:
+class DnsProbe:
     """One look-up of each name at a time.
 
     A look-up that nobody waits for any more goes on in its thread, for up to half a minute where

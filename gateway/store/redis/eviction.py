@@ -13,7 +13,7 @@ from redis.exceptions import NoPermissionError, ResponseError
 
 from gateway.store.base import StoreUnavailable
 from gateway.store.redis.pipeliner import Reply
-from gateway.store.redis.router import Servers
+from gateway.store.redis.router import NodeRouter
 
 SAFE = "noeviction"
 INFO = ("INFO", "memory")
@@ -23,7 +23,7 @@ TRIES_MAX = 1_000_000
 """Keys tried to find one on each node: a node of a single slot among 16,384 takes that many/60."""
 
 
-async def eviction_warning(servers: Servers) -> str | None:
+async def eviction_warning(servers: NodeRouter) -> str | None:
     """What to tell the operator, or None: all is well, or the servers cannot be asked now."""
     try:
         for key in await _one_key_per_master(servers):
@@ -36,7 +36,7 @@ async def eviction_warning(servers: Servers) -> str | None:
     return None
 
 
-async def _one_key_per_master(servers: Servers) -> list[str]:
+async def _one_key_per_master(servers: NodeRouter) -> list[str]:
     slots = await servers.call(ANYWHERE, ("CLUSTER", "SLOTS"))
     if isinstance(slots, ResponseError):  # no cluster: one server has every key
         return [ANYWHERE]

@@ -15,7 +15,7 @@ from gateway.store.generations import ImagePlace, ImageShelf
 from gateway.store.redis.pipeliner import Reply, Timeouts
 from gateway.store.redis.router import connect
 from gateway.store.redis.scripts import Script, load, run
-from gateway.store.redis.timing import Took, timed, untold
+from gateway.store.redis.timing import LatencyObserver, ignore_latency, timed
 
 KEEP = load("image_keep")
 SIZE = load("image_size")
@@ -40,7 +40,7 @@ class RedisImages:
         *,
         prefix: str = "gateway:",
         timeouts: Timeouts = BULK,
-        took: Took = untold,
+        took: LatencyObserver = ignore_latency,
         clock_offset_ms: Callable[[], int] = lambda: 0,
     ) -> None:
         """Raises ValueError for a URL of no known form."""

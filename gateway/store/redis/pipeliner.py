@@ -26,7 +26,7 @@ from redis.asyncio.connection import AbstractConnection, ConnectionPool
 from redis.exceptions import RedisError, ResponseError
 
 from gateway.store.base import StoreUnavailable
-from gateway.store.redis.dns import Names
+from gateway.store.redis.dns import DnsProbe
 
 BATCH_MAX = 128
 """Commands per pipeline: some milliseconds of the server's time, far from the timeout."""
@@ -53,10 +53,12 @@ class Timeouts(Struct, frozen=True):
     command_s: float = 0.05
 
 
-class Lane:
+class Pipeliner:
     """One server. Replies are as Redis gave them, its errors as values."""
 
-    def __init__(self, pool: ConnectionPool, timeouts: Timeouts, name: str, names: Names) -> None:
+    def __init__(
+        self, pool: ConnectionPool, timeouts: Timeouts, name: str, names: DnsProbe
+    ) -> None:
         self._pool = pool
         self._names = names
         self._timeouts = timeouts

@@ -23,8 +23,8 @@ from redis.exceptions import AskError, MovedError, ResponseError, TryAgainError
 
 from gateway.config.redis_url import RedisUrl, parse
 from gateway.store.base import StoreUnavailable
-from gateway.store.redis.dns import Names
-from gateway.store.redis.pipeliner import Command, Lane, Reply, Timeouts
+from gateway.store.redis.dns import DnsProbe
+from gateway.store.redis.pipeliner import Command, Pipeliner, Reply, Timeouts
 
 MOVES_MAX = 5
 """How often one command is sent on while slots are being moved."""
@@ -35,7 +35,7 @@ LOOK_EVERY_S = 0.25
 Node = tuple[str, int]
 
 
-class Servers(Protocol):
+class NodeRouter(Protocol):
     """Where commands go."""
 
     async def call(self, key: str, command: Command) -> Reply:
@@ -54,7 +54,7 @@ class Servers(Protocol):
     async def aclose(self) -> None: ...
 
 
-def connect(url: str, timeouts: Timeouts) -> Servers:
+def connect(url: str, timeouts: Timeouts) -> NodeRouter:
     """The servers behind an address; nothing is sent yet. Raises ValueError for none."""
     address = parse(url)
     options: dict[str, Any] = {
@@ -80,13 +80,13 @@ def connect(url: str, timeouts: Timeouts) -> Servers:
         connection = SSLConnection if address.tls else Connection
         where = {"connection_class": connection, "host": host, "port": port}
     pool = ConnectionPool(db=address.db, **where, **options)
-    names = Names(host for host, _ in address.hosts)
-    return Single(Lane(pool, timeouts, "Redis", names))
+    names = DnsProbe(host for host, _ in address.hosts)
+    return SingleNode(Pipeliner(pool, timeouts, "Redis", names))
 
 
 def _sentinel(
     address: RedisUrl, service: str, options: dict[str, Any], timeouts: Timeouts
-) -> Single:
+) -> SingleNode:
     asked = {
         **options,
         "username": address.sentinel_username,
@@ -100,14 +100,14 @@ def _sentinel(
     pool = sentinel.master_for(service, db=address.db).connection_pool
     # One dead Sentinel after the other may have to be asked for the master.
     patient = Timeouts(timeouts.connect_s * (len(address.hosts) + 1), timeouts.command_s)
-    names = Names(host for host, _ in address.hosts)
-    return Single(Lane(pool, patient, f"Redis {service}", names), sentinel.sentinels)
+    names = DnsProbe(host for host, _ in address.hosts)
+    return SingleNode(Pipeliner(pool, patient, f"Redis {service}", names), sentinel.sentinels)
 
 
-class Single:
+class SingleNode:
     """One server, or the present master behind Sentinels."""
 
-    def __init__(self, lane: Lane, sentinels: Sequence[Redis] = ()) -> None:
+    def __init__(self, lane: Pipeliner, sentinels: Sequence[Redis] = ()) -> None:
         self._lane = lane
         self._sentinels = sentinels
 
@@ -143,7 +143,7 @@ class Cluster:
         self._seeds = seeds
         self._options = options
         self._timeouts = timeouts
-        self._lanes: dict[Node, Lane] = {}
+        self._lanes: dict[Node, Pipeliner] = {}
         self._ranges: list[tuple[int, int, Node]] = []
         self._moved: dict[int, Node] = {}
         """Slots that have moved since the map was made."""
@@ -201,11 +201,13 @@ class Cluster:
             return self._ranges[after - 1][2]
         raise StoreUnavailable("no Redis node serves this key")
 
-    def _lane(self, node: Node) -> Lane:
+    def _lane(self, node: Node) -> Pipeliner:
         if node not in self._lanes:
             host, port = node
             pool = ConnectionPool(host=host, port=port, **self._options)
-            self._lanes[node] = Lane(pool, self._timeouts, f"Redis {host}:{port}", Names([host]))
+            self._lanes[node] = Pipeliner(
+                pool, self._timeouts, f"Redis {host}:{port}", DnsProbe([host])
+            )
         return self._lanes[node]
 
     async def _look(self) -> None:

@@ -10,7 +10,7 @@ from redis.exceptions import NoScriptError, ReadOnlyError, ResponseError
 
 from gateway.store.base import StoreUnavailable
 from gateway.store.redis.pipeliner import Command, Reply
-from gateway.store.redis.router import Servers
+from gateway.store.redis.router import NodeRouter
 
 
 class Script(Struct, frozen=True):
@@ -30,7 +30,7 @@ def load(*names: str) -> Script:
     return Script(names[-1], source, sha)
 
 
-async def run(servers: Servers, script: Script, keys: tuple[str, ...], args: Command) -> Reply:
+async def run(servers: NodeRouter, script: Script, keys: tuple[str, ...], args: Command) -> Reply:
     """One decision of the server that these keys live on. Raises StoreUnavailable."""
     rest = (len(keys), *keys, *args)
     reply = await servers.call(keys[0], ("EVALSHA", script.sha, *rest))

@@ -9,15 +9,15 @@ from typing import TypeAlias
 from gateway.store.base import StoreUnavailable
 from gateway.store.redis.pipeliner import Reply
 
-Took: TypeAlias = Callable[[str, float], None]
+LatencyObserver: TypeAlias = Callable[[str, float], None]
 """Is told an operation and its seconds."""
 
 
-def untold(operation: str, seconds: float) -> None:
+def ignore_latency(operation: str, seconds: float) -> None:
     """For whoever does not want to know."""
 
 
-async def timed(took: Took, operation: str, asked: Awaitable[Reply]) -> Reply:
+async def timed(took: LatencyObserver, operation: str, asked: Awaitable[Reply]) -> Reply:
     """Wait for an answer; a call that never left is not timed, as it says nothing of Redis."""
     started = perf_counter()
     try:

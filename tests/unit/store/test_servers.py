@@ -7,14 +7,14 @@ from redis.asyncio.connection import Connection, SSLConnection, UnixDomainSocket
 from redis.asyncio.sentinel import SentinelConnectionPool
 
 from gateway.store.redis.pipeliner import Timeouts
-from gateway.store.redis.router import Cluster, Single, connect
+from gateway.store.redis.router import Cluster, SingleNode, connect
 
 TIMEOUTS = Timeouts()
 
 
-def single(url: str) -> Single:
+def single(url: str) -> SingleNode:
     servers = connect(url, TIMEOUTS)
-    assert isinstance(servers, Single)
+    assert isinstance(servers, SingleNode)
     return servers
 
 

@@ -7,12 +7,12 @@ from itertools import pairwise
 
 import pytest
 
-from gateway.api.start_limiter import Turnstile
+from gateway.api.start_limiter import StartLimiter
 
 
 async def test_one_request_passes_at_once() -> None:
     """Without giving the turn to anybody else."""
-    gate = Turnstile()
+    gate = StartLimiter()
     others: list[str] = []
     asyncio.get_running_loop().call_soon(others.append, "somebody")
     await gate.enter()
@@ -20,7 +20,7 @@ async def test_one_request_passes_at_once() -> None:
 
 
 async def test_a_few_pass_in_each_turn_in_their_order() -> None:
-    gate = Turnstile(at_once=8)
+    gate = StartLimiter(at_once=8)
     passed: list[int] = []
 
     async def request(number: int) -> None:
@@ -37,7 +37,7 @@ async def test_a_few_pass_in_each_turn_in_their_order() -> None:
 
 
 async def test_it_is_open_again_when_the_crowd_has_passed() -> None:
-    gate = Turnstile(at_once=2)
+    gate = StartLimiter(at_once=2)
     await asyncio.gather(*(gate.enter() for _ in range(7)))
     await asyncio.sleep(0)
     await asyncio.sleep(0)
@@ -46,7 +46,7 @@ async def test_it_is_open_again_when_the_crowd_has_passed() -> None:
 
 
 async def test_whoever_leaves_is_not_waited_for() -> None:
-    gate = Turnstile(at_once=1)
+    gate = StartLimiter(at_once=1)
     first, leaving, last = (asyncio.create_task(gate.enter()) for _ in range(3))
     await asyncio.sleep(0)
     leaving.cancel()
