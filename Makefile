@@ -13,7 +13,7 @@ SDK_STAMPS := $(SDKS:%=$(PEERS)/%/.installed)
 NODE := tests/peers/node
 PIP_INSTALL := install --quiet --disable-pip-version-check --no-input
 UV_VERSION := 0.13.9
-UV_COMPILE = .venvs/lock/bin/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-emit-find-links --custom-compile-command "make lock" $(ARGS)
+UV_COMPILE = .venvs/lock/bin/uv pip compile --quiet --no-strip-extras --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-emit-find-links --custom-compile-command "make lock" $(ARGS)
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
