@@ -67,7 +67,7 @@ def error_response(error: GatewayError, extra: dict[str, str] | None = None) -> 
 
 def to_body(error: GatewayError) -> ErrorResponse:
     """OpenAI's error object."""
-    return ErrorResponse(ErrorDetail(error.message, error.type, error.param, error.reason))
+    return ErrorResponse(ErrorDetail(error.message, error.type, error.param, error.code))
 
 
 def to_answer(error: Exception, context: RequestContext) -> ASGIResponse:

@@ -46,14 +46,16 @@ class GatewayError(Exception):
     """A failure that is safe to show.
 
     `status` is the HTTP status; `type`, `code` and `param` fill OpenAI's error object;
-    `retry` becomes `x-should-retry`, which the OpenAI SDKs put above their own rule for the
+    `should_retry` becomes `x-should-retry`, which the OpenAI SDKs put above their own rule for the
     status (None leaves it to them); `retry_after_s` becomes `retry-after` and `retry-after-ms`.
+    A class says what holds for all of its kind; one failure may have a `code` or a
+    `should_retry` of its own.
     """
 
     status: ClassVar[int] = 500
     type: ClassVar[str] = "server_error"
-    code: ClassVar[str | None] = None
-    retry: ClassVar[bool | None] = None
+    code: str | None = None
+    should_retry: bool | None = None
 
     @classmethod
     def label(cls) -> str:
@@ -71,9 +73,9 @@ class GatewayError(Exception):
         super().__init__(message)
         self.message = message
         self.param = param
-        self.reason = code or self.code
+        self.code = code or type(self).code
+        self.should_retry = type(self).should_retry
         self.retry_after_s = retry_after_s
-        self.should_retry = self.retry
 
 
 class InvalidRequest(GatewayError):
@@ -82,7 +84,7 @@ class InvalidRequest(GatewayError):
     status = 400
     type = "invalid_request_error"
     code = "invalid_value"
-    retry = False
+    should_retry = False
 
 
 class UnknownParameter(InvalidRequest):
@@ -125,7 +127,7 @@ class InvalidKey(GatewayError):
     status = 401
     type = "invalid_request_error"
     code = "invalid_api_key"
-    retry = False
+    should_retry = False
 
 
 class ModelForbidden(GatewayError):
@@ -134,7 +136,7 @@ class ModelForbidden(GatewayError):
     status = 403
     type = "invalid_request_error"
     code = "model_not_allowed"
-    retry = False
+    should_retry = False
 
 
 class NotFound(GatewayError):
@@ -143,7 +145,7 @@ class NotFound(GatewayError):
     status = 404
     type = "invalid_request_error"
     code = "not_found"
-    retry = False
+    should_retry = False
 
 
 class ModelNotFound(NotFound):
@@ -158,7 +160,7 @@ class MethodNotAllowed(GatewayError):
     status = 405
     type = "invalid_request_error"
     code = "method_not_allowed"
-    retry = False
+    should_retry = False
 
 
 class BodyTimeout(GatewayError):
@@ -175,7 +177,7 @@ class NotCached(GatewayError):
     status = 504
     type = "invalid_request_error"
     code = "not_cached"
-    retry = False
+    should_retry = False
 
 
 class RateLimited(GatewayError):
@@ -189,7 +191,7 @@ class RateLimited(GatewayError):
 class LargerThanLimit(RateLimited):
     """The request alone is larger than a limit of the tenant's, so that no wait helps."""
 
-    retry = False
+    should_retry = False
 
 
 class UpstreamThrottled(RateLimited):
@@ -202,7 +204,7 @@ class BudgetExhausted(GatewayError):
     status = 429
     type = "insufficient_quota"
     code = "insufficient_quota"
-    retry = False
+    should_retry = False
 
 
 class UpstreamBilling(BudgetExhausted):
@@ -245,7 +247,7 @@ class UpstreamRefused(GatewayError):
 
     status = 502
     code = "upstream_account_error"
-    retry = False
+    should_retry = False
 
 
 class UpstreamFailed(GatewayError):
@@ -263,7 +265,7 @@ class UpstreamAmbiguous(GatewayError):
 
     status = 502
     code = "upstream_outcome_unknown"
-    retry = False
+    should_retry = False
 
 
 class UpstreamTimeout(UpstreamAmbiguous):

@@ -30,7 +30,7 @@ def encode_error(error: GatewayError) -> bytes:
         type(error).__name__,
         error.message,
         error.param,
-        error.reason,
+        error.code,
         error.retry_after_s,
         error.should_retry,
     )

@@ -106,7 +106,7 @@ def make(target: str) -> str:
 
 def pins(lock: str) -> dict[str, str]:
     text = (ROOT / lock).read_text()
-    return dict(re.findall(r"^([A-Za-z0-9._-]+)==([^\s;]+)", text, re.MULTILINE))
+    return dict(re.findall(r"^([A-Za-z0-9._-]+)(?:\[[^\]]*\])?==([^\s;]+)", text, re.MULTILINE))
 
 
 def unmet(requirements: list[Any], locked: dict[str, str]) -> list[str]:

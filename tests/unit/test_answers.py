@@ -107,8 +107,8 @@ def test_only_what_is_not_paid_may_be_retried(kind: type[GatewayError]) -> None:
     """SDKs repeat 408, 409, 429 and every 5xx by themselves, three times in all."""
     is_mistake = kind.status < 429 and kind.status != 408
     if is_mistake or issubclass(kind, errors.UpstreamAmbiguous):
-        assert kind.retry is False
-    assert kind.retry is not True
+        assert kind.should_retry is False
+    assert kind.should_retry is not True
 
 
 @pytest.mark.parametrize(

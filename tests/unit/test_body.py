@@ -56,7 +56,7 @@ def test_what_is_no_json_object_is_refused(content: bytes) -> None:
     """In words for the caller, never with the reader's own trace."""
     found = refusal(content)
 
-    assert (found.reason, found.param) == ("invalid_json", None)
+    assert (found.code, found.param) == ("invalid_json", None)
     assert len(found.message) < 200
 
 
@@ -129,18 +129,18 @@ BAD: list[tuple[str, Any, str]] = [
 def test_a_field_of_the_wrong_kind_is_named(name: str, value: Any, code: str) -> None:
     """Types as JSON has them: nothing is read as something else."""
     if code == "invalid_json":
-        assert refusal({"prompt": "a fox", name: value}).reason == code
+        assert refusal({"prompt": "a fox", name: value}).code == code
         return
     found = refusal({"prompt": "a fox", name: value})
 
-    assert (found.param, found.reason) == (name, code)
+    assert (found.param, found.code) == (name, code)
     assert name in found.message
 
 
 def test_a_missing_prompt_is_named() -> None:
     for content in ({}, {"prompt": None}, {"n": 1}):
         found = refusal(content)
-        assert (found.param, found.reason) == ("prompt", "missing_required_parameter")
+        assert (found.param, found.code) == ("prompt", "missing_required_parameter")
 
 
 @pytest.mark.parametrize("name", ["prompt", "user", "negative_prompt", "model", "size"])
@@ -163,7 +163,7 @@ def test_a_whole_surrogate_pair_is_a_character() -> None:
 def test_an_unknown_field_is_named(name: str) -> None:
     found = refusal({"prompt": "a", name: 1})
 
-    assert (found.reason, found.param) == ("unknown_parameter", name)
+    assert (found.code, found.param) == ("unknown_parameter", name)
 
 
 @pytest.mark.parametrize("name", ["x" * 5000, "\ud800" * 100, "\r\n" * 100])

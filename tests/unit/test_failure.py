@@ -314,11 +314,11 @@ def test_nothing_that_may_be_paid_is_sent_again() -> None:
         ambiguous = issubclass(row.error, errors.UpstreamAmbiguous)
         assert ambiguous == (row.remedy is Remedy.UNKNOWN)
         if ambiguous:
-            assert row.error.retry is False
+            assert row.error.should_retry is False
 
 
 def test_billing_is_not_a_matter_of_waiting() -> None:
     for row in TABLE:
         if issubclass(row.error, errors.UpstreamBilling):
-            assert row.error.retry is False
+            assert row.error.should_retry is False
             assert row.retry_after_s is None

@@ -95,7 +95,7 @@ def test_a_refused_field_is_refused_by_its_name(name: str) -> None:
         refuse_unsupported(request(**{name: VALUES[name]}))
 
     assert caught.value.param == name
-    assert caught.value.reason == "unsupported_value"
+    assert caught.value.code == "unsupported_value"
     assert name in caught.value.message
 
 

@@ -174,7 +174,7 @@ def test_a_parameter_that_the_model_has_not_is_refused(
         plan(model, **{name: value})
 
     assert caught.value.param == name
-    assert caught.value.reason == "unsupported_parameter"
+    assert caught.value.code == "unsupported_parameter"
 
 
 @pytest.mark.parametrize("name", ["watermark", "prompt_extend"])
