@@ -77,7 +77,7 @@ class Parts:
         spare = None if isinstance(self.store, MemoryStore) else MemoryStore(clock.now)
         self.usage = UsageLog(Path(config.usage_log)) if config.usage_log else None
         self.client = DashScope(config.upstream, transport or open_transport(config.upstream))
-        self.fetcher = ImageFetcher(config.images)
+        self.fetcher = ImageFetcher(config.images, clock)
         self.delivery = Delivery(
             self.fetcher, steady=clock.steady, budget_bytes=config.images.budget_bytes
         )

@@ -9,10 +9,10 @@ from litestar.response.base import ASGIResponse
 
 from gateway.api.errors import json_answer
 from gateway.api.streaming import StreamedImages
-from gateway.delivery import Delivery, Keep, OpenDelivery
+from gateway.delivery import CopySink, Delivery, OpenDelivery
 from gateway.domain.catalogue import Size
 from gateway.domain.clock import Clock
-from gateway.domain.errors import ServiceUnavailable
+from gateway.domain.errors import ImageUnavailable, ServiceUnavailable
 from gateway.observability.context import RequestContext
 from gateway.observability.metrics import Metrics
 from gateway.protocol.openai import Image, ImagesResponse
@@ -21,7 +21,7 @@ from gateway.results import Done, Lead, Ledger
 from gateway.results.image_bytes import ImageCache
 from gateway.translate.request import Plan
 from gateway.translate.response import to_openai
-from gateway.upstream.images import ImageFetcher, ImageUnavailable
+from gateway.upstream.images import ImageFetcher
 
 ROOM_S = 10.0
 
@@ -74,14 +74,14 @@ class Answers:
         def describe(images: list[Image], size: Size | None) -> ImagesResponse:
             return to_openai(images, created=record.created, size=size)
 
-        sources, held = await self._sources(result)
+        sources, reserved = await self._sources(result)
         delivery = await self._delivery.open(
             sources,
             describe,
             deadline=job.run.deadline,
             log=context.log,
-            keep=self._keep(job, result, context),
-            held=held,
+            copy_to=self._copy_sink(job, result, context),
+            reserved=reserved,
         )
 
         def ended(delivery: OpenDelivery) -> None:
@@ -109,7 +109,7 @@ class Answers:
             found = await images.find(place)
         finally:
             held = min(most, sum(map(len, found or ())))
-            budget.give(most - held)
+            budget.release(most - held)
         if found is not None:
             return found, held
         if result.record.life_s(self._clock.now()) > 0:
@@ -127,12 +127,12 @@ class Answers:
         """
         try:
             async with asyncio.timeout(ROOM_S):
-                await self._delivery.budget.take(count)
+                await self._delivery.budget.acquire(count)
         except TimeoutError:
             message = "The gateway has no memory for this image just now; try again."
             raise ServiceUnavailable(message, retry_after_s=1.0) from None
 
-    def _keep(self, job: Job, result: Result, context: RequestContext) -> Keep | None:
+    def _copy_sink(self, job: Job, result: Result, context: RequestContext) -> CopySink | None:
         place = result.place
         if self._images is None or not isinstance(place, Lead) or place.entry.cache_key is None:
             return None

@@ -1,7 +1,7 @@
 """The JSON around the images, and base64 in pieces.
 
-The encoder that writes every other answer writes this one too, with a mark in place of each image:
-what stands between the marks is sent as it is.
+The encoder that writes every other answer writes this one too, with a placeholder for each image:
+what stands between the placeholders is sent as it is.
 """
 
 from __future__ import annotations
@@ -11,21 +11,21 @@ from pybase64 import b64encode
 
 from gateway.protocol.openai import Image, ImagesResponse
 
-MARK = "|"
+PLACEHOLDER = "|"
 """In no base64, and in no other value of the answer."""
 
 
-def marked_images(count: int) -> list[Image]:
+def placeholder_images(count: int) -> list[Image]:
     """Stand-ins for the images of an answer."""
-    return [Image(b64_json=MARK)] * count
+    return [Image(b64_json=PLACEHOLDER)] * count
 
 
 def split_answer(answer: ImagesResponse) -> list[bytes]:
-    """The JSON before, between and after the images of an answer made of `marked_images`."""
+    """The JSON before, between and after the images of an answer made of `placeholder_images`."""
     text = msgspec.json.encode(answer)
-    pieces = text.split(MARK.encode())
+    pieces = text.split(PLACEHOLDER.encode())
     if len(pieces) != len(answer.data) + 1:
-        raise ValueError("the answer holds the mark elsewhere too")
+        raise ValueError("the answer holds the placeholder elsewhere too")
     return pieces
 
 

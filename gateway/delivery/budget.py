@@ -5,10 +5,10 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 
-from gateway.upstream.images import ImageUnavailable
+from gateway.domain.errors import ImageUnavailable
 
 
-class Budget:
+class ByteBudget:
     """Hands out bytes, first come, first served: a large wish is not overtaken by small ones."""
 
     def __init__(self, total: int) -> None:
@@ -16,16 +16,16 @@ class Budget:
         self.free = total
         self._waiting: deque[tuple[int, asyncio.Future[None]]] = deque()
 
-    def try_take(self, count: int) -> bool:
+    def try_acquire(self, count: int) -> bool:
         """Take if that needs no waiting."""
         if self._waiting or count > self.free:
             return False
         self.free -= count
         return True
 
-    async def take(self, count: int) -> None:
+    async def acquire(self, count: int) -> None:
         """Wait until there is room. Whoever may wait holding bytes needs another way to go on."""
-        if self.try_take(count):
+        if self.try_acquire(count):
             return
         turn = asyncio.get_running_loop().create_future()
         self._waiting.append((count, turn))
@@ -35,15 +35,15 @@ class Budget:
             if turn.done() and not turn.cancelled():
                 self.free += count
             turn.cancel()
-            self._admit()
+            self._grant()
             raise
 
-    def give(self, count: int) -> None:
+    def release(self, count: int) -> None:
         """Give back what was taken."""
         self.free += count
-        self._admit()
+        self._grant()
 
-    def _admit(self) -> None:
+    def _grant(self) -> None:
         while self._waiting:
             count, turn = self._waiting[0]
             if not turn.done():
@@ -54,10 +54,10 @@ class Budget:
             self._waiting.popleft()
 
 
-class Pile:
+class BlockBuffer:
     """Bytes of one image that wait to be sent, counted in the budget."""
 
-    def __init__(self, budget: Budget) -> None:
+    def __init__(self, budget: ByteBudget) -> None:
         self._budget = budget
         self._blocks: deque[bytes] = deque()
         self.held = 0
@@ -67,12 +67,12 @@ class Pile:
         """Wait for room, then take the block in.
 
         Raises:
-            ImageUnavailable: the pile would become larger than it may ever be.
+            ImageUnavailable: the buffer would become larger than it may ever be.
         """
         if self.held + len(block) > self.most:
             message = "A generated image, of no declared size, is too large for this gateway."
             raise ImageUnavailable(message)
-        await self._budget.take(len(block))
+        await self._budget.acquire(len(block))
         self.put(block)
 
     def put(self, block: bytes) -> None:
@@ -86,11 +86,11 @@ class Pile:
             return b""
         block = self._blocks.popleft()
         self.held -= len(block)
-        self._budget.give(len(block))
+        self._budget.release(len(block))
         return block
 
     def clear(self) -> None:
         """Drop everything."""
         self._blocks.clear()
-        self._budget.give(self.held)
+        self._budget.release(self.held)
         self.held = 0

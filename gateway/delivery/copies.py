@@ -7,13 +7,13 @@ from typing import Literal
 
 from msgspec import Struct
 
-from gateway.delivery.budget import Budget
+from gateway.delivery.budget import ByteBudget
 
 Missed = Literal["no_memory", "too_large"]
 """Why an image was not copied."""
 
 
-class Keep(Struct, frozen=True):
+class CopySink(Struct, frozen=True):
     """Who wants the images that were sent, and up to which size.
 
     `receive` is given an image's number and its bytes, which are no longer valid once it returns.
@@ -27,25 +27,25 @@ class Keep(Struct, frozen=True):
     missed: Callable[[Missed, int], None]
 
 
-class Keeper:
+class ImageCopier:
     """Copies one image at a time; `held` bytes of the budget are the delivery's until its end."""
 
-    def __init__(self, keep: Keep | None, budget: Budget, held: int = 0) -> None:
-        self._keep = keep
+    def __init__(self, sink: CopySink | None, budget: ByteBudget, reserved: int = 0) -> None:
+        self._sink = sink
         self._budget = budget
-        self._held = held
+        self._reserved = reserved
         self._copy: bytearray | None = None
         self._filled = 0
 
     def begin(self, length: int) -> None:
         """The next image begins."""
-        keep = self._keep
-        if keep is None:
+        sink = self._sink
+        if sink is None:
             return
-        if length > keep.max_bytes:
-            keep.missed("too_large", length)
-        elif not self._budget.try_take(length):
-            keep.missed("no_memory", length)
+        if length > sink.max_bytes:
+            sink.missed("too_large", length)
+        elif not self._budget.try_acquire(length):
+            sink.missed("no_memory", length)
         else:
             self._copy = bytearray(length)
             self._filled = 0
@@ -59,19 +59,19 @@ class Keeper:
 
     async def end(self, index: int) -> None:
         """The image is complete: hand it over."""
-        if self._copy is not None and self._keep is not None:
+        if self._copy is not None and self._sink is not None:
             with memoryview(self._copy).toreadonly() as image:
-                await self._keep.receive(index, image)
+                await self._sink.receive(index, image)
         self.drop()
 
     def close(self) -> None:
         """Give everything back."""
         self.drop()
-        self._budget.give(self._held)
-        self._held = 0
+        self._budget.release(self._reserved)
+        self._reserved = 0
 
     def drop(self) -> None:
         """Forget the image at hand."""
         if self._copy is not None:
-            self._budget.give(len(self._copy))
+            self._budget.release(len(self._copy))
             self._copy = None

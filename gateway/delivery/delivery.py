@@ -12,14 +12,20 @@ from collections.abc import AsyncGenerator, Callable, Sequence
 
 from structlog.typing import FilteringBoundLogger
 
-from gateway.delivery.base64_json import Base64Writer, base64_length, marked_images, split_answer
-from gateway.delivery.budget import Budget
-from gateway.delivery.copies import Keep, Keeper
-from gateway.delivery.sources import FetchedImage, HeldImage, Source
+from gateway.delivery.base64_json import (
+    Base64Writer,
+    base64_length,
+    placeholder_images,
+    split_answer,
+)
+from gateway.delivery.budget import ByteBudget
+from gateway.delivery.copies import CopySink, ImageCopier
+from gateway.delivery.sources import FetchedImage, Source, StoredImage
 from gateway.domain.catalogue import Size
+from gateway.domain.errors import ImageUnavailable
 from gateway.protocol.openai import Image, ImagesResponse
 from gateway.upstream.download_retry import Deadline
-from gateway.upstream.images import ImageFetcher, ImageUnavailable
+from gateway.upstream.images import ImageFetcher
 
 BUDGET_BYTES = 32 * 1024 * 1024
 SENDING_S = 300.0
@@ -41,7 +47,7 @@ class Delivery:
     ) -> None:
         self._fetcher = fetcher
         self._steady = steady
-        self.budget = Budget(budget_bytes)
+        self.budget = ByteBudget(budget_bytes)
         self._holding = asyncio.Lock()
 
     async def open(
@@ -51,12 +57,12 @@ class Delivery:
         *,
         deadline: float,
         log: FilteringBoundLogger,
-        keep: Keep | None = None,
-        held: int = 0,
+        copy_to: CopySink | None = None,
+        reserved: int = 0,
     ) -> OpenDelivery:
         """Open every image, given by its URL or its bytes, by `deadline` on the steady clock.
 
-        The caller reads `body` or calls `aclose`. `held` bytes of the budget were taken for
+        The caller reads `body` or calls `aclose`. `reserved` bytes of the budget were taken for
         `sources`; they are given back in any case.
 
         Raises:
@@ -68,12 +74,12 @@ class Delivery:
         try:
             images = await self._open_all(sources, until, log)
             await self._hold_unmeasured(images, until)
-            keeper = Keeper(keep, self.budget, held)
-            delivery = OpenDelivery(images, describe, until, self._steady, keeper)
+            copier = ImageCopier(copy_to, self.budget, reserved)
+            delivery = OpenDelivery(images, describe, until, self._steady, copier)
             delivery.download_s = self._steady() - started
             return delivery
         except BaseException:
-            self.budget.give(held)
+            self.budget.release(reserved)
             await close_all(images)
             raise
 
@@ -94,7 +100,7 @@ class Delivery:
         self, source: str | bytes, until: Deadline, log: FilteringBoundLogger
     ) -> Source:
         if isinstance(source, bytes):
-            return HeldImage(source)
+            return StoredImage(source)
         return FetchedImage(await self._fetcher.open(source, until, log), self.budget)
 
     async def _hold_unmeasured(self, images: list[Source], until: Deadline) -> None:
@@ -124,12 +130,12 @@ class OpenDelivery:
         describe: Describe,
         until: Deadline,
         steady: Callable[[], float],
-        keeper: Keeper,
+        copier: ImageCopier,
     ) -> None:
         self._images = images
         self._until = until
         self._steady = steady
-        self._keeper = keeper
+        self._copier = copier
         self.download_s = 0.0
         """How long image hosts were waited for."""
         self.client_s = 0.0
@@ -137,8 +143,8 @@ class OpenDelivery:
         self.downloaded_bytes = 0
         sizes = {image.size for image in images}
         self.size = sizes.pop() if len(sizes) == 1 else None
-        self._glue = split_answer(describe(marked_images(len(images)), self.size))
-        self.content_length = sum(map(len, self._glue)) + sum(
+        self._json_fragments = split_answer(describe(placeholder_images(len(images)), self.size))
+        self.content_length = sum(map(len, self._json_fragments)) + sum(
             base64_length(image.length) for image in images
         )
 
@@ -153,12 +159,12 @@ class OpenDelivery:
                 image.read_ahead()
             text = b""
             for index, image in enumerate(self._images):
-                text += self._glue[index]
+                text += self._json_fragments[index]
                 writer = Base64Writer()
                 await image.begin()
-                self._keeper.begin(image.length)
+                self._copier.begin(image.length)
                 while block := await self._read(image):
-                    self._keeper.add(block)
+                    self._copier.add(block)
                     paused = self._steady()
                     yield text + writer.add(block)
                     taken_s = self._steady() - paused
@@ -166,8 +172,8 @@ class OpenDelivery:
                     self.client_s += taken_s
                     text = b""
                 text += writer.end()
-                await self._keeper.end(index)
-            yield text + self._glue[-1]
+                await self._copier.end(index)
+            yield text + self._json_fragments[-1]
         finally:
             await self.aclose()
 
@@ -187,7 +193,7 @@ class OpenDelivery:
 
     async def aclose(self) -> None:
         """Give up connections and bytes; harmless when there are none left."""
-        self._keeper.close()
+        self._copier.close()
         await close_all(self._images)
 
 

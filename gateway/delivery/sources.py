@@ -6,11 +6,11 @@ import asyncio
 from contextlib import suppress
 from typing import Protocol
 
-from gateway.delivery.budget import Budget, Pile
+from gateway.delivery.budget import BlockBuffer, ByteBudget
 from gateway.domain.catalogue import Size
+from gateway.domain.errors import ImageUnavailable
 from gateway.translate.response import PNG_HEADER_BYTES, png_size
 from gateway.upstream.download import BLOCK_BYTES, NOT_A_PNG, PNG_END, Download
-from gateway.upstream.images import ImageUnavailable
 
 
 class Source(Protocol):
@@ -35,7 +35,7 @@ class Source(Protocol):
         """Give up what is held."""
 
 
-class HeldImage:
+class StoredImage:
     """An image in memory already."""
 
     def __init__(self, image: bytes) -> None:
@@ -62,10 +62,10 @@ class HeldImage:
 class FetchedImage:
     """An image that downloads while it is sent, and before that as far as the budget goes."""
 
-    def __init__(self, download: Download, budget: Budget) -> None:
+    def __init__(self, download: Download, budget: ByteBudget) -> None:
         self._download = download
         self._budget = budget
-        self._pile = Pile(budget)
+        self._buffer = BlockBuffer(budget)
         self._ahead: asyncio.Task[None] | None = None
 
     @property
@@ -86,12 +86,12 @@ class FetchedImage:
     @property
     def held(self) -> int:
         """Bytes of the budget."""
-        return self._pile.held
+        return self._buffer.held
 
     async def hold(self, most: int) -> None:
         """Read the whole image into memory, at most so many bytes, to learn its length."""
-        self._pile.most = most
-        await self._download.read_all(self._pile)
+        self._buffer.most = most
+        await self._download.read_all(self._buffer)
 
     def read_ahead(self) -> None:
         self._ahead = asyncio.create_task(self._read_ahead())
@@ -105,14 +105,14 @@ class FetchedImage:
                 ahead.result()
 
     async def read(self) -> bytes:
-        return self._pile.pop() or await self._download.read()
+        return self._buffer.pop() or await self._download.read()
 
     async def aclose(self) -> None:
         try:
             await self.begin()
         finally:
             self._download.close()
-            self._pile.clear()
+            self._buffer.clear()
 
     async def _read_ahead(self) -> None:
         """A failure is not the end: the image is asked for again when its turn comes."""
@@ -121,12 +121,12 @@ class FetchedImage:
                 pass
 
     async def _read_block(self) -> bool:
-        await self._budget.take(BLOCK_BYTES)
+        await self._budget.acquire(BLOCK_BYTES)
         block = b""
         try:
             block = await self._download.read()
         finally:
-            self._budget.give(BLOCK_BYTES - len(block))
+            self._budget.release(BLOCK_BYTES - len(block))
         if block:
-            self._pile.put(block)
+            self._buffer.put(block)
         return bool(block)

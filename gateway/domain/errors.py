@@ -27,6 +27,7 @@
     ├── UpstreamFailed            502  the vendor failed and billed nothing
     ├── UpstreamAmbiguous         502  a picture may have been generated and billed
     │   ├── UpstreamTimeout       504
+    │   ├── ImageUnavailable      502  generated, and cannot be fetched
     │   └── IncompleteResult      502  fewer images than asked, and some may be billed
     └── InternalFault             500
 
@@ -273,6 +274,12 @@ class UpstreamTimeout(UpstreamAmbiguous):
 
     status = 504
     code = "upstream_timeout"
+
+
+class ImageUnavailable(UpstreamAmbiguous):
+    """An image was generated, and billed, but cannot be fetched."""
+
+    code = "image_unavailable"
 
 
 class IncompleteResult(UpstreamAmbiguous):

@@ -13,7 +13,7 @@ from collections.abc import Callable
 from structlog.typing import FilteringBoundLogger
 
 from gateway.config import ImageCache as Settings
-from gateway.delivery import Keep
+from gateway.delivery import CopySink
 from gateway.observability.metrics import Metrics
 from gateway.results import Done, Lead, Ledger
 from gateway.store.base import StoreUnavailable
@@ -40,7 +40,7 @@ class ImageCache:
         self._metrics = metrics
         self._now = now
 
-    def keep(self, lead: Lead, keep_s: float, log: FilteringBoundLogger) -> Keep:
+    def keep(self, lead: Lead, keep_s: float, log: FilteringBoundLogger) -> CopySink:
         """Take copies of a new result's images while they are sent, for `keep_s` seconds."""
         kept: set[int] = set()
 
@@ -62,7 +62,7 @@ class ImageCache:
             if len(kept) == lead.entry.images:
                 await self._ledger.hold(lead, keep_s)
 
-        return Keep(receive, self._settings.max_image_bytes, missed)
+        return CopySink(receive, self._settings.max_image_bytes, missed)
 
     def needs_bytes(self, done: Done) -> bool:
         """Whether a result's URLs are dead, or soon will be, so that only held bytes serve it."""

@@ -9,8 +9,9 @@ from typing import Protocol
 import aiohttp
 
 from gateway.domain.catalogue import Size
+from gateway.domain.errors import ImageUnavailable
 from gateway.translate.response import PNG_HEADER_BYTES, png_size
-from gateway.upstream.download_retry import ImageUnavailable, Patience
+from gateway.upstream.download_retry import DownloadRetry
 
 BLOCK_BYTES = 256 * 1024 + PNG_HEADER_BYTES
 """The most that is handed out at a time: what event loops read from a socket at once."""
@@ -31,7 +32,7 @@ class Broken(Exception):
 BREAKS = (Broken, aiohttp.ClientError, OSError, TimeoutError)
 
 
-class Shelf(Protocol):
+class Sink(Protocol):
     """Where an image of unknown length is put until it is known."""
 
     async def add(self, block: bytes) -> None: ...
@@ -42,9 +43,9 @@ class Shelf(Protocol):
 class Download:
     """A download that resumes where it broke. `close` it; cancelling a call loses no bytes."""
 
-    def __init__(self, connect: Connect, patience: Patience, max_bytes: int) -> None:
+    def __init__(self, connect: Connect, retry: DownloadRetry, max_bytes: int) -> None:
         self._connect = connect
-        self._patience = patience
+        self._retry = retry
         self._max_bytes = max_bytes
         self._response: aiohttp.ClientResponse | None = None
         self._head = b""
@@ -75,7 +76,7 @@ class Download:
                 return
             except BREAKS as cause:
                 self.close()
-                await self._patience.pause(cause, 0)
+                await self._retry.pause(cause, 0)
 
     async def read(self) -> bytes:
         """The next bytes; none at the end. The last ones come only if they do end a PNG.
@@ -88,25 +89,25 @@ class Download:
                 block = await self._next_block(self._response or await self._resume())
             except BREAKS as cause:
                 self.close()
-                await self._patience.pause(cause, self._received)
+                await self._retry.pause(cause, self._received)
             else:
                 return self._accept(block, self._length)
         return b""
 
-    async def read_all(self, shelf: Shelf) -> None:
-        """Put the whole image on a shelf, from its first byte; its `length` is known afterwards.
+    async def read_all(self, sink: Sink) -> None:
+        """Put the whole image on a sink, from its first byte; its `length` is known afterwards.
 
         Raises:
             ImageUnavailable: as `open`.
         """
         while True:
             try:
-                await self._collect(self._response or await self._begin(), shelf)
+                await self._collect(self._response or await self._begin(), sink)
                 return
             except BREAKS as cause:
                 self.close()
-                shelf.clear()
-                await self._patience.pause(cause, 0)
+                sink.clear()
+                await self._retry.pause(cause, 0)
 
     def close(self) -> None:
         """Give the connection up; what was received stays."""
@@ -115,7 +116,7 @@ class Download:
             self._response = None
 
     async def _begin(self) -> aiohttp.ClientResponse:
-        response = self._response = await self._patience.limit(self._connect({}))
+        response = self._response = await self._retry.limit(self._connect({}))
         require(response, 200)
         self._length = declared_length(response, self._max_bytes)
         self._etag = response.headers.get("etag")
@@ -133,7 +134,7 @@ class Download:
         headers = {"range": f"bytes={self._received}-"}
         if self._etag and not self._etag.startswith("W/"):
             headers["if-match"] = self._etag
-        response = await self._patience.limit(self._connect(headers))
+        response = await self._retry.limit(self._connect(headers))
         try:
             require(response, 200, 206)
             repeated = self._received - first_byte(response, self._length, self._etag)
@@ -147,7 +148,7 @@ class Download:
         return response
 
     async def _receive(self, response: aiohttp.ClientResponse, most: int) -> bytes:
-        block = await self._patience.limit(response.content.read(most))
+        block = await self._retry.limit(response.content.read(most))
         if not block:
             raise Broken("the answer ended early")
         return block
@@ -163,7 +164,7 @@ class Download:
         ends_chunk = True
         block = b""
         while not block and ends_chunk:
-            block, ends_chunk = await self._patience.limit(response.content.readchunk())
+            block, ends_chunk = await self._retry.limit(response.content.readchunk())
         return block
 
     def _accept(self, block: bytes, length: int) -> bytes:
@@ -175,14 +176,14 @@ class Download:
             block, self._head = self._head + block, b""
         return block
 
-    async def _collect(self, response: aiohttp.ClientResponse, shelf: Shelf) -> None:
-        await shelf.add(self._head)
+    async def _collect(self, response: aiohttp.ClientResponse, sink: Sink) -> None:
+        await sink.add(self._head)
         while block := await self._next_or_end(response):
             self._received += len(block)
             if self._received > self._max_bytes:
                 raise too_large(self._max_bytes)
             self._tail = (self._tail + block[-len(PNG_END) :])[-len(PNG_END) :]
-            await shelf.add(block)
+            await sink.add(block)
         if self._tail != PNG_END:
             raise Broken("the image is cut short")
         self._length, self._head = self._received, b""

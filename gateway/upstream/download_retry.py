@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
-from random import random
-from time import monotonic
 from typing import TypeVar
 
-from msgspec import Struct
 from structlog.typing import FilteringBoundLogger
 
-from gateway.domain.errors import UpstreamAmbiguous
+from gateway.domain.clock import Clock
+from gateway.domain.errors import ImageUnavailable
 
 ATTEMPTS = 5
 """Without the progress below between them."""
@@ -21,20 +19,6 @@ LONGEST_WAIT_S = 5.0
 JITTER = 0.5
 
 T = TypeVar("T")
-
-
-class ImageUnavailable(UpstreamAmbiguous):
-    """An image was generated, and billed, but cannot be fetched."""
-
-    code = "image_unavailable"
-
-
-class Timing(Struct, frozen=True):
-    """Time and chance, so that tests can hold both: steady seconds, a pause, [0, 1)."""
-
-    steady: Callable[[], float] = monotonic
-    sleep: Callable[[float], Awaitable[object]] = asyncio.sleep
-    chance: Callable[[], float] = random
 
 
 class Deadline:
@@ -56,15 +40,15 @@ class Deadline:
         self._at += by_s
 
 
-class Patience:
+class DownloadRetry:
     """What the download of one image may take."""
 
     def __init__(
-        self, deadline: Deadline, idle_s: float, timing: Timing, log: FilteringBoundLogger
+        self, deadline: Deadline, idle_s: float, clock: Clock, log: FilteringBoundLogger
     ) -> None:
         self._deadline = deadline
         self._idle_s = idle_s
-        self._timing = timing
+        self._clock = clock
         self._log = log
         self._failures = 0
         self._reached = 0
@@ -89,11 +73,11 @@ class Patience:
             self._reached = received
         self._failures += 1
         wait = min(FIRST_WAIT_S * 2**self._failures, LONGEST_WAIT_S)
-        wait *= 1 - JITTER * self._timing.chance()
+        wait *= 1 - JITTER * self._clock.chance()
         facts = {"received": received, "failures": self._failures, "cause": type(cause).__name__}
         if self._failures >= ATTEMPTS or wait >= self._deadline.left_s():
             self._log.error("image_given_up", **facts)
             message = "A generated image could not be downloaded from the image service."
             raise ImageUnavailable(message) from cause
         self._log.warning("image_download_broke", **facts)
-        await self._timing.sleep(wait)
+        await self._clock.sleep(wait)

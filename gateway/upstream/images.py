@@ -6,19 +6,17 @@ Nothing but the signed URL travels there: no key, no cookie, and no redirect is 
 from __future__ import annotations
 
 from functools import partial
-from math import inf
 
 import aiohttp
-import structlog
 from structlog.typing import FilteringBoundLogger
 from yarl import URL
 
 from gateway.config import Images
-from gateway.upstream.allow_list import AllowList, PublicResolver, is_public
+from gateway.domain.clock import Clock
+from gateway.domain.errors import ImageUnavailable
+from gateway.upstream.allow_list import AllowList, PublicResolver
 from gateway.upstream.download import Download
-from gateway.upstream.download_retry import Deadline, ImageUnavailable, Patience, Timing
-
-__all__ = ["ImageFetcher", "ImageUnavailable", "PublicResolver", "is_public"]
+from gateway.upstream.download_retry import Deadline, DownloadRetry
 
 CONNECT_S = 10.0
 IDLE_BUFFER_BYTES = 32 * 1024
@@ -28,10 +26,10 @@ IDLE_BUFFER_BYTES = 32 * 1024
 class ImageFetcher:
     """Checks and downloads result URLs."""
 
-    def __init__(self, images: Images, timing: Timing | None = None) -> None:
+    def __init__(self, images: Images, clock: Clock) -> None:
         self._images = images
         self._allowed = AllowList(images)
-        self._timing = timing or Timing()
+        self._clock = clock
         self._session: aiohttp.ClientSession | None = None
 
     def check(self, text: str) -> URL:
@@ -53,29 +51,14 @@ class ImageFetcher:
             ImageUnavailable: not allowed, not there, not a PNG, too large, or broken every time.
         """
         connect = partial(self._get, self.check(text))
-        patience = Patience(deadline, self._images.timeout_s, self._timing, log)
-        download = Download(connect, patience, self._images.max_bytes)
+        retry = DownloadRetry(deadline, self._images.timeout_s, self._clock, log)
+        download = Download(connect, retry, self._images.max_bytes)
         try:
             await download.open()
         except BaseException:
             download.close()
             raise
         return download
-
-    async def fetch(self, text: str) -> bytes:
-        """Download one image into memory.
-
-        Raises:
-            ImageUnavailable: as `open`.
-        """
-        deadline = Deadline(inf, self._timing.steady)
-        download = await self.open(text, deadline, structlog.get_logger())
-        try:
-            blocks = Blocks()
-            await download.read_all(blocks)
-            return blocks.join()
-        finally:
-            download.close()
 
     async def aclose(self) -> None:
         """Close the pool."""
@@ -97,19 +80,3 @@ class ImageFetcher:
                 read_bufsize=IDLE_BUFFER_BYTES,
             )
         return self._session
-
-
-class Blocks:
-    """An image in memory, as it arrived."""
-
-    def __init__(self) -> None:
-        self._blocks: list[bytes] = []
-
-    async def add(self, block: bytes) -> None:
-        self._blocks.append(block)
-
-    def clear(self) -> None:
-        self._blocks.clear()
-
-    def join(self) -> bytes:
-        return b"".join(self._blocks)

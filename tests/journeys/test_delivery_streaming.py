@@ -7,6 +7,7 @@ import socket
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from math import inf
+from time import monotonic, time
 
 import httpx
 import msgspec
@@ -22,11 +23,11 @@ from gateway.api.streaming import StreamedImages
 from gateway.config import Images
 from gateway.delivery import Delivery
 from gateway.domain.catalogue import Size
+from gateway.domain.clock import Clock
 from gateway.observability.context import RequestContext, open_context
 from gateway.protocol.openai import Image, ImagesResponse
 from gateway.server.worker import http_config
 from gateway.translate.response import to_openai
-from gateway.upstream.download_retry import Timing
 from gateway.upstream.images import ImageFetcher
 from tests.image_host import Answer, Asked, ImageHost, Script, answer, image_host, png, serve
 from tests.running import Logs
@@ -44,12 +45,12 @@ class Serving:
 
     def __init__(self, host: ImageHost, port: int) -> None:
         config = Images(allowed_hosts=("127.0.0.1",), allow_http=True)
-        timing = Timing(sleep=lambda _: asyncio.sleep(0))
+        clock = Clock(time, monotonic, sleep=lambda _: asyncio.sleep(0))
         self.host = host
         self.port = port
         self.url = f"http://127.0.0.1:{port}/"
-        self.fetcher = ImageFetcher(config, timing)
-        self.delivery = Delivery(self.fetcher, steady=timing.steady)
+        self.fetcher = ImageFetcher(config, clock)
+        self.delivery = Delivery(self.fetcher, steady=clock.steady)
         self.images: list[str] = []
         self.context = RequestContext("")
 

@@ -7,6 +7,7 @@ from base64 import b64encode
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from math import inf
+from time import time
 from typing import Any
 
 import msgspec
@@ -14,12 +15,13 @@ import pytest
 import structlog
 
 from gateway.config import Images
-from gateway.delivery import Delivery, Keep, OpenDelivery
+from gateway.delivery import CopySink, Delivery, OpenDelivery
 from gateway.domain.catalogue import Size
+from gateway.domain.clock import Clock
+from gateway.domain.errors import ImageUnavailable
 from gateway.protocol.openai import Image, ImagesResponse
 from gateway.translate.response import to_openai
-from gateway.upstream.download_retry import Timing
-from gateway.upstream.images import ImageFetcher, ImageUnavailable
+from gateway.upstream.images import ImageFetcher
 from tests.image_host import (
     Answer,
     Asked,
@@ -56,17 +58,19 @@ class Delivering:
         config = Images(allowed_hosts=("127.0.0.1",), allow_http=True, max_bytes=8 * MIB)
         self.host = host
         self.now = 0.0
-        timing = Timing(lambda: self.now, lambda _: asyncio.sleep(0), lambda: 0.0)
-        self.fetcher = ImageFetcher(config, timing)
+        clock = Clock(time, lambda: self.now, lambda: 0.0, lambda _: asyncio.sleep(0))
+        self.fetcher = ImageFetcher(config, clock)
         self.delivery = Delivery(self.fetcher, steady=lambda: self.now, budget_bytes=budget_bytes)
         self.budget = self.delivery.budget
 
     async def open(
-        self, *sources: Given, deadline: float = inf, keep: Keep | None = None
+        self, *sources: Given, deadline: float = inf, copy_to: CopySink | None = None
     ) -> OpenDelivery:
         given = [self._source(each) for each in sources]
         log = structlog.get_logger()
-        return await self.delivery.open(given, describe, deadline=deadline, log=log, keep=keep)
+        return await self.delivery.open(
+            given, describe, deadline=deadline, log=log, copy_to=copy_to
+        )
 
     def _source(self, given: Given) -> str | bytes:
         if isinstance(given, bytes):
@@ -329,7 +333,7 @@ class Kept:
     def __init__(self, max_bytes: int = MIB) -> None:
         self.images: dict[int, bytes] = {}
         self.missed: list[tuple[str, int]] = []
-        self.keep = Keep(self.receive, max_bytes, lambda *missed: self.missed.append(missed))
+        self.sink = CopySink(self.receive, max_bytes, lambda *missed: self.missed.append(missed))
 
     async def receive(self, index: int, image: memoryview) -> None:
         self.images[index] = bytes(image)
@@ -340,7 +344,7 @@ async def test_images_can_be_kept(delivering: Delivering) -> None:
     kept = Kept(MIB)
     images = [png(MIB - 1), png(MIB + 1), png(500)]
 
-    await delivering.send(*map(serve, images), keep=kept.keep)
+    await delivering.send(*map(serve, images), copy_to=kept.sink)
 
     assert kept.images == {0: images[0], 2: images[2]}
     assert kept.missed == [("too_large", MIB + 1)]
@@ -349,7 +353,7 @@ async def test_images_can_be_kept(delivering: Delivering) -> None:
 async def test_a_damaged_image_is_not_kept(delivering: Delivering) -> None:
     kept = Kept()
     with pytest.raises(ImageUnavailable):
-        await delivering.send(serve(png(MIB)[:-1] + b"x"), keep=kept.keep)
+        await delivering.send(serve(png(MIB)[:-1] + b"x"), copy_to=kept.sink)
     assert kept.images == {}
 
 
@@ -357,7 +361,7 @@ async def test_keeping_waits_for_no_budget() -> None:
     """Where there is none, the image is sent all the same."""
     async with open_delivering(budget_bytes=MIB // 2) as delivering:
         kept = Kept()
-        await delivering.send(serve(png(MIB)), serve(png(1000)), keep=kept.keep)
+        await delivering.send(serve(png(MIB)), serve(png(1000)), copy_to=kept.sink)
         assert list(kept.images) == [1]
         assert kept.missed == [("no_memory", MIB)]
 
@@ -387,7 +391,7 @@ async def test_images_of_unknown_length_that_never_fit() -> None:
 
 
 async def test_waiting_for_the_budget_ends_with_the_deadline(delivering: Delivering) -> None:
-    await delivering.budget.take(delivering.budget.total)
+    await delivering.budget.acquire(delivering.budget.total)
     with pytest.raises(ImageUnavailable, match="in time"):
         await delivering.open(chunked(png(MIB)), deadline=0.05)
-    delivering.budget.give(delivering.budget.total)
+    delivering.budget.release(delivering.budget.total)

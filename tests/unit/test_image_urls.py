@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from time import monotonic, time
+
 import pytest
 
 from gateway.config import Images
-from gateway.upstream.images import ImageFetcher, ImageUnavailable
+from gateway.domain.clock import Clock
+from gateway.domain.errors import ImageUnavailable
+from gateway.upstream.images import ImageFetcher
 
 HOST = "dashscope-result-bj.oss-cn-beijing.aliyuncs.com"
 EVIL = "evil.example"
@@ -14,7 +18,7 @@ EVIL = "evil.example"
 def is_allowed(url: str, *hosts: str, http: bool = False) -> bool:
     images = Images(allowed_hosts=hosts or (".aliyuncs.com",), allow_http=http)
     try:
-        found = ImageFetcher(images).check(url)
+        found = ImageFetcher(images, Clock(time, monotonic)).check(url)
     except ImageUnavailable:
         return False
     assert str(found) == url or found.host == HOST
