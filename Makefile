@@ -11,9 +11,7 @@ DEV := $(VENV)/.dev-installed
 SDKS := openai-1 openai-2 openai-3
 SDK_STAMPS := $(SDKS:%=$(PEERS)/%/.installed)
 NODE := tests/peers/node
-PIP_INSTALL := install --quiet --disable-pip-version-check --no-input
-UV_VERSION := 0.13.9
-UV_COMPILE = .venvs/lock/bin/uv pip compile --quiet --no-strip-extras --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-emit-find-links --custom-compile-command "make lock" $(ARGS)
+UV_COMPILE = .venvs/lock/bin/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-emit-find-links --custom-compile-command "make lock" $(ARGS)
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
@@ -31,29 +29,31 @@ install: $(RUN) ## Create .venv and install the gateway with its locked dependen
 run: $(RUN) ## Start the gateway on 127.0.0.1:8080, with the simulator unless DASHSCOPE_API_KEY is set
 	@exec $(BIN)/gateway demo $(ARGS)
 
-# Those that load a machine by themselves, or time what a loaded one is late for: one after the other.
-ALONE := tests/operations tests/observability/test_prometheus.py tests/paying/test_delivery_memory.py \
-    $(addprefix tests/reliability/test_,failover.py fair_pacing.py redis_loss.py resharding.py)
-# The others in four processes, for most of their time is spent waiting.
-PYTEST := PEERS=$(PEERS) $(BIN)/python -m pytest
-# What failed is run once more, alone: a busy machine is late for some that measure time.
-AGAIN := --last-failed --last-failed-no-failures none
-COV :=# --cov, for what is run first
-COV_MORE :=# and for what adds to it
+# Not what is in .venv alone: the SDKs that tests call the gateway with are in .peers.
+TESTS := PEERS=$(PEERS) $(BIN)/python scripts/run-tests
+COV :=# --cov: add to the coverage data in .coverage
 
 .PHONY: test
 test: $(DEV) peers ## Run the whole test suite; with ARGS="-k limits" only a part
 ifeq ($(ARGS),)
-	@$(PYTEST) --numprocesses 4 --dist loadfile $(COV) $(ALONE:%=--ignore=%) \
-	    || $(PYTEST) $(AGAIN) $(COV_MORE) --cov-report= --cov-fail-under=0 $(ALONE:%=--ignore=%)
-	@$(PYTEST) $(COV_MORE) $(ALONE) || $(PYTEST) $(AGAIN) $(COV_MORE) $(ALONE)
+	@$(TESTS) $(COV)
 else
-	@$(PYTEST) $(ARGS)
+	@PEERS=$(PEERS) $(BIN)/python -m pytest $(ARGS)
 endif
 
+.PHONY: test-fast
+test-fast: $(DEV) ## Run what is quick: no test that measures time, none with an SDK
+	@$(TESTS) --fast
+
+.PHONY: test-skipped
+test-skipped: $(DEV) peers ## Run what `make test` skipped the last time, for want of a program
+	@$(TESTS) --skipped $(COV)
+
 .PHONY: coverage
-coverage: ## Run the whole test suite, and fail if it leaves too much of the code out
-	@$(MAKE) test COV="--cov --cov-report= --cov-fail-under=0" COV_MORE="--cov --cov-append"
+coverage: $(DEV) ## Run the whole test suite, and fail if it leaves too much of the code out
+	@rm -f .coverage .coverage.*
+	@$(MAKE) test COV=--cov
+	@$(BIN)/python -m coverage report
 
 .PHONY: test-all-pythons
 test-all-pythons: ## Run the suite on each of Python 3.11, 3.12 and 3.13 that is found
@@ -79,6 +79,7 @@ lock: .venvs/lock/.installed ## Write every lock file anew; ARGS=--upgrade takes
 	@$(UV_COMPILE) pyproject.toml --group build --output-file requirements.lock
 	@$(UV_COMPILE) pyproject.toml --group build --group dev --constraint requirements.lock --output-file requirements-dev.lock
 	@$(UV_COMPILE) --group pyproject.toml:picture --output-file requirements-picture.lock
+	@$(UV_COMPILE) --group pyproject.toml:lock --output-file requirements-lock.lock
 	@for major in 1 2 3; do \
 	    echo "openai~=$$major.0" | $(UV_COMPILE) - --no-annotate --output-file tests/peers/openai-$$major.lock; \
 	done
@@ -88,7 +89,7 @@ lock: .venvs/lock/.installed ## Write every lock file anew; ARGS=--upgrade takes
 
 .PHONY: clean
 clean: ## Remove every environment, build and cache
-	rm -rf .venv .venvs .peers $(NODE)/node_modules build dist htmlcov .coverage .coverage.* \
+	rm -rf .venv .venvs .peers .test-results $(NODE)/node_modules build dist htmlcov .coverage .coverage.* \
 	    .hypothesis .mypy_cache .pytest_cache .ruff_cache
 	find gateway tests -name __pycache__ -prune -exec rm -rf {} +
 
@@ -99,23 +100,22 @@ $(BIN)/python:
 
 $(RUN): requirements.lock pyproject.toml | $(BIN)/python
 	@echo "Installing the locked dependencies into $(VENV)"
-	@$(BIN)/python -m pip $(PIP_INSTALL) --require-hashes --requirement requirements.lock
-	@$(BIN)/python -m pip $(PIP_INSTALL) --no-deps --no-build-isolation --editable .
+	@scripts/install-locked $(VENV) requirements.lock --no-build-isolation --editable .
 	@touch $@
 
 $(DEV): requirements-dev.lock $(RUN)
 	@echo "Installing the locked development tools into $(VENV)"
-	@$(BIN)/python -m pip $(PIP_INSTALL) --require-hashes --requirement requirements-dev.lock
+	@scripts/install-locked $(VENV) requirements-dev.lock
 	@touch $@
 
-.venvs/lock/.installed: Makefile
+.venvs/lock/.installed: requirements-lock.lock
 	@scripts/make-venv .venvs/lock $(PYTHON)
-	@.venvs/lock/bin/python -m pip $(PIP_INSTALL) uv==$(UV_VERSION)
+	@scripts/install-locked .venvs/lock requirements-lock.lock
 	@touch $@
 
 .venvs/picture/.installed: requirements-picture.lock
 	@scripts/make-venv .venvs/picture $(PYTHON)
-	@.venvs/picture/bin/python -m pip $(PIP_INSTALL) --require-hashes --requirement $<
+	@scripts/install-locked .venvs/picture $<
 	@touch $@
 
 # The SDKs the tests call the gateway with, each in an environment of its own.
@@ -126,7 +126,7 @@ peers: $(SDK_STAMPS) $(NODE)/node_modules/.installed ## Install the SDKs that th
 $(PEERS)/%/.installed: tests/peers/%.lock | $(BIN)/python
 	@echo "Installing the $* SDK into $(@D)"
 	@$(BIN)/python -m venv --clear --without-pip $(@D)
-	@$(BIN)/python -m pip --python $(@D)/bin/python $(PIP_INSTALL) --require-hashes --requirement $<
+	@scripts/install-locked $(@D) $<
 	@touch $@
 
 $(NODE)/node_modules/.installed: $(NODE)/package-lock.json $(NODE)/package.json

@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 from collections.abc import Generator, Iterator
+from pathlib import Path
 from typing import Final
 
 import hypothesis
 import pytest
 
-from tests.redis_server import RedisServer, available_redis_servers
+from tests.redis_server import (
+    RedisServer,
+    available_redis_servers,
+    missing_redis_releases,
+    redis_releases,
+)
 from tests.running import SECRETS
 from tests.security.secrets_search import SHOWN, Search
 
@@ -44,16 +51,16 @@ def own_redis_server() -> Iterator[RedisServer]:
         yield server
 
 
-@pytest.fixture(scope="session", params=available_redis_servers())
+@pytest.fixture(scope="session", params=redis_releases())
 def each_redis_server(request: pytest.FixtureRequest) -> Iterator[RedisServer]:
-    """As `redis_server`, once for each version found on this machine."""
+    """As `redis_server`, once for each release that tests run on."""
     with RedisServer(available_redis_servers()[request.param]) as server:
         yield server
 
 
 @pytest.fixture
 def each_redis_url(each_redis_server: RedisServer) -> str:
-    """As `redis_url`, once for each version found on this machine."""
+    """As `redis_url`, once for each release that tests run on."""
     each_redis_server.flush()
     return each_redis_server.url
 
@@ -118,9 +125,38 @@ class SkipsFail:
                 terminalreporter.line(f"{test}: {reason}")
 
     def _judge(self, report: pytest.TestReport | pytest.CollectReport) -> None:
-        reason = report.longrepr[2] if isinstance(report.longrepr, tuple) else str(report.longrepr)
+        reason = skip_reason(report)
         if not any(re.search(pattern, reason) for pattern in ALLOWED_SKIPS):
             self.refused[report.nodeid] = reason
+
+
+class Results:
+    """Writes what passed, failed and was skipped, for scripts/run-tests to read."""
+
+    def __init__(self, file: Path) -> None:
+        self.file = file
+
+    def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter) -> None:
+        stats = terminalreporter.stats
+        failed = [report.nodeid for kind in ("failed", "error") for report in stats.get(kind, ())]
+        skipped = {report.nodeid: skip_reason(report) for report in stats.get("skipped", ())}
+        passed = len(stats.get("passed", ())) + len(stats.get("xfailed", ()))
+        results = {"passed": passed, "failed": list(dict.fromkeys(failed)), "skipped": skipped}
+        self.file.write_text(json.dumps(results))
+
+
+def skip_reason(report: pytest.TestReport | pytest.CollectReport) -> str:
+    reason = report.longrepr[2] if isinstance(report.longrepr, tuple) else str(report.longrepr)
+    return reason.removeprefix("Skipped: ")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Skip the tests on a release of Redis that this machine lacks."""
+    missing = missing_redis_releases()
+    for item in items if missing else ():
+        parameters = item.callspec.params.values() if hasattr(item, "callspec") else ()
+        for release in missing.keys() & {value for value in parameters if isinstance(value, str)}:
+            item.add_marker(pytest.mark.skip(missing[release]))
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -128,3 +164,6 @@ def pytest_configure(config: pytest.Config) -> None:
     is_worker = hasattr(config, "workerinput")
     if os.environ.get("CI") == "true" and not is_worker:
         config.pluginmanager.register(SkipsFail())
+    results = os.environ.pop("TEST_RESULTS", "")  # popped: for this run alone, not those it starts
+    if results and not is_worker:
+        config.pluginmanager.register(Results(Path(results)))

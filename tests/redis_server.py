@@ -16,8 +16,14 @@ import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Self
+from typing import Final, Self
 
+TESTED_ON: Final = {
+    "valkey-9.1": "it comes with the locked tools of `make test`",
+    "redis-7.0": "install redis-server of Debian 12",
+    "redis-6.2": "it comes with the locked tools for Python 3.11 and 3.12 on Linux for x86_64",
+}
+"""What docs/reliability.md promises, and how a machine gets it."""
 READY_WITHIN_S = 20.0
 # Below the range that outgoing connections take theirs from, so that a restart finds its port free.
 PORTS = range(20000, 32000)
@@ -188,21 +194,43 @@ def _is_free(port: int) -> bool:
 
 @functools.cache
 def available_redis_servers() -> dict[str, Path]:
-    """`{"redis 7.0.15": path, …}`: Redis before Valkey, newest first."""
+    """`{"valkey-9.1": path, …}`: each release that this machine has, the newest first."""
     found: dict[str, Path] = {}
     for binary in _candidates():
-        version = _version_of(binary)
-        if version is not None:
-            found.setdefault(version, binary)
-    return dict(sorted(found.items(), key=lambda item: _preference(item[0])))
+        release = _release_of(binary)
+        if release is not None:
+            found.setdefault(release, binary)
+    return dict(sorted(found.items(), key=lambda item: number_of(item[0]), reverse=True))
+
+
+def redis_releases() -> list[str]:
+    """What to run a test on each of: those of `TESTED_ON`, here or not, and what else is here.
+
+    A test with one of them as a parameter is skipped where it is missing: see tests/conftest.py.
+    """
+    return list({**TESTED_ON, **available_redis_servers()})
+
+
+def missing_redis_releases() -> dict[str, str]:
+    """Those of `redis_releases` that this machine lacks, and why tests on them are skipped."""
+    return {
+        release: f"{release} was not found: {how}"
+        for release, how in TESTED_ON.items()
+        if release not in available_redis_servers()
+    }
 
 
 def default_redis_server() -> Path:
-    """The one that tests run on when they do not ask for every one."""
+    """The newest: what tests run on when they do not ask for every one."""
     for binary in available_redis_servers().values():
         return binary
     message = "no redis-server was found: `make test` installs one, or put one on PATH"
     raise FileNotFoundError(message)
+
+
+def number_of(release: str) -> tuple[int, ...]:
+    """`(9, 1)` of `valkey-9.1`."""
+    return tuple(int(part) for part in re.findall(r"\d+", release))
 
 
 def _candidates() -> Iterator[Path]:
@@ -218,16 +246,11 @@ def _candidates() -> Iterator[Path]:
             yield from Path(folder).glob(pattern)
 
 
-def _version_of(binary: Path) -> str | None:
+def _release_of(binary: Path) -> str | None:
     """None where it is not there, does not run, or is something else."""
     try:
         run = subprocess.run([binary, "--version"], capture_output=True, check=True, timeout=10)
     except (OSError, subprocess.SubprocessError):
         return None
-    match = re.match(r"(Redis|Valkey) server v=(\S+)", run.stdout.decode())
-    return f"{match[1].lower()} {match[2]}" if match else None
-
-
-def _preference(version: str) -> tuple[str, list[int]]:
-    name, number = version.split()
-    return name, [-int(part) for part in re.findall(r"\d+", number)]
+    match = re.match(r"(Redis|Valkey) server v=(\d+[.]\d+)", run.stdout.decode())
+    return f"{match[1].lower()}-{match[2]}" if match else None

@@ -12,7 +12,7 @@ import pytest
 from gateway.store.base import Limits, Reservation, Settlement, Store, TakeRequest, Verdict
 from gateway.store.memory import MemoryStore
 from gateway.store.redis import RedisStore, Timeouts
-from tests.redis_server import RedisServer, available_redis_servers
+from tests.redis_server import RedisServer, available_redis_servers, redis_releases
 
 NOON = datetime(2026, 3, 14, 12, 0, 0, 100_000, UTC).timestamp()
 """Early in a second: what a command takes on its way, even on a busy machine, changes no bucket."""
@@ -37,16 +37,15 @@ class Clock:
         return round((self.now - time.time()) * 1000)
 
 
-KINDS = ["memory", *(f"redis-{version}" for version in available_redis_servers())]
+KINDS = ["memory", *redis_releases()]
 _servers: dict[str, RedisServer] = {}
 
 
 def server_of(kind: str) -> RedisServer:
-    """One server per version, for all tests of this process; closed when it ends."""
-    version = kind.removeprefix("redis-")
-    if version not in _servers:
-        _servers[version] = RedisServer(available_redis_servers()[version])
-    return _servers[version]
+    """One server per release, for all tests of this process; closed when it ends."""
+    if kind not in _servers:
+        _servers[kind] = RedisServer(available_redis_servers()[kind])
+    return _servers[kind]
 
 
 def open_store(kind: str, clock: Clock, **options: Any) -> Store:

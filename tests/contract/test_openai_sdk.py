@@ -19,6 +19,8 @@ from tests.peers.run import PEERS, run_peer
 from tests.running import ACME, LIMITED, ROOT, HeldClock, RunningGateway, account, config_for
 from tests.simulated import SimulatedDashScope
 
+pytestmark = pytest.mark.peers
+
 SLASHED: Final = "openai/dall-e-3"
 PYTHON_PEERS: Final = [peer for peer in PEERS if peer != "openai-node"]
 EACH_PEER: Final = [pytest.param(peer, marks=pytest.mark.xdist_group(peer)) for peer in PEERS]

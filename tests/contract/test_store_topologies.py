@@ -16,7 +16,12 @@ from redis.crc import key_slot
 from gateway.store.base import Limits, StoreUnavailable
 from gateway.store.redis import RedisStore, Timeouts
 from tests.contract.stores import ask, used
-from tests.redis_server import CLUSTER_BUS_OFFSET, RedisServer, available_redis_servers
+from tests.redis_server import (
+    CLUSTER_BUS_OFFSET,
+    RedisServer,
+    available_redis_servers,
+    redis_releases,
+)
 
 LIMITS = Limits(requests_per_minute=1_000_000)
 QUICK = Timeouts(connect_s=0.2, command_s=0.2)
@@ -80,7 +85,7 @@ class Replicated:
             time.sleep(0.05)
 
 
-@pytest.fixture(params=available_redis_servers())
+@pytest.fixture(params=redis_releases())
 def replicated(request: pytest.FixtureRequest) -> Iterator[Replicated]:
     with ExitStack() as stack:
         servers = Replicated(stack, available_redis_servers()[request.param])
@@ -103,7 +108,7 @@ async def test_sentinel_leads_to_the_master_and_to_the_next_one(replicated: Repl
     assert levels.day.remaining <= 6
 
 
-@pytest.fixture(params=available_redis_servers())
+@pytest.fixture(params=redis_releases())
 def guarded(request: pytest.FixtureRequest) -> Iterator[str]:
     """The address of a server and a Sentinel that each ask for a password of their own."""
     binary = available_redis_servers()[request.param]
@@ -181,7 +186,7 @@ class Nodes:
         return b"cluster_state:ok" in info and len(client.execute_command("CLUSTER", "SLOTS")) == 3
 
 
-@pytest.fixture(params=available_redis_servers())
+@pytest.fixture(params=redis_releases())
 def nodes(request: pytest.FixtureRequest) -> Iterator[Nodes]:
     with ExitStack() as stack:
         yield Nodes(stack, available_redis_servers()[request.param])

@@ -20,6 +20,8 @@ from gateway.observability.metrics import Metrics
 from tests.observability.scraping import Run
 from tests.running import ROOT
 
+pytestmark = pytest.mark.timing
+
 pytestmark = pytest.mark.xdist_group("prometheus")
 
 DASHBOARD: Final = ROOT / "deploy" / "grafana" / "gateway.json"

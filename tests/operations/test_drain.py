@@ -26,6 +26,8 @@ from tests.operations.site import (
 from tests.running import ACME, GatewayProcess
 from tests.simulated import SimulatedDashScope
 
+pytestmark = pytest.mark.timing
+
 IN_FLIGHT = 200
 PACED = {"name": "one", "api_key": "sk-paced", "rates": {"*": "2/s"}}
 

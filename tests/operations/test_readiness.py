@@ -12,6 +12,8 @@ from tests.operations.site import document, write
 from tests.redis_server import RedisServer
 from tests.running import GatewayProcess, until
 
+pytestmark = pytest.mark.timing
+
 QUICK = {"connect_timeout_ms": 2000, "command_timeout_ms": 2000}
 NO_VENDOR = "http://127.0.0.1:1/api/v1"
 

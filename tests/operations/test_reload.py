@@ -37,6 +37,8 @@ from tests.operations.site import (
 from tests.running import ACME, GatewayProcess, key_of
 from tests.simulated import SimulatedDashScope
 
+pytestmark = pytest.mark.timing
+
 WITHIN_S: Final = 2.0
 RELOADS: Final = 100
 EVERY_TENTH_BROKEN: Final = (2, 5, 8)

@@ -11,6 +11,8 @@ import pytest
 
 from tests.operations.site import Site, generate, one_account, session
 
+pytestmark = pytest.mark.timing
+
 RATES = {"*": "2/s"}
 WAITING = 12
 

@@ -14,6 +14,8 @@ from tests.redis_server import RedisServer
 from tests.running import ACME, GatewayProcess, key_of, until
 from tests.simulated import SimulatedDashScope
 
+pytestmark = pytest.mark.timing
+
 QUICK = {"connect_timeout_ms": 2000, "command_timeout_ms": 2000}
 BETA = key_of("beta")
 

@@ -14,6 +14,8 @@ from tests.operations.site import Load, Site
 from tests.running import GatewayProcess
 from tests.simulated import SimulatedDashScope
 
+pytestmark = pytest.mark.timing
+
 PER_SECOND = 200
 
 

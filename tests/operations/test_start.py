@@ -17,6 +17,8 @@ from tests.operations.site import Site, children_of, document, one_account, tena
 from tests.running import ACME, ROOT, UPSTREAM_KEY, GatewayProcess, key_of, until
 from tests.simulated import SimulatedDashScope
 
+pytestmark = pytest.mark.timing
+
 READY_S = 1.5
 SLACK = 4
 """Machines that run tests are slow and shared; bench/restart.py holds the goal itself."""

@@ -13,10 +13,13 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import httpx
+import pytest
 
 from tests.paying.conftest import Figure
 from tests.paying.shop import MODEL, Fleet, Vendor
 from tests.running import ACME, Client
+
+pytestmark = pytest.mark.timing
 
 REQUESTS = 8
 IMAGES = 4

@@ -15,6 +15,8 @@ import pytest
 
 from tests.peers.run import PEERS, run_peer
 
+pytestmark = pytest.mark.peers
+
 PNG = b"\x89PNG\r\n\x1a\n" + struct.pack(">I4sII", 13, b"IHDR", 640, 480) + b"rest"
 PNG_SHA256 = hashlib.sha256(PNG).hexdigest()
 

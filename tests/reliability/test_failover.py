@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import asyncio
 
+import pytest
+
 from tests.reliability.client import statuses
 from tests.reliability.fleet import Fleet
 from tests.reliability.outage import LIMIT, Figure, check, tell, tenants
 from tests.reliability.topologies import Replicated, connect
 from tests.simulated import SimulatedDashScope
+
+pytestmark = pytest.mark.timing
 
 
 async def test_a_sentinel_fails_over(figure: Figure) -> None:

@@ -19,6 +19,8 @@ from tests.reliability.pacing import (
     run,
 )
 
+pytestmark = pytest.mark.timing
+
 WINDOW_S = 12.0
 """Of 250 s that all of them would take; bench/reliability_pacing.py waits for the end."""
 JITTER_S = 0.3

@@ -14,6 +14,8 @@ from tests.reliability.fleet import Fleet
 from tests.reliability.outage import LIMIT, Figure, check, tell, tenants, until_ready
 from tests.simulated import SimulatedDashScope
 
+pytestmark = pytest.mark.timing
+
 AWAY_S = 2.0
 KEPT_ON_DISK = ["--appendonly", "yes", "--appendfsync", "always"]
 

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import asyncio
 
+import pytest
+
 from tests.reliability.client import statuses
 from tests.reliability.fleet import Fleet
 from tests.reliability.outage import LIMIT, PER_SECOND, Figure, check, tell, tenants
 from tests.reliability.topologies import Cluster
 from tests.simulated import SimulatedDashScope
+
+pytestmark = pytest.mark.timing
 
 RESHARDED_S = 2.0
 MOVED_EVERY_S = 0.05

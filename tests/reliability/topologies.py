@@ -54,8 +54,8 @@ class Replicated(NodeRouter):
     def __init__(self) -> None:
         super().__init__()
         self.master = self.start()
-        follow = f"127.0.0.1 {self.master.port}"
-        self.replica = self.start("--replicaof", follow, "--repl-diskless-sync-delay", "0")
+        follow = ("--replicaof", "127.0.0.1", str(self.master.port))
+        self.replica = self.start(*follow, "--repl-diskless-sync-delay", "0")
         # A Sentinel that starts before the replica is there learns of it ten seconds later.
         wait_until(lambda: connect(self.master).info("replication")["connected_slaves"] == 1)
         wait_until(self._is_following)
