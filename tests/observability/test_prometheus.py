@@ -20,9 +20,7 @@ from gateway.observability.metrics import Metrics
 from tests.observability.scraping import Run
 from tests.running import ROOT
 
-pytestmark = pytest.mark.timing
-
-pytestmark = pytest.mark.xdist_group("prometheus")
+pytestmark = [pytest.mark.timing, pytest.mark.xdist_group("prometheus")]
 
 DASHBOARD: Final = ROOT / "deploy" / "grafana" / "gateway.json"
 RULES: Final = ROOT / "deploy" / "prometheus"

@@ -19,13 +19,11 @@ from tests.peers.run import PEERS, run_peer
 from tests.redis_server import RedisServer
 from tests.running import ACME
 
-pytestmark = pytest.mark.peers
-
 TIMEOUT_S = 2
 LATENCY_S = 6.0
 RETRIES = 2
 
-pytestmark = pytest.mark.xdist_group("sdk-retries")
+pytestmark = [pytest.mark.peers, pytest.mark.xdist_group("sdk-retries")]
 
 
 class Shoppers:
