@@ -2,7 +2,7 @@
 
     replies/errors/<name>.json   {"status", "body": {"code", "message"}, "source", "template"?}
     replies/success/<name>.json  {"status", "body"}
-    replies/raw/<name>.json      {"status", "content_type", "text"}
+    replies/raw/<name>.json      {"status", "content_type", "text", "headers"?, "gzip"?, "source"?}
 
 An error's `source` says where its status and code come from: the vendor's table (`documented`), a
 capture, the SDK's enumeration, or `inferred`, when a rule is documented and the wording of its
@@ -13,6 +13,7 @@ a value goes.
 from __future__ import annotations
 
 import copy
+import gzip
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -47,6 +48,17 @@ class RawReply(Struct, frozen=True, forbid_unknown_fields=True):
     status: int
     content_type: str
     text: str
+    headers: dict[str, str] = {}
+    """Besides the type and the length; without a `server` it is nginx."""
+    gzip: bool = False
+    """Whether the text goes out packed, though nobody asked for that."""
+    source: str = "recorded"
+    """`recorded`: as public reports show it; `inferred`: a member of a family that was."""
+
+    @property
+    def content(self) -> bytes:
+        """The body's bytes."""
+        return gzip.compress(self.text.encode(), mtime=0) if self.gzip else self.text.encode()
 
 
 class Refused(Exception):

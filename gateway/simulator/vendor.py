@@ -62,5 +62,10 @@ def refusal(
 
 def raw_answer(reply: RawReply) -> Answer:
     """An answer that comes from something in front of the vendor."""
-    kind = [(b"content-type", reply.content_type.encode())] if reply.content_type else []
-    return Answer(reply.status, [(b"server", b"nginx"), *kind], reply.text.encode())
+    named = {"server": "nginx", **reply.headers}
+    if reply.content_type:
+        named["content-type"] = reply.content_type
+    if reply.gzip:
+        named["content-encoding"] = "gzip"
+    headers = [(name.encode(), value.encode()) for name, value in named.items()]
+    return Answer(reply.status, headers, reply.content)

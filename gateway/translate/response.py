@@ -12,7 +12,9 @@ from __future__ import annotations
 import struct
 
 from msgspec import UNSET, UnsetType
+from msgspec.structs import replace
 
+from gateway.domain import foreign
 from gateway.domain.catalogue import Size
 from gateway.protocol.dashscope import GenerationReply
 from gateway.protocol.openai import Image, ImagesResponse
@@ -33,6 +35,23 @@ def image_urls(reply: GenerationReply) -> list[str]:
         for item in (choice.message and choice.message.content) or []
         if item.image
     ]
+
+
+def with_texts_cut(reply: GenerationReply) -> GenerationReply:
+    """The same answer, of whose texts each is short enough for whatever looks at it."""
+    code, message, request_id = reply.code or "", reply.message or "", reply.request_id or ""
+    if (
+        len(code) <= foreign.CODE
+        and len(message) <= foreign.MESSAGE
+        and len(request_id) <= foreign.ID
+    ):
+        return reply
+    return replace(
+        reply,
+        code=foreign.cut(code, foreign.CODE),
+        message=foreign.cut(message, foreign.MESSAGE),
+        request_id=foreign.cut(request_id, foreign.ID),
+    )
 
 
 def png_size(start: bytes) -> Size | None:

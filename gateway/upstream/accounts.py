@@ -7,7 +7,7 @@ from collections.abc import Callable, Collection, Iterable, Sequence
 from gateway.config import Account
 from gateway.domain.catalogue import Catalogue, Rate, matches
 from gateway.domain.errors import ServiceUnavailable, UpstreamRefused
-from gateway.translate.failure import Remedy, UpstreamFailure
+from gateway.translate.failure import Remedy, Source, UpstreamFailure
 from gateway.upstream.breaker import Breaker
 
 SLOW = 1 / 60
@@ -137,10 +137,12 @@ class Accounts:
                 self._rest(route, UNFIT_S)
             case Remedy.THROTTLED:
                 self._rest(route, failure.error.retry_after_s or THROTTLED_S)
-            case Remedy.NONE if failure.error.status < 500:
+            case _ if failure.is_outage:
+                route.breaker.failed()
+            case _ if failure.source is Source.UPSTREAM:
                 route.breaker.succeeded()
             case _:
-                route.breaker.failed()
+                route.breaker.abandoned()
 
     def _rest(self, route: Route, seconds: float) -> None:
         route.last_choice_until = self._clock() + seconds

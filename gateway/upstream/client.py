@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import zlib
 from collections.abc import Callable
 from contextvars import ContextVar
 from email.utils import parsedate_to_datetime
@@ -22,16 +23,20 @@ import yarl
 from httpx_aiohttp import AiohttpTransport
 
 from gateway.config import Account, Upstream
-from gateway.domain import errors
+from gateway.domain import errors, foreign
 from gateway.domain.errors import GatewayError
 from gateway.protocol.dashscope import GenerationReply, GenerationRequest
-from gateway.translate.failure import Remedy, UpstreamFailure, to_failure
-from gateway.translate.response import image_urls
+from gateway.translate.failure import UNREACHABLE, Answer, Remedy, UpstreamFailure, to_failure
+from gateway.translate.response import image_urls, with_texts_cut
 
 PATH = "/services/aigc/multimodal-generation/generation"
 MAX_REPLY_BYTES = 1024 * 1024
 MAX_RETRY_AFTER_S = 3600.0
 OK = 200
+BYTE_ORDER_MARK = b"\xef\xbb\xbf"
+PROXY_S_HEADERS = ("proxy-authenticate", "proxy-status", "x-squid-error")
+UPSTREAM_LIMIT_S = 298.0
+"""How long the upstream itself works at a synchronous call; its `x-dashscope-timeout` says so."""
 
 NEVER_SENT = (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError)
 """What aiohttp raises before a connection stands. The transport's own mapping cannot be used for
@@ -127,7 +132,12 @@ class DashScope:
                 response = await self._transport.handle_async_request(request)
                 body = await read(response)
         except TimeoutError:
-            raise lost(errors.UpstreamTimeout, "did not finish in time") from None
+            # A request may have a deadline of its own; that it passed says nothing of the account.
+            raise lost(
+                errors.UpstreamTimeout,
+                "did not finish in time",
+                is_outage=timeout_s >= UPSTREAM_LIMIT_S,
+            ) from None
         except (httpx.HTTPError, aiohttp.ClientError, OSError, ValueError) as fault:
             raise broken(fault) from fault
         return self._judge(response, body)
@@ -149,15 +159,28 @@ class DashScope:
         )
 
     def _judge(self, response: httpx.Response, body: bytes | None) -> GenerationReply:
-        try:
-            reply = None if body is None else self._decoder.decode(body)
-        except (msgspec.DecodeError, RecursionError):
-            reply = None
+        reply = self._decode(body)
         # Images count even beside a code: they were generated, and are billed.
         is_answer = response.status_code == OK and reply is not None and reply.output is not None
         if is_answer and reply and (not reply.code or image_urls(reply)):
             return reply
-        raise to_failure(response.status_code, reply, retry_after(response.headers))
+        raise to_failure(
+            Answer(
+                status=response.status_code,
+                reply=reply,
+                page=page_of(body) if reply is None else "",
+                is_proxy_s=any(name in response.headers for name in PROXY_S_HEADERS),
+                retry_after_s=retry_after(response.headers),
+            )
+        )
+
+    def _decode(self, body: bytes | None) -> GenerationReply | None:
+        if body is None:
+            return None
+        try:
+            return with_texts_cut(self._decoder.decode(body.removeprefix(BYTE_ORDER_MARK)))
+        except (msgspec.DecodeError, RecursionError):
+            return None
 
     async def aclose(self) -> None:
         """Close the pool."""
@@ -167,7 +190,7 @@ class DashScope:
 
 
 async def read(response: httpx.Response) -> bytes | None:
-    """The whole body, or None if it is longer than any real answer."""
+    """The whole body, or None if it is longer than any real answer, or cannot be unpacked."""
     chunks, size = [], 0
     try:
         async for chunk in response.aiter_raw():
@@ -177,23 +200,46 @@ async def read(response: httpx.Response) -> bytes | None:
             chunks.append(chunk)
     finally:
         await response.aclose()
-    return b"".join(chunks)
+    return unpacked(b"".join(chunks), response.headers.get("content-encoding", ""))
+
+
+def unpacked(body: bytes, coding: str) -> bytes | None:
+    """The body without its coding: none was asked for, and an edge may pack all the same.
+
+    None for a coding that is not known, and for what is damaged or unpacks to too much.
+    """
+    match coding.strip().lower():
+        case "" | "identity":
+            return body
+        case "gzip" | "x-gzip" | "deflate":
+            packed = zlib.decompressobj(wbits=zlib.MAX_WBITS | 32)
+            try:
+                found = packed.decompress(body, MAX_REPLY_BYTES)
+            except zlib.error:
+                return None
+            return found if packed.eof else None
+        case _:
+            return None
+
+
+def page_of(body: bytes | None) -> str:
+    """The beginning of a body that is not the upstream's."""
+    return (body or b"")[: foreign.PAGE].decode(errors="replace")
 
 
 def broken(fault: Exception) -> UpstreamFailure:
     """A call without an answer: never sent, or lost on the way."""
     cause = fault.__cause__ or fault
     if isinstance(cause, NEVER_SENT):
-        message = "The image service cannot be reached; nothing was generated."
-        error = errors.UpstreamUnreachable(message)
+        error = errors.UpstreamUnreachable(UNREACHABLE)
         return UpstreamFailure(error, Remedy.RESEND, label="unreachable")
     return lost(errors.UpstreamAmbiguous, "closed the connection")
 
 
-def lost(error: type[GatewayError], what: str) -> UpstreamFailure:
+def lost(error: type[GatewayError], what: str, *, is_outage: bool = True) -> UpstreamFailure:
     """A call that was, or may have been, sent, and whose outcome will never be known."""
     message = f"The image service {what}; the image may have been generated."
-    return UpstreamFailure(error(message), Remedy.UNKNOWN, label="lost")
+    return UpstreamFailure(error(message), Remedy.UNKNOWN, label="lost", is_outage=is_outage)
 
 
 def retry_after(headers: httpx.Headers) -> float | None:

@@ -9,7 +9,7 @@ from msgspec.structs import replace
 
 from gateway.config import Upstream
 from gateway.upstream.retry import ATTEMPTS
-from tests.running import ACME, Client, account, closed_port, config_for
+from tests.running import ACME, STRICT, Client, account, closed_port, config_for
 from tests.running_fixtures import Start
 from tests.simulated import SimulatedDashScope
 
@@ -39,6 +39,8 @@ AMBIGUOUS: dict[str, Failure] = {
     "truncated_json": (502, "upstream_outcome_unknown", "false"),
     "huge_body": (502, "upstream_outcome_unknown", "false"),
     "not_json_200": (502, "upstream_outcome_unknown", "false"),
+    "html_502": (502, "upstream_outcome_unknown", "false"),
+    "envoy-503-connection-termination": (502, "upstream_outcome_unknown", "false"),
     "empty_504": (504, "upstream_timeout", "false"),
     "RequestTimeOut": (504, "upstream_timeout", "false"),
     "ResponseTimeout": (504, "upstream_timeout", "false"),
@@ -142,7 +144,7 @@ def test_a_senseless_sdk_timeout_is_ignored(
         "ModelServingError-500",
         "ModelUnavailable",
         "ServiceUnavailable",
-        "html_502",
+        "envoy-503-remote-connection-failure",
     ],
 )
 def test_what_was_certainly_not_generated_is_sent_again(
@@ -296,7 +298,7 @@ def test_a_vendor_that_comes_back_is_reached_inside_the_same_request(
 
 
 @pytest.mark.parametrize(
-    "kind", ["Arrearage", "Throttling.RateQuota", "InvalidApiKey", "ModelUnavailable", "html_502"]
+    "kind", ["Arrearage", "Throttling.RateQuota", "InvalidApiKey", "ModelUnavailable"]
 )
 def test_another_account_takes_over(
     kind: str, start: Start, simulator: SimulatedDashScope, other_simulator: SimulatedDashScope
@@ -365,15 +367,35 @@ def test_the_breaker_of_one_model_leaves_the_others_alone(
     assert gateway.generate(model=MODEL).status_code == 200
 
 
+@pytest.mark.parametrize(
+    "kind", ["DataInspectionFailed", "moderated-algo", "moderated-500", "aliyun-waf-405"]
+)
 def test_a_caller_s_mistakes_do_not_open_the_breaker(
-    gateway: Client, simulator: SimulatedDashScope
+    kind: str, gateway: Client, simulator: SimulatedDashScope
 ) -> None:
     """Otherwise one tenant's forbidden prompts would lock all of them out."""
-    simulator.fault("DataInspectionFailed", count=12)
+    simulator.fault(kind, count=12)
     for _ in range(12):
-        assert gateway.generate(model=MODEL).status_code == 400
+        assert gateway.generate(model=MODEL).headers["x-should-retry"] == "false"
 
     assert gateway.generate(model=MODEL).status_code == 200
+
+
+def test_a_tenant_s_own_deadline_does_not_open_the_breaker(
+    start: Start, simulator: SimulatedDashScope
+) -> None:
+    """Its calls are cut before the vendor could have answered; the others' are not."""
+    config = config_for(account(simulator.base_url))
+    tenants = tuple(
+        replace(tenant, deadline_s=0.05) if tenant.name == "acme" else tenant
+        for tenant in config.tenants
+    )
+    gateway = start(replace(config, tenants=tenants))
+    simulator.configure(latency_s=0.3)
+    for _ in range(12):
+        assert gateway.generate(model=MODEL).status_code == 504
+
+    assert gateway.generate(model=MODEL, size="1024x1024", key=STRICT).status_code == 200
 
 
 def test_a_retry_pays_only_for_what_is_missing(

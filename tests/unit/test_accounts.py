@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
 from gateway.config import Account
@@ -10,11 +12,15 @@ from gateway.domain.catalogue import Catalogue, Rate
 from gateway.domain.errors import (
     GatewayError,
     InvalidRequest,
+    ModerationBlocked,
     ServiceUnavailable,
     UpstreamAmbiguous,
     UpstreamFailed,
+    UpstreamOverloaded,
     UpstreamRefused,
     UpstreamThrottled,
+    UpstreamTimeout,
+    UpstreamUnreachable,
 )
 from gateway.translate.failure import Remedy, UpstreamFailure
 from gateway.upstream.accounts import SLOW, THROTTLED_S, UNFIT_S, Accounts
@@ -50,9 +56,13 @@ def three(clock: Clock) -> Accounts:
 
 
 def learn(
-    accounts: Accounts, name: str, remedy: Remedy | None, error: GatewayError | None = None
+    accounts: Accounts,
+    name: str,
+    remedy: Remedy | None,
+    error: GatewayError | None = None,
+    **more: Any,
 ) -> None:
-    failure = remedy and UpstreamFailure(error or UpstreamFailed("no"), remedy)
+    failure = remedy and UpstreamFailure(error or UpstreamFailed("no"), remedy, **more)
     accounts.record(accounts.routes(MODEL)[name], failure)
 
 
@@ -151,7 +161,9 @@ def test_what_is_learnt_of_one_model_is_not_of_another(three: Accounts) -> None:
     [
         (Remedy.NONE, UpstreamFailed("500"), False),
         (Remedy.UNKNOWN, UpstreamAmbiguous("lost"), False),
-        (Remedy.RESEND, ServiceUnavailable("busy"), False),
+        (Remedy.RESEND, UpstreamOverloaded("busy"), False),
+        (Remedy.RESEND, UpstreamUnreachable("away"), False),
+        (Remedy.NONE, ModerationBlocked("no"), True),
         (Remedy.NONE, InvalidRequest("bad"), True),
         (Remedy.THROTTLED, UpstreamThrottled("wait"), True),
         (Remedy.OTHER_ACCOUNT, UpstreamRefused("no"), True),
@@ -165,6 +177,18 @@ def test_what_opens_the_breaker(
         learn(three, "a", remedy, error)
 
     assert (not three.routes(MODEL)["a"].breaker.rest_s()) is usable
+
+
+def test_a_request_s_own_deadline_says_nothing_of_the_account(three: Accounts) -> None:
+    """Nor does it make up for what went before."""
+    for _ in range(FAILURES_TO_OPEN - 1):
+        learn(three, "a", Remedy.NONE, UpstreamFailed("500"))
+    for _ in range(FAILURES_TO_OPEN):
+        learn(three, "a", Remedy.UNKNOWN, UpstreamTimeout("late"), is_outage=False)
+
+    assert not three.routes(MODEL)["a"].breaker.rest_s()
+    learn(three, "a", Remedy.NONE, UpstreamFailed("500"))
+    assert three.routes(MODEL)["a"].breaker.rest_s()
 
 
 def test_one_that_is_down_is_not_admitted_until_its_rest_ends(

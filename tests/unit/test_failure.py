@@ -8,12 +8,23 @@ from typing import Any, Final, NamedTuple
 
 import msgspec
 import pytest
+from msgspec.structs import replace
 
 from gateway.api.errors import error_response
 from gateway.domain import errors
 from gateway.domain.errors import GatewayError
 from gateway.protocol.dashscope import GenerationReply
-from gateway.translate.failure import TABLE, Remedy, Row, UpstreamFailure, to_failure
+from gateway.translate.failure import (
+    ANYBODY_S,
+    EDGE_TABLE,
+    TABLE,
+    Answer,
+    Remedy,
+    Row,
+    Source,
+    UpstreamFailure,
+    to_failure,
+)
 
 REPLIES: Final = Path(__file__).parents[2] / "gateway" / "simulator" / "replies"
 
@@ -169,9 +180,9 @@ ERRORS: Final[dict[str, Seen]] = {
     "model_not_supported": NO_MODEL,
 }
 
-# Answers without the vendor's JSON, and codes that no document has: the status decides.
-BARE: Final[dict[int, Seen]] = {
-    200: LOST,
+# A code of the vendor's own that no document has: the status decides.
+UNDOCUMENTED: Final[dict[int, Seen]] = {
+    200: FAILED,
     202: LOST,
     302: NOT_OURS,
     400: BAD_INPUT,
@@ -184,9 +195,20 @@ BARE: Final[dict[int, Seen]] = {
     422: NOT_OURS,
     429: THROTTLED,
     500: FAILED,
-    502: OVERLOADED,
-    503: OVERLOADED,
+    502: FAILED,
+    503: FAILED,
     504: TIMED_OUT,
+}
+
+# Answers without such a code are those of whoever stands in between.
+BARE: Final[dict[int, Seen]] = {
+    **dict.fromkeys((200, 202, 204, 300, 302, 303, 304, 402, 409, 418, 422, 429, 499), LOST),
+    **dict.fromkeys((500, 501, 502, 503, 505, 520, 521, 522, 524, 530, 561, 599), LOST),
+    **dict.fromkeys((301, 307, 308, 400, 401, 403, 404, 405, 407, 411, 414, 415), NOT_OURS),
+    **dict.fromkeys((417, 421, 426, 431, 451), NOT_OURS),
+    408: TIMED_OUT,
+    504: TIMED_OUT,
+    413: TOO_LARGE,
 }
 
 
@@ -206,7 +228,14 @@ def seen(failure: UpstreamFailure) -> Seen:
 
 
 def replied(status: int, **body: Any) -> UpstreamFailure:
-    return to_failure(status, msgspec.convert(body, GenerationReply))
+    """What an answer of the vendor's form means; without a request id where that is None."""
+    body = {"request_id": "r-1", **body}
+    return to_failure(Answer(status=status, reply=msgspec.convert(body, GenerationReply)))
+
+
+def answered(status: int, page: str = "") -> UpstreamFailure:
+    """What a page means."""
+    return to_failure(Answer(status=status, page=page))
 
 
 def reply_file(name: str) -> tuple[int, dict[str, str]]:
@@ -223,7 +252,10 @@ def test_a_documented_failure(name: str) -> None:
     """As the vendor words it, with the status that it has."""
     status, body = reply_file(name)
 
-    assert seen(replied(status, **body, request_id="r-1")) == ERRORS[name]
+    failure = replied(status, **body)
+
+    assert seen(failure) == ERRORS[name]
+    assert failure.source is Source.UPSTREAM
 
 
 @pytest.mark.parametrize("name", ERRORS)
@@ -251,23 +283,137 @@ def test_the_vendor_s_words_are_not_shown(name: str) -> None:
 @pytest.mark.parametrize("status", BARE)
 @pytest.mark.parametrize("body", [None, {}, {"code": None, "message": None}, {"code": ""}], ids=str)
 def test_an_answer_without_a_code(status: int, body: dict[str, Any] | None) -> None:
-    """HTML from an edge, an empty 504, JSON cut short: what the status says, and no more."""
-    reply = None if body is None else msgspec.convert(body, GenerationReply)
+    """Its status says who refused what; that it was not generated, only a refusal says."""
+    failure = answered(status) if body is None else replied(status, **body)
 
-    assert seen(to_failure(status, reply)) == BARE[status]
+    assert seen(failure) == BARE[status]
+    assert failure.source is (Source.PROXY if status == 407 else Source.EDGE)
 
 
-@pytest.mark.parametrize("status", [status for status in BARE if status != 200])
+@pytest.mark.parametrize("status", UNDOCUMENTED)
 def test_an_undocumented_code(status: int) -> None:
-    """An edge's own 502 and 503 have no code; what the service says of itself may have cost."""
-    expected = FAILED if status in {502, 503} else BARE[status]
-
-    assert seen(replied(status, code="Brand.New", message="?")) == expected
+    """Beside the vendor's request id it is the vendor's."""
+    assert seen(replied(status, code="Brand.New", message="?")) == UNDOCUMENTED[status]
 
 
-def test_an_undocumented_code_under_200() -> None:
-    """It says that it failed, so nothing was generated; how, nobody knows."""
-    assert seen(replied(200, code="Brand.New")) == FAILED
+@pytest.mark.parametrize("status", BARE)
+@pytest.mark.parametrize("code", ["Brand.New", "SERVICE_UNAVAILABLE", *ANYBODY_S])
+def test_a_code_that_anybody_may_have(status: int, code: str) -> None:
+    """Without a request id it is somebody else's, and says as little as a page."""
+    assert seen(replied(status, code=code, message="?", request_id=None)) == BARE[status]
+
+
+@pytest.mark.parametrize("code", ["ModelServingError", "Throttling.RateQuota", "Arrearage"])
+def test_a_code_that_only_the_vendor_has(code: str) -> None:
+    status, body = reply_file(code)
+
+    assert seen(replied(status, **body, request_id=None)) == ERRORS[code]
+
+
+RESET: Final = "upstream connect error or disconnect/reset before headers. "
+NEVER_SENT: Final = Seen(
+    errors.UpstreamUnreachable, 503, "upstream_unreachable", None, None, Remedy.RESEND
+)
+PROOFS: Final = (
+    *("no healthy upstream", "envoy overloaded", f"{RESET}reset reason: connection failure"),
+    *(f"{RESET}reset reason: local connection failure", f"{RESET}reset reason: overflow"),
+    f"{RESET}reset reason: remote connection failure, transport failure reason: delayed: 111",
+    f"{RESET}reset reason: connection timeout\n",
+)
+
+
+@pytest.mark.parametrize("page", PROOFS)
+def test_words_that_prove_that_a_call_was_not_sent(page: str) -> None:
+    """They are Envoy's, and the whole of the page."""
+    assert seen(answered(503, page)) == NEVER_SENT
+    assert seen(answered(504, page)) == NEVER_SENT
+
+
+@pytest.mark.parametrize("status", [status for status in BARE if status not in {503, 504}])
+def test_proof_under_another_status_is_none(status: int) -> None:
+    assert seen(answered(status, PROOFS[0])) == BARE[status]
+
+
+@pytest.mark.parametrize(
+    "page",
+    [
+        *(f"x{proof}" for proof in PROOFS),
+        *(f'{{"message": "{proof}"}}' for proof in PROOFS),
+        *(f"<html>{proof}</html>" for proof in PROOFS),
+        *(f"{RESET}reset reason: {reason}" for reason in (
+            "connection termination", "remote reset", "local reset", "protocol error",
+            "remote refused stream reset", "local refused stream reset", "overflowing",
+            "connection failures", "Connection failure", "", "overload manager reset",
+        )),
+        f"{RESET}retried and the latest reset reason: connection failure",
+        f"{RESET}retried and the latest reset reason: remote connection failure, transport: 111",
+        RESET.strip(),
+        "upstream request timeout",
+        "no healthy upstream here, yet it was sent",
+        "",
+    ],
+)  # fmt: skip
+def test_words_that_prove_nothing(page: str) -> None:
+    """An Envoy that tried again says only how the last attempt ended."""
+    assert seen(answered(503, page)) == LOST
+
+
+def test_an_edge_s_own_rate_limit_comes_before_the_call() -> None:
+    assert seen(answered(429, "local_rate_limited")) == THROTTLED
+    assert seen(answered(429, "<p>local_rate_limited</p>")) == LOST
+
+
+def test_an_edge_s_retry_after_is_obeyed_only_where_the_call_may_be_sent_again() -> None:
+    throttled = to_failure(Answer(status=429, page="local_rate_limited", retry_after_s=3.0))
+    unknown = to_failure(Answer(status=503, page="busy", retry_after_s=3.0))
+
+    assert throttled.error.retry_after_s == 3.0
+    assert unknown.error.retry_after_s is None
+
+
+@pytest.mark.parametrize(
+    ("code", "message"),
+    [
+        ("InternalError.Algo.DataInspectionFailed", "Input text data may contain …"),
+        ("Output.DataInspection", "?"),
+        ("invalid_parameter.data_inspection_failed", "?"),
+        ("InvalidParameter", "<400> InternalError.Algo.DataInspectionFailed: Output data"),
+        ("InternalError.Algo", "Output data may contain inappropriate content."),
+        ("", "Input data may contain inappropriate content."),
+    ],
+)
+@pytest.mark.parametrize("status", [200, 400, 403, 429, 500, 503])
+def test_moderation_wherever_the_vendor_puts_the_word(status: int, code: str, message: str) -> None:
+    """The prompt's fault: final, and nothing against the account."""
+    failure = replied(status, code=code, message=message)
+
+    assert seen(failure) == MODERATED
+    assert not failure.is_outage
+
+
+@pytest.mark.parametrize(
+    ("code", "message"),
+    [
+        ("Throttling.AllocationQuota", "Free allocated quota exceeded."),
+        ("Throttling", "Your account is overdue."),
+        ("insufficient_quota", "The free quota has been exhausted."),
+        ("Brand.New", "Please check your billing."),
+    ],
+)
+def test_a_quota_that_no_wait_brings_back(code: str, message: str) -> None:
+    """It is out of credit: not waited for, and alerted of."""
+    failure = replied(429, code=code, message=message)
+
+    assert seen(failure) == NO_CREDIT
+    assert failure.label == "unpaid_quota"
+
+
+@pytest.mark.parametrize("status", [400, 413, 429])
+def test_what_a_request_asked_for_is_no_outage(status: int) -> None:
+    assert not replied(status, code="InvalidParameter", message="?").is_outage
+    assert not answered(405, "Sorry, your request has been blocked").is_outage
+    assert answered(502).is_outage
+    assert replied(500, code="InternalError", message="?").is_outage
 
 
 @pytest.mark.parametrize(
@@ -282,10 +428,10 @@ def test_the_code_decides_whatever_the_status(code: str, status: int) -> None:
 
 def test_the_vendor_s_retry_after_wins_over_the_table() -> None:
     status, body = reply_file("Throttling.AllocationQuota")
-    reply = msgspec.convert(body, GenerationReply)
+    answer = Answer(status=status, reply=msgspec.convert(body, GenerationReply))
 
-    assert to_failure(status, reply, 7.5).error.retry_after_s == 7.5
-    assert to_failure(status, reply, 0.0).error.retry_after_s == 0.0
+    assert to_failure(replace(answer, retry_after_s=7.5)).error.retry_after_s == 7.5
+    assert to_failure(replace(answer, retry_after_s=0.0)).error.retry_after_s == 0.0
 
 
 def first_row(status: int, code: str, message: str) -> Row:
@@ -295,22 +441,36 @@ def first_row(status: int, code: str, message: str) -> Row:
 def test_every_row_is_reached() -> None:
     """A row behind one that covers all of it would be a rule that nobody follows."""
     failures = [(s, b["code"], b["message"]) for s, b in map(reply_file, ERRORS)]
-    bare = [(status, "", "") for status in BARE]
-    undocumented = [(status, "Brand.New", "") for status in BARE]
+    undocumented = [(status, "Brand.New", "") for status in UNDOCUMENTED]
+    words = [
+        (429, "Throttling", "free quota"),
+        (429, "Brand.New", "billing"),
+        (400, "InvalidParameter", "inappropriate content"),
+    ]
 
-    reached = {id(first_row(*each)) for each in (*failures, *bare, *undocumented)}
+    reached = {id(first_row(*each)) for each in (*failures, *undocumented, *words)}
 
     assert [row for row in TABLE if id(row) not in reached] == []
 
 
-def test_the_last_row_covers_everything() -> None:
-    """So that no answer of the vendor's, however odd, is a defect of the gateway."""
+def test_every_row_of_an_edge_is_reached() -> None:
+    pages = [answered(status) for status in BARE]
+    words = [answered(503, PROOFS[0]), answered(429, "local_rate_limited")]
+
+    reached = {failure.label for failure in (*pages, *words)}
+
+    assert reached == {row.name for row in EDGE_TABLE}
+
+
+def test_the_last_rows_cover_everything() -> None:
+    """So that no answer, however odd, is a defect of the gateway."""
     assert TABLE[-1].covers(599, "anything", "at all")
+    assert EDGE_TABLE[-1].covers(599, "", "at all")
 
 
 def test_nothing_that_may_be_paid_is_sent_again() -> None:
     """The rule about money, over the whole table: neither by the gateway nor by an SDK."""
-    for row in TABLE:
+    for row in (*TABLE, *EDGE_TABLE):
         ambiguous = issubclass(row.error, errors.UpstreamAmbiguous)
         assert ambiguous == (row.remedy is Remedy.UNKNOWN)
         if ambiguous:
