@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
 
 from litestar.response.base import ASGIResponse
 
 from gateway.api.errors import json_answer
 from gateway.api.streaming import StreamedImages
-from gateway.delivery import CopySink, Delivery, OpenDelivery
+from gateway.delivery import CopySink, Delivery, OpenDelivery, ResultImages
 from gateway.domain.catalogue import Size
 from gateway.domain.clock import Clock
 from gateway.domain.errors import ImageUnavailable, ServiceUnavailable
@@ -17,13 +16,15 @@ from gateway.observability.context import RequestContext
 from gateway.observability.metrics import Metrics
 from gateway.protocol.openai import Image, ImagesResponse
 from gateway.requests.pending import Job, Result
-from gateway.results import Done, Lead, Ledger
+from gateway.results import Done, How, Lead, Ledger
 from gateway.results.image_bytes import ImageCache
 from gateway.translate.request import Plan
 from gateway.translate.response import to_openai
 from gateway.upstream.images import ImageFetcher
 
 ROOM_S = 10.0
+FRESH_S = 10.0
+"""So long after it was made, an image host may not yet show an image."""
 
 
 class Answers:
@@ -74,14 +75,12 @@ class Answers:
         def describe(images: list[Image], size: Size | None) -> ImagesResponse:
             return to_openai(images, created=record.created, size=size)
 
-        sources, reserved = await self._sources(result)
         delivery = await self._delivery.open(
-            sources,
+            await self._images_of(result),
             describe,
             deadline=job.run.deadline,
             log=context.log,
             copy_to=self._copy_sink(job, result, context),
-            reserved=reserved,
         )
 
         def ended(delivery: OpenDelivery) -> None:
@@ -92,15 +91,15 @@ class Answers:
 
         return StreamedImages(delivery, headers, ended)
 
-    async def _sources(self, result: Result) -> tuple[Sequence[str | bytes], int]:
-        """The URLs, or the images where the URLs are dead, and the bytes these take of the budget.
+    async def _images_of(self, result: Result) -> ResultImages:
+        """The URLs, or the images where the URLs are dead.
 
         Raises:
             ImageUnavailable: neither; the result is forgotten, so that a retry makes a new one.
         """
         place, images = result.place, self._images
         if images is None or not isinstance(place, Done) or not images.needs_bytes(place):
-            return result.record.urls, 0
+            return ResultImages(result.record.urls, is_fresh(result.place))
         budget = self._delivery.budget
         most = min(images.most_bytes(place), budget.total // 2)
         await self._take(most)
@@ -111,9 +110,9 @@ class Answers:
             held = min(most, sum(map(len, found or ())))
             budget.release(most - held)
         if found is not None:
-            return found, held
+            return ResultImages(found, reserved=held)
         if result.record.life_s(self._clock.now()) > 0:
-            return result.record.urls, 0
+            return ResultImages(result.record.urls)
         await self._ledger.discard(place)
         gone = ImageUnavailable("A cached image is no longer held; try again for a new one.")
         gone.should_retry = True
@@ -146,6 +145,13 @@ class Answers:
             age_s = max(0, round(self._clock.now()) - result.record.created)
             headers["age"] = str(age_s)
         return headers
+
+
+def is_fresh(place: Done | Lead) -> bool:
+    """Whether a result was made while this request, or its first attempt, waited for it."""
+    if isinstance(place, Lead) or place.how is How.JOINED:
+        return True
+    return place.how is not How.HIT and place.age_s < FRESH_S
 
 
 def log_fields(plan: Plan) -> dict[str, str]:

@@ -1,6 +1,6 @@
 """Images as base64 inside JSON, written while they download, in bounded memory."""
 
 from gateway.delivery.copies import CopySink
-from gateway.delivery.delivery import Delivery, OpenDelivery
+from gateway.delivery.delivery import Delivery, OpenDelivery, ResultImages
 
-__all__ = ["CopySink", "Delivery", "OpenDelivery"]
+__all__ = ["CopySink", "Delivery", "OpenDelivery", "ResultImages"]

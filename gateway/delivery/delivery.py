@@ -8,8 +8,10 @@ answer stays shorter than declared, which no client takes for a complete one.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Callable, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
+from functools import partial
 
+from msgspec import Struct
 from structlog.typing import FilteringBoundLogger
 
 from gateway.delivery.base64_json import (
@@ -24,6 +26,7 @@ from gateway.delivery.sources import FetchedImage, Source, StoredImage
 from gateway.domain.catalogue import Size
 from gateway.domain.errors import ImageUnavailable
 from gateway.protocol.openai import Image, ImagesResponse
+from gateway.upstream.download import Download
 from gateway.upstream.download_retry import Deadline
 from gateway.upstream.images import ImageFetcher
 
@@ -31,8 +34,20 @@ BUDGET_BYTES = 32 * 1024 * 1024
 SENDING_S = 300.0
 """What may be spent on waiting for image hosts once an answer has begun."""
 
+Fetch = Callable[[str], Awaitable[Download]]
+"""Opens the download of a URL."""
 Describe = Callable[[list[Image], Size | None], ImagesResponse]
 """Makes the answer of images, and of the size that they share."""
+
+
+class ResultImages(Struct, frozen=True):
+    """The images of a result, each by its URL or its bytes."""
+
+    sources: Sequence[str | bytes]
+    fresh: bool = False
+    """Made just now, so that a host may not show them yet."""
+    reserved: int = 0
+    """Bytes of the budget that were taken for those in memory."""
 
 
 class Delivery:
@@ -52,18 +67,17 @@ class Delivery:
 
     async def open(
         self,
-        sources: Sequence[str | bytes],
+        result: ResultImages,
         describe: Describe,
         *,
         deadline: float,
         log: FilteringBoundLogger,
         copy_to: CopySink | None = None,
-        reserved: int = 0,
     ) -> OpenDelivery:
-        """Open every image, given by its URL or its bytes, by `deadline` on the steady clock.
+        """Open every image by `deadline` on the steady clock.
 
-        The caller reads `body` or calls `aclose`. `reserved` bytes of the budget were taken for
-        `sources`; they are given back in any case.
+        The caller reads `body` or calls `aclose`. What is reserved of the budget is given back in
+        any case.
 
         Raises:
             ImageUnavailable: one of them cannot be had.
@@ -72,21 +86,20 @@ class Delivery:
         until = Deadline(deadline, self._steady)
         images: list[Source] = []
         try:
-            images = await self._open_all(sources, until, log)
+            fetch = partial(self._fetcher.open, deadline=until, log=log, fresh=result.fresh)
+            images = await self._open_all(result.sources, fetch)
             await self._hold_unmeasured(images, until)
-            copier = ImageCopier(copy_to, self.budget, reserved)
+            copier = ImageCopier(copy_to, self.budget, result.reserved)
             delivery = OpenDelivery(images, describe, until, self._steady, copier)
             delivery.download_s = self._steady() - started
             return delivery
         except BaseException:
-            self.budget.release(reserved)
+            self.budget.release(result.reserved)
             await close_all(images)
             raise
 
-    async def _open_all(
-        self, sources: Sequence[str | bytes], until: Deadline, log: FilteringBoundLogger
-    ) -> list[Source]:
-        tasks = [asyncio.create_task(self._open(source, until, log)) for source in sources]
+    async def _open_all(self, sources: Sequence[str | bytes], fetch: Fetch) -> list[Source]:
+        tasks = [asyncio.create_task(self._open(source, fetch)) for source in sources]
         try:
             return list(await asyncio.gather(*tasks))
         except BaseException:
@@ -96,12 +109,10 @@ class Delivery:
             await close_all([image for image in done if not isinstance(image, BaseException)])
             raise
 
-    async def _open(
-        self, source: str | bytes, until: Deadline, log: FilteringBoundLogger
-    ) -> Source:
+    async def _open(self, source: str | bytes, fetch: Fetch) -> Source:
         if isinstance(source, bytes):
             return StoredImage(source)
-        return FetchedImage(await self._fetcher.open(source, until, log), self.budget)
+        return FetchedImage(await fetch(source), self.budget)
 
     async def _hold_unmeasured(self, images: list[Source], until: Deadline) -> None:
         """Read the images whose hosts declare no length into memory.

@@ -9,8 +9,8 @@ from typing import Protocol
 from gateway.delivery.budget import BlockBuffer, ByteBudget
 from gateway.domain.catalogue import Size
 from gateway.domain.errors import ImageUnavailable
-from gateway.translate.response import PNG_HEADER_BYTES, png_size
-from gateway.upstream.download import BLOCK_BYTES, NOT_A_PNG, PNG_END, Download
+from gateway.domain.png import PNG_HEADER_BYTES, is_whole_png, png_size
+from gateway.upstream.download import BLOCK_BYTES, NOT_A_PNG, Download
 
 
 class Source(Protocol):
@@ -42,7 +42,7 @@ class StoredImage:
         self._rest = memoryview(image)
         self.length = len(image)
         self.size = png_size(image[:PNG_HEADER_BYTES])
-        if self.size is None or not image.endswith(PNG_END):
+        if not is_whole_png(image):
             raise ImageUnavailable(NOT_A_PNG)
 
     def read_ahead(self) -> None:

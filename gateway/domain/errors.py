@@ -277,9 +277,16 @@ class UpstreamTimeout(UpstreamAmbiguous):
 
 
 class ImageUnavailable(UpstreamAmbiguous):
-    """An image was generated, and billed, but cannot be fetched."""
+    """An image was generated, and billed, but cannot be fetched.
+
+    `for_good`: nor will it ever be, so that the result is worth nothing to anybody.
+    """
 
     code = "image_unavailable"
+
+    def __init__(self, message: str, *, for_good: bool = False) -> None:
+        super().__init__(message)
+        self.for_good = for_good
 
 
 class IncompleteResult(UpstreamAmbiguous):

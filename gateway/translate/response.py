@@ -9,8 +9,6 @@ becomes::
 
 from __future__ import annotations
 
-import struct
-
 from msgspec import UNSET, UnsetType
 from msgspec.structs import replace
 
@@ -21,9 +19,6 @@ from gateway.protocol.openai import Image, ImagesResponse
 
 PUBLISHED_SIZES = ("1024x1024", "1024x1536", "1536x1024")
 """All that the August 2026 specification, and openai-python before 3.0, allow as `size`."""
-
-PNG_START = b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR"
-PNG_HEADER_BYTES = len(PNG_START) + 8
 
 
 def image_urls(reply: GenerationReply) -> list[str]:
@@ -52,16 +47,6 @@ def with_texts_cut(reply: GenerationReply) -> GenerationReply:
         message=foreign.cut(message, foreign.MESSAGE),
         request_id=foreign.cut(request_id, foreign.ID),
     )
-
-
-def png_size(start: bytes) -> Size | None:
-    """Width and height from a PNG's first 24 bytes; None if they are not a PNG's.
-
-    `usage` is not asked: in the vendor's own examples it disagrees with the picture.
-    """
-    if len(start) < PNG_HEADER_BYTES or not start.startswith(PNG_START):
-        return None
-    return Size(*struct.unpack_from(">II", start, len(PNG_START)))
 
 
 def to_openai(images: list[Image], *, created: int, size: Size | None) -> ImagesResponse:

@@ -10,15 +10,15 @@ import aiohttp
 
 from gateway.domain.catalogue import Size
 from gateway.domain.errors import ImageUnavailable
-from gateway.translate.response import PNG_HEADER_BYTES, png_size
-from gateway.upstream.download_retry import DownloadRetry
+from gateway.domain.png import PNG_HEADER_BYTES, SMALLEST_PNG, PngEnd, png_size
+from gateway.upstream.download_retry import DownloadRetry, NotThere
 
 BLOCK_BYTES = 256 * 1024 + PNG_HEADER_BYTES
 """The most that is handed out at a time: what event loops read from a socket at once."""
-PNG_END = b"\0\0\0\0IEND\xaeB`\x82"
-SMALLEST_PNG = PNG_HEADER_BYTES + len(PNG_END)
 NOT_A_PNG = "The image service returned something that is not a PNG image."
+EXPIRED = "The image service does not hold a generated image any more."
 CHANGED = "A generated image changed while it was downloaded from the image service."
+MOST_ERROR_BYTES = 4096
 CONTENT_RANGE = re.compile(r"bytes (\d+)-\d+/(\d+)")
 
 Connect = Callable[[dict[str, str]], Awaitable[aiohttp.ClientResponse]]
@@ -29,7 +29,7 @@ class Broken(Exception):
     """A download that may go better the next time."""
 
 
-BREAKS = (Broken, aiohttp.ClientError, OSError, TimeoutError)
+BREAKS = (Broken, NotThere, aiohttp.ClientError, OSError, TimeoutError)
 
 
 class Sink(Protocol):
@@ -49,7 +49,7 @@ class Download:
         self._max_bytes = max_bytes
         self._response: aiohttp.ClientResponse | None = None
         self._head = b""
-        self._tail = b""
+        self._end = PngEnd()
         self._received = 0
         self._etag: str | None = None
         self._size: Size | None = None
@@ -117,7 +117,7 @@ class Download:
 
     async def _begin(self) -> aiohttp.ClientResponse:
         response = self._response = await self._retry.limit(self._connect({}))
-        require(response, 200)
+        await self._require(response, 200)
         self._length = declared_length(response, self._max_bytes)
         self._etag = response.headers.get("etag")
         head = b""
@@ -125,8 +125,9 @@ class Download:
             head += await self._receive(response, PNG_HEADER_BYTES - len(head))
         self._size = png_size(head)
         if self._size is None:
-            raise ImageUnavailable(NOT_A_PNG)
-        self._head, self._tail = head, b""
+            raise ImageUnavailable(NOT_A_PNG, for_good=True)
+        self._head, self._end = head, PngEnd()
+        self._end.feed(head)
         self._received = len(head)
         return response
 
@@ -136,7 +137,7 @@ class Download:
             headers["if-match"] = self._etag
         response = await self._retry.limit(self._connect(headers))
         try:
-            require(response, 200, 206)
+            await self._require(response, 200, 206)
             repeated = self._received - first_byte(response, self._length, self._etag)
             require_overlap(repeated)
             while repeated:
@@ -146,6 +147,14 @@ class Download:
             raise
         self._response = response
         return response
+
+    async def _require(self, response: aiohttp.ClientResponse, *statuses: int) -> None:
+        """Refuse any other status; of a new image, "not there" may yet become otherwise."""
+        if self._retry.is_fresh and response.status in {403, 404}:
+            words = await self._retry.limit(response.content.read(MOST_ERROR_BYTES))
+            if b"expired" not in words.lower():
+                raise NotThere(f"status {response.status}")
+        require(response, *statuses)
 
     async def _receive(self, response: aiohttp.ClientResponse, most: int) -> bytes:
         block = await self._retry.limit(response.content.read(most))
@@ -169,9 +178,11 @@ class Download:
 
     def _accept(self, block: bytes, length: int) -> bytes:
         self._received += len(block)
-        self._tail = (self._tail + block[-len(PNG_END) :])[-len(PNG_END) :]
-        if self._received > length or (self._received == length and self._tail != PNG_END):
-            raise ImageUnavailable("A generated image arrived damaged from the image service.")
+        self._end.feed(block)
+        is_cut = self._received == length and not self._end.is_reached
+        if self._received > length or is_cut:
+            message = "A generated image arrived damaged from the image service."
+            raise ImageUnavailable(message, for_good=is_cut)
         if self._head:
             block, self._head = self._head + block, b""
         return block
@@ -182,9 +193,9 @@ class Download:
             self._received += len(block)
             if self._received > self._max_bytes:
                 raise too_large(self._max_bytes)
-            self._tail = (self._tail + block[-len(PNG_END) :])[-len(PNG_END) :]
+            self._end.feed(block)
             await sink.add(block)
-        if self._tail != PNG_END:
+        if not self._end.is_reached:
             raise Broken("the image is cut short")
         self._length, self._head = self._received, b""
 
@@ -192,14 +203,14 @@ class Download:
 def require(response: aiohttp.ClientResponse, *statuses: int) -> None:
     """Refuse any other status, and bytes that are not the image's own."""
     status = response.status
-    if status >= 500 or status in {408, 429}:
+    if status >= 500 or status in {408, 425, 429}:
         raise Broken(f"status {status}")
     if status == 412:
         raise ImageUnavailable(CHANGED)
     if status not in statuses:
-        raise ImageUnavailable("The image service does not hold a generated image any more.")
+        raise ImageUnavailable(EXPIRED, for_good=True)
     if response.headers.get("content-encoding", "identity").lower() != "identity":
-        raise ImageUnavailable("The image service returned an encoded image.")
+        raise ImageUnavailable("The image service returned an encoded image.", for_good=True)
 
 
 def declared_length(response: aiohttp.ClientResponse, limit: int) -> int | None:
@@ -210,7 +221,7 @@ def declared_length(response: aiohttp.ClientResponse, limit: int) -> int | None:
     if length > limit:
         raise too_large(limit)
     if length < SMALLEST_PNG:
-        raise ImageUnavailable(NOT_A_PNG)
+        raise ImageUnavailable(NOT_A_PNG, for_good=True)
     return length
 
 
@@ -236,4 +247,5 @@ def require_overlap(repeated: int) -> None:
 
 def too_large(limit: int) -> ImageUnavailable:
     """The refusal of an image above `limit` bytes."""
-    return ImageUnavailable(f"A generated image is larger than this gateway's {limit} bytes.")
+    message = f"A generated image is larger than this gateway's {limit} bytes."
+    return ImageUnavailable(message, for_good=True)

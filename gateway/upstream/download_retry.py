@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
+from math import inf
 from typing import TypeVar
 
 from structlog.typing import FilteringBoundLogger
@@ -16,9 +17,16 @@ ATTEMPTS = 5
 PROGRESS_BYTES = 256 * 1024
 FIRST_WAIT_S = 0.2
 LONGEST_WAIT_S = 5.0
+UNSEEN_WAITS_S = (1.0, 2.0, 4.0)
+"""For a new image that its host does not show yet."""
 JITTER = 0.5
+UNSEEN_JITTER = 0.2
 
 T = TypeVar("T")
+
+
+class NotThere(Exception):
+    """The host says that it has no such image, and may say so of one that was made just now."""
 
 
 class Deadline:
@@ -41,10 +49,16 @@ class Deadline:
 
 
 class DownloadRetry:
-    """What the download of one image may take."""
+    """What the download of one image may take; `fresh` says that it was made just now."""
 
     def __init__(
-        self, deadline: Deadline, idle_s: float, clock: Clock, log: FilteringBoundLogger
+        self,
+        deadline: Deadline,
+        idle_s: float,
+        clock: Clock,
+        log: FilteringBoundLogger,
+        *,
+        fresh: bool = False,
     ) -> None:
         self._deadline = deadline
         self._idle_s = idle_s
@@ -52,6 +66,8 @@ class DownloadRetry:
         self._log = log
         self._failures = 0
         self._reached = 0
+        self._unseen_waits = list(UNSEEN_WAITS_S if fresh else ())
+        self.is_fresh = fresh
 
     async def limit(self, step: Awaitable[T]) -> T:
         """Wait for one step.
@@ -68,6 +84,9 @@ class DownloadRetry:
         Raises:
             ImageUnavailable: no attempt is left, or no time for one.
         """
+        if isinstance(cause, NotThere):
+            await self._wait_until_seen(cause)
+            return
         if received - self._reached >= PROGRESS_BYTES:
             self._failures = 0
             self._reached = received
@@ -80,4 +99,13 @@ class DownloadRetry:
             message = "A generated image could not be downloaded from the image service."
             raise ImageUnavailable(message) from cause
         self._log.warning("image_download_broke", **facts)
+        await self._clock.sleep(wait)
+
+    async def _wait_until_seen(self, cause: NotThere) -> None:
+        wait = self._unseen_waits.pop(0) if self._unseen_waits else inf
+        wait *= 1 + UNSEEN_JITTER * self._clock.chance()
+        if wait >= self._deadline.left_s():
+            self._log.error("image_given_up", cause=str(cause))
+            raise ImageUnavailable("The image service does not show a generated image.") from cause
+        self._log.warning("image_not_there_yet", cause=str(cause), wait_s=wait)
         await self._clock.sleep(wait)

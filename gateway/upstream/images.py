@@ -41,17 +41,19 @@ class ImageFetcher:
         url = self._allowed.parse(text)
         if url is None:
             message = "The image service returned an image address that is not allowed."
-            raise ImageUnavailable(message)
+            raise ImageUnavailable(message, for_good=True)
         return url
 
-    async def open(self, text: str, deadline: Deadline, log: FilteringBoundLogger) -> Download:
-        """Begin a download. The caller closes it.
+    async def open(
+        self, text: str, deadline: Deadline, log: FilteringBoundLogger, *, fresh: bool = False
+    ) -> Download:
+        """Begin a download; `fresh`: of an image made just now. The caller closes it.
 
         Raises:
             ImageUnavailable: not allowed, not there, not a PNG, too large, or broken every time.
         """
         connect = partial(self._get, self.check(text))
-        retry = DownloadRetry(deadline, self._images.timeout_s, self._clock, log)
+        retry = DownloadRetry(deadline, self._images.timeout_s, self._clock, log, fresh=fresh)
         download = Download(connect, retry, self._images.max_bytes)
         try:
             await download.open()

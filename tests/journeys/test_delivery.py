@@ -5,12 +5,14 @@ from __future__ import annotations
 import base64
 import hashlib
 from concurrent.futures import ThreadPoolExecutor
+from time import time
 from typing import Any
 
 import httpx
 import pytest
 
-from tests.running import Client
+from tests.running import Client, HeldClock, account, config_for
+from tests.running_fixtures import Start
 from tests.simulated import SimulatedDashScope
 
 pytestmark = pytest.mark.usefixtures("quick_retries")
@@ -82,7 +84,7 @@ def test_a_failing_host_is_asked_again(
 
 @pytest.mark.parametrize(
     "kind",
-    ["image_404", "image_expired", "image_redirect", "image_not_png", "image_oversized"],
+    ["image_expired", "image_redirect", "image_not_png", "image_oversized"],
 )
 def test_hopeless_before_the_first_byte(
     kind: str, gateway: Client, simulator: SimulatedDashScope
@@ -95,6 +97,31 @@ def test_hopeless_before_the_first_byte(
     assert answer.status_code == 502
     assert answer.json()["error"]["code"] == "image_unavailable"
     assert answer.headers["x-should-retry"] == "false"
+
+
+def test_a_new_image_is_not_there_yet(gateway: Client, simulator: SimulatedDashScope) -> None:
+    """Its host shows it a moment later; what was paid for is not lost."""
+    simulator.fault("image_404", count=3)
+
+    answer = b64(gateway, n=1)
+
+    assert len(digests(answer)) == 1
+    assert downloads(simulator)["404"] == 3
+
+
+def test_a_kept_result_that_is_gone(
+    start: Start, simulator: SimulatedDashScope, clock: HeldClock
+) -> None:
+    """Nobody waits for what was there before and is no longer."""
+    clock.now = time()
+    gateway = start(config_for(account(simulator.base_url)))
+    sources(gateway)
+    simulator.fault("image_404", count=None)
+
+    answer = b64(gateway)
+
+    assert answer.status_code == 502
+    assert downloads(simulator)["404"] <= ASKED["n"]
 
 
 def test_hopeless_after_the_first_byte(gateway: Client, simulator: SimulatedDashScope) -> None:

@@ -21,7 +21,7 @@ from gateway.api import streaming
 from gateway.api.errors import EXCEPTION_HANDLERS
 from gateway.api.streaming import StreamedImages
 from gateway.config import Images
-from gateway.delivery import Delivery
+from gateway.delivery import Delivery, ResultImages
 from gateway.domain.catalogue import Size
 from gateway.domain.clock import Clock
 from gateway.observability.context import RequestContext, open_context
@@ -61,7 +61,9 @@ class Serving:
         @post("/", status_code=200)
         async def generate() -> StreamedImages:
             log = structlog.get_logger()
-            opened = await self.delivery.open(self.images, describe, deadline=inf, log=log)
+            opened = await self.delivery.open(
+                ResultImages(self.images), describe, deadline=inf, log=log
+            )
             return StreamedImages(opened, {"x-gateway-model": "m"})
 
         app = Litestar(

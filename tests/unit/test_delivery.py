@@ -15,7 +15,7 @@ import pytest
 import structlog
 
 from gateway.config import Images
-from gateway.delivery import CopySink, Delivery, OpenDelivery
+from gateway.delivery import CopySink, Delivery, OpenDelivery, ResultImages
 from gateway.domain.catalogue import Size
 from gateway.domain.clock import Clock
 from gateway.domain.errors import ImageUnavailable
@@ -69,7 +69,7 @@ class Delivering:
         given = [self._source(each) for each in sources]
         log = structlog.get_logger()
         return await self.delivery.open(
-            given, describe, deadline=deadline, log=log, copy_to=copy_to
+            ResultImages(given), describe, deadline=deadline, log=log, copy_to=copy_to
         )
 
     def _source(self, given: Given) -> str | bytes:

@@ -51,11 +51,10 @@ class Fetching:
         clock = Clock(time, lambda: self.now, lambda: 0.0, self._sleep)
         self.fetcher = ImageFetcher(config, clock)
 
-    async def open(self, *scripts: Script, deadline: float = inf) -> Download:
+    async def open(self, *scripts: Script, deadline: float = inf, fresh: bool = False) -> Download:
         url = self.host.add(*scripts)
-        return await self.fetcher.open(
-            url, Deadline(deadline, lambda: self.now), structlog.get_logger()
-        )
+        until = Deadline(deadline, lambda: self.now)
+        return await self.fetcher.open(url, until, structlog.get_logger(), fresh=fresh)
 
     async def _sleep(self, seconds: float) -> None:
         self.waits.append(seconds)
@@ -144,6 +143,10 @@ async def test_a_weak_etag_makes_no_condition(fetching: Fetching) -> None:
     assert "if-match" not in fetching.host.asked[-1].headers
 
 
+def gone(_: Asked) -> Answer:
+    return answer(404, b"")
+
+
 def place(text: str, body: bytes = IMAGE) -> Script:
     return lambda _: answer(206, body, content_range=text)
 
@@ -157,7 +160,7 @@ CHANGED: dict[str, Script] = {
     "no content-range": place(""),
     "unknown total": place("bytes 1000-700000/*"),
     "not a range": place("700001"),
-    "gone": lambda _: answer(404, b""),
+    "gone": gone,
     "expired": lambda _: answer(403, b""),
     "no such range": lambda _: answer(416, b""),
     "moved": lambda _: answer(302, b"", location="http://127.0.0.1:9/"),
@@ -210,7 +213,7 @@ async def test_an_image_that_does_not_end_is_damaged(fetching: Fetching) -> None
     download.close()
 
 
-@pytest.mark.parametrize("status", [408, 429, 500, 502, 503, 504])
+@pytest.mark.parametrize("status", [408, 425, 429, 500, 502, 503, 504])
 async def test_passing_failures_are_tried_again(status: int, fetching: Fetching) -> None:
     download = await fetching.open(lambda _: answer(status, b"busy"), serve(IMAGE))
 
@@ -223,6 +226,70 @@ async def test_lasting_failures_are_not(status: int, fetching: Fetching) -> None
     with pytest.raises(ImageUnavailable, match="any more"):
         await fetching.open(lambda _: answer(status, b"", location="http://127.0.0.1:9/x"))
     assert len(fetching.host.asked) == 1
+
+
+NOT_THERE: dict[str, Script] = {
+    "404": lambda _: answer(404, b"<Code>NoSuchKey</Code>"),
+    "403": lambda _: answer(403, b"<Code>AccessDenied</Code><Message>denied</Message>"),
+    "empty 404": lambda _: answer(404, b""),
+}
+EXPIRED = b"<Code>AccessDenied</Code><Message>Request has expired.</Message>"
+
+
+@pytest.mark.parametrize("name", NOT_THERE)
+async def test_a_new_image_may_not_be_there_yet(name: str, fetching: Fetching) -> None:
+    """A host shows some images only seconds after the vendor has named them."""
+    download = await fetching.open(*[NOT_THERE[name]] * 3, serve(IMAGE), fresh=True)
+
+    assert await read(download) == IMAGE
+    assert fetching.waits == [1.0, 2.0, 4.0]
+
+
+async def test_a_new_image_may_vanish_for_a_moment(fetching: Fetching) -> None:
+    """Another of the host's machines may not show it yet when the rest is asked for."""
+    scripts = serve(IMAGE, sent=300_000), gone, serve(IMAGE)
+
+    assert await read(await fetching.open(*scripts, fresh=True)) == IMAGE
+
+
+async def test_a_new_image_that_never_comes(fetching: Fetching) -> None:
+    """It is given up, but may be there for a retry."""
+    with pytest.raises(ImageUnavailable) as caught:
+        await fetching.open(gone, fresh=True)
+
+    assert fetching.waits == [1.0, 2.0, 4.0]
+    assert not caught.value.for_good
+
+
+async def test_a_new_image_is_waited_for_within_the_deadline(fetching: Fetching) -> None:
+    with pytest.raises(ImageUnavailable):
+        await fetching.open(gone, fresh=True, deadline=4.0)
+    assert fetching.waits == [1.0, 2.0]
+
+
+@pytest.mark.parametrize("fresh", [True, False])
+async def test_an_expired_address_is_final(fresh: bool, fetching: Fetching) -> None:
+    with pytest.raises(ImageUnavailable) as caught:
+        await fetching.open(lambda _: answer(403, EXPIRED), fresh=fresh)
+
+    assert caught.value.for_good
+    assert len(fetching.host.asked) == 1
+
+
+@pytest.mark.parametrize("more", [b"\0", b"mark" * 100_000])
+@pytest.mark.parametrize("script", [serve, chunked])
+async def test_bytes_after_the_end_of_a_png(
+    script: Callable[[bytes], Script], more: bytes, fetching: Fetching
+) -> None:
+    """Marks of provenance stand there; they are part of what was generated."""
+    image = png(300_000) + more
+    download = await fetching.open(script(image))
+    if download.length is not None:
+        assert await read(download) == image
+        return
+    buffer = Buffer()
+    await download.read_all(buffer)
+    assert b"".join(buffer.blocks) == image
 
 
 @pytest.mark.parametrize(
@@ -300,7 +367,7 @@ async def test_a_deadline_can_be_moved() -> None:
     assert deadline.left_s() == 300.0
 
 
-class BlockBuffer:
+class Buffer:
     """Somewhere to put an image."""
 
     def __init__(self) -> None:
@@ -323,7 +390,7 @@ async def test_an_image_of_unknown_length(fetching: Fetching) -> None:
     ]
     download = await fetching.open(*scripts[1:])
     assert (download.length, download.size) == (None, Size(1024, 1024))
-    buffer = BlockBuffer()
+    buffer = Buffer()
 
     await download.read_all(buffer)
 
@@ -336,13 +403,13 @@ async def test_an_image_of_unknown_length_that_is_too_large(fetching: Fetching) 
     download = await fetching.open(chunked(png(2**20 + 1)))
 
     with pytest.raises(ImageUnavailable, match="larger than"):
-        await download.read_all(BlockBuffer())
+        await download.read_all(Buffer())
     download.close()
 
 
 async def test_a_length_that_is_known_at_the_second_attempt(fetching: Fetching) -> None:
     download = await fetching.open(chunked(IMAGE, sent=300_000, ends=False), serve(IMAGE))
-    buffer = BlockBuffer()
+    buffer = Buffer()
 
     await download.read_all(buffer)
 

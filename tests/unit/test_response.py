@@ -11,9 +11,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gateway.domain.catalogue import Size
+from gateway.domain.png import png_size
 from gateway.protocol.dashscope import GenerationReply
 from gateway.protocol.openai import Image
-from gateway.translate.response import image_urls, png_size, to_openai
+from gateway.translate.response import image_urls, to_openai
 
 START = b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR"
 
