@@ -21,15 +21,25 @@ from gateway.observability.log_writer import STDERR, log_writer
 
 NOISY = ("httpx", "httpcore", "aiohttp", "uvicorn.access")
 MASK = "*****"
+NAME_AND_MASK = rf"\g<name>{MASK}"
 SHORTEST_SECRET = 6
 """Masking shorter ones would maim the log, and hide nothing."""
+PLAIN_QUERY = (
+    r"(?:Expires|x-oss-(?:date|expires|signature-version)|(?:(?i:X-Amz)-(?:Date|Expires|Algorithm))"
+    r"|api-version)="
+)
+"""What a signed URL says that opens nothing. Anything else in a query may: vendors name it as they
+like (Signature, OSSAccessKeyId, x-oss-credential, security-token, X-Amz-Signature …)."""
+IN_QUERY = r"(?:(?<=[?&;])|(?<=\\u0026)|(?<=%3[Ff])|(?<=%26))"
+"""Behind what parts a query, be it spelt as in JSON or inside another URL."""
 PATTERNS = (
     r"\bsk-[\w-]{8,}",  # keys of the vendor, of OpenAI and of this gateway
     r"(?<=[Bb]earer )[^\s\"'\\]{6,}",
-    r"(?<=://)[^\s/@\"'\\]*:[^\s/@\"'\\]+(?=@)",  # user:password of a URL
-    r"(?<=Signature=)[^\s&\"'\\]+",  # what opens a signed URL
+    r"(?<=://)[^\s/@:\"'\\]*:[^\s/@\"'\\]+(?=@)",  # user:password of a URL
+    rf"(?P<name>{IN_QUERY}(?!{PLAIN_QUERY})[\w.~%+-]{{1,64}}?(?:=|%3[Dd]))[^\s&;\"'\\<>]+",
+    r"(?<=ignature=)[^\s&;\"'\\<>]+",  # of a part of a signed URL
 )
-SIGNS = ("sk-", "earer ", "://", "Signature=")
+SIGNS = ("sk-", "earer ", "://", "?", "&", "0026", "%", "ignature=")
 """A line without any of these, and without a known secret, matches none of the above."""
 
 UNSEEN = r"\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069"
@@ -70,7 +80,7 @@ class Masker:
         """The last processor: from the rendered line to the one that is written."""
         text = str(line)
         if any(sign in text for sign in self._signs):
-            return self._pattern.sub(MASK, text)
+            return self._pattern.sub(NAME_AND_MASK, text)
         return text
 
 

@@ -10,23 +10,19 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, Literal, Self
-from urllib.parse import parse_qsl, urlsplit
 
 import msgspec
 from msgspec import Struct
 
 from gateway.domain.catalogue import Size
+from gateway.domain.signed_url import expires_at, is_number
 from gateway.store.generations import MARGIN_MS, Idempotency
 from gateway.translate.request import Plan
 
 VERSION = 1
 MARGIN_S = MARGIN_MS / 1000
-URL_LIFE_S = 86_400
-"""As the vendor documents it, for a URL that does not say."""
-LONGEST_URL_LIFE_S = 7 * 86_400
-"""The longest seen; a URL that claims more is not believed."""
 ITEM = re.compile(r'(?:[^,"]|"(?:[^"\\]|\\.)*(?:"|\\?$))+')
 """What stands between two commas; one inside quotes, closed or not, separates nothing."""
 DIRECTIVE = re.compile(r'\s*([\w-]+)\s*(?:=\s*("[^"\\]*"|[^\s"]*)\s*)?')
@@ -105,30 +101,6 @@ def directives(header: str) -> Iterator[tuple[str, str]]:
     for item in ITEM.findall(header):
         if found := DIRECTIVE.fullmatch(item):
             yield found[1].lower(), (found[2] or "").strip('"')
-
-
-def is_number(text: str) -> bool:
-    """Whether a text is a whole number as HTTP and URLs write it."""
-    return text.isascii() and text.isdigit()
-
-
-# --- the life of URLs ---------------------------------------------------------------------
-
-
-def expires_at(urls: Iterable[str], created: float) -> float:
-    """When the first of the URLs dies, Unix seconds: as they say, or as the vendor documents."""
-    return min(expiry(url, created) for url in urls)
-
-
-def expiry(url: str, created: float) -> float:
-    """When a signed URL dies; the least of several `Expires`, the documented life for none."""
-    try:
-        query = parse_qsl(urlsplit(url).query)
-    except ValueError:
-        query = []
-    told = [int(text[:12]) for name, text in query if name == "Expires" and is_number(text)]
-    believed = [time for time in told if time <= created + LONGEST_URL_LIFE_S]
-    return min(believed, default=created + URL_LIFE_S)
 
 
 # --- records ------------------------------------------------------------------------------

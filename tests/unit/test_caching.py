@@ -13,15 +13,11 @@ from msgspec.structs import replace
 from gateway.config import Config, with_catalogue
 from gateway.protocol.openai import ImageRequest
 from gateway.results.cache_policy import (
-    LONGEST_URL_LIFE_S,
-    URL_LIFE_S,
     CacheControl,
     Record,
     adoption_hash,
     decode,
     encode,
-    expires_at,
-    expiry,
     fingerprint,
     idempotency,
     is_cacheable,
@@ -191,40 +187,6 @@ def test_any_header_can_be_read(header: str) -> None:
 @pytest.mark.timeout(5)
 def test_no_header_takes_long_to_read(header: str) -> None:
     CacheControl.parse(header)
-
-
-# --- the life of URLs
-
-
-@pytest.mark.parametrize(
-    ("query", "life_s"),
-    [
-        (f"Expires={NOON + 3600}&OSSAccessKeyId=a&Signature=b%3D", 3600),
-        (f"a=1&Expires={NOON + 50}&Expires={NOON + 40}", 40),
-        (f"Expires={NOON - 10}", -10),
-        ("Expires=0", -NOON),
-        (f"Expires={NOON + LONGEST_URL_LIFE_S}", LONGEST_URL_LIFE_S),
-        ("", URL_LIFE_S),
-        ("Expires=", URL_LIFE_S),
-        ("Expires=soon", URL_LIFE_S),
-        ("Expires=-5", URL_LIFE_S),
-        (f"Expires={NOON * 1000}", URL_LIFE_S),
-        (f"Expires={'9' * 5000}", URL_LIFE_S),
-        (f"expires={NOON + 3600}", URL_LIFE_S),
-        ("Expires=٣", URL_LIFE_S),
-    ],
-)
-def test_a_url_says_when_it_dies(query: str, life_s: int) -> None:
-    assert expiry(f"https://host/1d/a.png?{query}", NOON) == NOON + life_s
-
-
-def test_a_url_that_cannot_be_read_lives_as_documented() -> None:
-    assert expiry("https://[broken?Expires=5", NOON) == NOON + URL_LIFE_S
-
-
-def test_a_result_lives_as_long_as_its_first_url_to_die() -> None:
-    urls = [f"https://host/{life}.png?Expires={NOON + life}" for life in (500, 300, 400)]
-    assert expires_at(urls, NOON) == NOON + 300
 
 
 # --- records
