@@ -141,6 +141,7 @@ class Parts:
                 accounts=self.accounts,
                 pacer=self.pacer,
                 client=self.client,
+                fetcher=self.fetcher,
                 clock=clock,
                 metrics=self.metrics,
             ),

@@ -61,9 +61,7 @@ class Answers:
         headers = log_fields(plan) | self._cache_notes(result)
         if plan.response_format == "b64_json":
             return await self._streamed(job, result, context, headers)
-        for url in record.urls:
-            self._fetcher.check(url)
-        images = [Image(url=url) for url in record.urls]
+        images = [Image(url=self._fetcher.checked(url)) for url in record.urls]
         body = to_openai(images, created=record.created, size=plan.size)
         return json_answer(body, headers=headers)
 

@@ -47,9 +47,12 @@ def has_tracing() -> bool:
 
 def network_faults(config: Config) -> Iterator[Fault]:
     """Hosts, networks and servers that cannot be meant."""
-    for index, network in enumerate(config.metrics.allow):
-        if not is_network(network):
-            yield Fault(f"metrics.allow[{index}]", "expected a network such as 10.0.0.0/8")
+    networks = {"metrics.allow": config.metrics.allow}
+    networks["images.trusted_networks"] = config.images.trusted_networks
+    for name, listed in networks.items():
+        for index, network in enumerate(listed):
+            if not is_network(network):
+                yield Fault(f"{name}[{index}]", "expected a network such as 10.0.0.0/8")
     if config.redis is not None:
         yield from redis_faults(config.redis.url, "redis.url")
     yield from image_cache_faults(config)

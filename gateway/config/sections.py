@@ -84,9 +84,12 @@ class Images(Struct, frozen=True):
 
     allowed_hosts: tuple[str, ...] = (".aliyuncs.com",)
     """Exact hosts (`host`, `host:port`) or `.suffixes`; a private address only for an exact one."""
+    trusted_networks: tuple[str, ...] = ()
+    """Private networks in which allowed hosts may be: a VPC, PrivateLink, a fake-IP resolver."""
     allow_http: bool = False
-    max_bytes: Count = 32 * 1024 * 1024
-    """The largest image, in bytes."""
+    """Fetch `http://` addresses as they are; otherwise `https://` takes their place."""
+    max_bytes: Count = 72 * 1024 * 1024
+    """The largest image, in bytes. A PNG of noise of 4096x4096 has 65 MiB."""
     timeout_s: Positive = 60.0
     """Without a byte of an image."""
     budget_bytes: Annotated[int, Meta(ge=1024 * 1024)] = 32 * 1024 * 1024

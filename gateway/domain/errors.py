@@ -22,6 +22,7 @@
     ├── ClientGone                499  hung up before the answer
     ├── ServiceUnavailable        503  a part the gateway needs is down
     │   ├── UpstreamOverloaded    503
+    │   ├── ImageHostsUnreachable 503  our own network lets no image through
     │   └── UpstreamUnreachable   503  nothing was sent
     ├── UpstreamRefused           502  the gateway's own set-up is at fault: key, access
     ├── UpstreamFailed            502  the vendor failed and billed nothing
@@ -240,6 +241,16 @@ class UpstreamUnreachable(ServiceUnavailable):
     code = "upstream_unreachable"
 
 
+class ImageHostsUnreachable(ServiceUnavailable):
+    """The gateway's own network or settings let no image through; nothing was generated.
+
+    Only the operator can mend that; an answer of URLs is not concerned.
+    """
+
+    code = "image_hosts_unreachable"
+    should_retry = False
+
+
 class UpstreamRefused(GatewayError):
     """The vendor refused the gateway itself: its key, its bill or its rights.
 
@@ -283,6 +294,8 @@ class ImageUnavailable(UpstreamAmbiguous):
     """
 
     code = "image_unavailable"
+
+    for_good: bool = False
 
     def __init__(self, message: str, *, for_good: bool = False) -> None:
         super().__init__(message)

@@ -25,6 +25,7 @@ from gateway.translate.request import Plan, remaining
 from gateway.translate.response import image_urls
 from gateway.upstream.accounts import THROTTLED_S, Accounts, Route
 from gateway.upstream.client import DashScope
+from gateway.upstream.images import ImageFetcher
 from gateway.upstream.retry import wait_s
 
 TOP_UPS = 2
@@ -112,14 +113,25 @@ class Generator:
         accounts: Accounts,
         pacer: Pacer,
         client: DashScope,
+        fetcher: ImageFetcher,
         clock: Clock,
         metrics: Metrics,
     ) -> None:
         self._accounts = accounts
         self._pacer = pacer
         self._client = client
+        self._fetcher = fetcher
         self._clock = clock
         self._metrics = metrics
+
+    async def require_delivery(self, plan: Plan) -> None:
+        """Ask, before anything is paid for, whether its images could be handed over.
+
+        Raises:
+            ImageHostsUnreachable: they would have to be downloaded, and cannot be.
+        """
+        if plan.response_format == "b64_json":
+            await self._fetcher.require_hosts()
 
     def join(self, plan: Plan, run: Run, ready: Ready) -> Waiter | None:
         """Wait for the first slot of a request of one call, at no more cost than a row in a queue.

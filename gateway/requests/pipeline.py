@@ -201,6 +201,8 @@ class Pipeline:
             raise refusal(place)
         pays = isinstance(place, Lead)
         try:
+            if pays:
+                await self._generator.require_delivery(plan)
             held = await self._admission.admit(caller, plan, context, pays=pays)
         except BaseException as error:
             await leave(place)

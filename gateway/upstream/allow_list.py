@@ -10,6 +10,7 @@ from __future__ import annotations
 import ipaddress
 import re
 import socket
+from collections.abc import Sequence
 
 import aiohttp
 from aiohttp.abc import AbstractResolver, ResolveResult
@@ -17,6 +18,8 @@ from yarl import URL
 
 from gateway.config import Images
 
+PLAIN_HTTP = re.compile(r"(?i:http)://([^/?#:@]+)(?::80)?([/?#].*)?")
+"""Without a port of its own: what answers there need not speak TLS."""
 PLAIN_URL = re.compile(r"[!-~]{1,4096}")
 HOST_NAME = re.compile(r"[a-z0-9-]+(\.[a-z0-9-]+)*")
 """Letters, digits and hyphens only: readers disagree on what an escape in a host means."""
@@ -33,6 +36,24 @@ NEVER_PUBLIC = tuple(
 """What a release of Python or another takes to be global, and is not."""
 
 
+METADATA = frozenset(
+    map(ipaddress.ip_address, ("169.254.169.254", "100.100.100.200", "fd00:ec2::254"))
+)
+"""Where clouds hand out credentials: no wider network is ever meant to hold it."""
+
+Address = ipaddress.IPv4Address | ipaddress.IPv6Address
+Network = ipaddress.IPv4Network | ipaddress.IPv6Network
+
+
+class PrivateAddress(OSError):
+    """A name leads into a network that is not known to be meant."""
+
+    def __init__(self, host: str, addresses: Sequence[str]) -> None:
+        super().__init__(f"{host} has no public address")
+        self.host = host
+        self.addresses = tuple(addresses)
+
+
 class AllowList:
     """The hosts of the configuration."""
 
@@ -41,15 +62,21 @@ class AllowList:
         self._exact = frozenset(host for host in hosts if not host.startswith("."))
         self._suffixes = tuple(host for host in hosts if host.startswith("."))
         self._schemes = {"https", "http"} if images.allow_http else {"https"}
+        self.trusted = tuple(map(ipaddress.ip_network, images.trusted_networks))
         self.exempt = frozenset(h.rpartition(":")[0] or h for h in self._exact) | self._exact
         """Hosts listed exactly, whose addresses need not be public."""
 
+    def secure(self, text: str) -> str:
+        """The same URL by https, unless plain HTTP is allowed; no signature covers the scheme."""
+        found = None if "http" in self._schemes else PLAIN_HTTP.fullmatch(text)
+        return text if found is None else f"https://{found[1]}{found[2] or ''}"
+
     def parse(self, text: str) -> URL | None:
-        """The URL, if it may be fetched and handed to clients."""
+        """The URL, by https, if it may be fetched and handed to clients."""
         if PLAIN_URL.fullmatch(text) is None:
             return None
         try:
-            url = URL(text, encoded=True)
+            url = URL(self.secure(text), encoded=True)
             return url if self._allows(url) else None
         except ValueError:
             return None
@@ -70,11 +97,18 @@ class PublicResolver(AbstractResolver):
     """Resolves names, and refuses private addresses at the moment of connecting.
 
     The addresses it returns are the ones connected to, so a name cannot change its mind in between.
+    `exempt` hosts may be anywhere; the others at public addresses, or in the `trusted` networks.
     """
 
-    def __init__(self, exempt: frozenset[str]) -> None:
+    def __init__(
+        self,
+        exempt: frozenset[str],
+        trusted: Sequence[Network] = (),
+        resolver: AbstractResolver | None = None,
+    ) -> None:
         self._exempt = exempt
-        self._resolver = aiohttp.ThreadedResolver()
+        self._trusted = trusted
+        self._resolver = resolver or aiohttp.ThreadedResolver()
 
     async def resolve(
         self, host: str, port: int = 0, family: socket.AddressFamily = socket.AF_INET
@@ -82,15 +116,19 @@ class PublicResolver(AbstractResolver):
         """Addresses of `host`.
 
         Raises:
-            OSError: there is none, or none that is public.
+            OSError: there is none.
+            PrivateAddress: there is none that may be connected to.
         """
         found = await self._resolver.resolve(host, port, family)
         if host in self._exempt:
             return found
-        public = [result for result in found if is_public(result["host"])]
-        if not public:
-            raise OSError(f"{host} has no public address")
-        return public
+        allowed = [result for result in found if self._allows(result["host"])]
+        if not allowed:
+            raise PrivateAddress(host, [result["host"] for result in found])
+        return allowed
+
+    def _allows(self, address: str) -> bool:
+        return is_public(address) or is_in(self._trusted, address)
 
     async def close(self) -> None:
         """Nothing is held."""
@@ -99,12 +137,32 @@ class PublicResolver(AbstractResolver):
 
 def is_public(address: str) -> bool:
     """Whether anybody can reach an IP address; one wrapped inside IPv6 is unwrapped first."""
-    ip = ipaddress.ip_address(address.partition("%")[0])
-    if isinstance(ip, ipaddress.IPv6Address):
-        if any(ip in network for network in NEVER_PUBLIC):
-            return False
-        ip = ip.ipv4_mapped or ip.sixtofour or nat64(ip) or ip
+    ip = read_address(address)
+    if any(ip in network for network in NEVER_PUBLIC):
+        return False
+    ip = unwrapped(ip)
     return ip.is_global and not ip.is_multicast
+
+
+def is_in(networks: Sequence[Network], address: str) -> bool:
+    """Whether one of the networks holds an IP address, as it stands or unwrapped."""
+    ip = read_address(address)
+    forms = {ip, unwrapped(ip)}
+    if forms & METADATA:
+        networks = [network for network in networks if network.num_addresses == 1]
+    return any(form in network for form in forms for network in networks)
+
+
+def read_address(text: str) -> Address:
+    """An address without its zone."""
+    return ipaddress.ip_address(text.partition("%")[0])
+
+
+def unwrapped(ip: Address) -> Address:
+    """The IPv4 address that an IPv6 one stands for, if it does."""
+    if isinstance(ip, ipaddress.IPv6Address):
+        return ip.ipv4_mapped or ip.sixtofour or nat64(ip) or ip
+    return ip
 
 
 def nat64(ip: ipaddress.IPv6Address) -> ipaddress.IPv4Address | None:

@@ -5,22 +5,31 @@ Nothing but the signed URL travels there: no key, no cookie, and no redirect is 
 
 from __future__ import annotations
 
-from functools import partial
+import asyncio
+from functools import cached_property, partial
 
 import aiohttp
+import structlog
 from structlog.typing import FilteringBoundLogger
 from yarl import URL
 
 from gateway.config import Images
 from gateway.domain.clock import Clock
-from gateway.domain.errors import ImageUnavailable
-from gateway.upstream.allow_list import AllowList, PublicResolver
+from gateway.domain.errors import ImageHostsUnreachable, ImageUnavailable
+from gateway.upstream.allow_list import AllowList, PrivateAddress, PublicResolver
 from gateway.upstream.download import Download
 from gateway.upstream.download_retry import Deadline, DownloadRetry
+from gateway.upstream.image_hosts import ImageHosts
 
 CONNECT_S = 10.0
 IDLE_BUFFER_BYTES = 32 * 1024
 """aiohttp stops reading a download that nobody reads at twice this; a reader raises it."""
+
+
+PRIVATE = (
+    "Images cannot be fetched: the gateway's name server gives image hosts private addresses. Its "
+    "operator can allow them by `images.trusted_networks`; response_format `url` works as it is."
+)
 
 
 class ImageFetcher:
@@ -30,6 +39,7 @@ class ImageFetcher:
         self._images = images
         self._allowed = AllowList(images)
         self._clock = clock
+        self._hosts = ImageHosts(self._reach, clock.steady)
         self._session: aiohttp.ClientSession | None = None
 
     def check(self, text: str) -> URL:
@@ -43,6 +53,23 @@ class ImageFetcher:
             message = "The image service returned an image address that is not allowed."
             raise ImageUnavailable(message, for_good=True)
         return url
+
+    def checked(self, text: str) -> str:
+        """The result URL as clients are given it: by https, where plain HTTP is not allowed.
+
+        Raises:
+            ImageUnavailable: as `check`.
+        """
+        self.check(text)
+        return self._allowed.secure(text)
+
+    async def require_hosts(self) -> None:
+        """To be asked before images are paid for that would have to be downloaded.
+
+        Raises:
+            ImageHostsUnreachable: downloads fail because of our own network.
+        """
+        await self._hosts.require()
 
     async def open(
         self, text: str, deadline: Deadline, log: FilteringBoundLogger, *, fresh: bool = False
@@ -68,13 +95,36 @@ class ImageFetcher:
             await self._session.close()
 
     async def _get(self, url: URL, headers: dict[str, str]) -> aiohttp.ClientResponse:
-        return await self._open().get(url, headers=headers, allow_redirects=False)
+        try:
+            response = await self._open().get(url, headers=headers, allow_redirects=False)
+        except aiohttp.ClientConnectorDNSError as fault:
+            if isinstance(fault.os_error, PrivateAddress):
+                self._hosts.block(fault.os_error.host, PRIVATE)
+                tell_private(fault.os_error)
+                raise ImageUnavailable(PRIVATE) from fault
+            raise
+        self._hosts.unblock(url.raw_host or "")
+        return response
+
+    @cached_property
+    def _resolver(self) -> PublicResolver:
+        """Made inside the running loop, as it needs one."""
+        return PublicResolver(self._allowed.exempt, self._allowed.trusted)
+
+    async def _reach(self, host: str) -> None:
+        try:
+            async with asyncio.timeout(CONNECT_S):
+                await self._resolver.resolve(host)
+        except PrivateAddress as fault:
+            tell_private(fault)
+            raise ImageHostsUnreachable(PRIVATE) from fault
+        except (OSError, TimeoutError) as fault:
+            raise ImageHostsUnreachable(PRIVATE) from fault
 
     def _open(self) -> aiohttp.ClientSession:
         if self._session is None:
-            resolver = PublicResolver(self._allowed.exempt)
             self._session = aiohttp.ClientSession(
-                connector=aiohttp.TCPConnector(resolver=resolver, limit=0),
+                connector=aiohttp.TCPConnector(resolver=self._resolver, limit=0),
                 cookie_jar=aiohttp.DummyCookieJar(),
                 auto_decompress=False,
                 headers={"accept": "image/png", "accept-encoding": "identity"},
@@ -82,3 +132,13 @@ class ImageFetcher:
                 read_bufsize=IDLE_BUFFER_BYTES,
             )
         return self._session
+
+
+def tell_private(fault: PrivateAddress) -> None:
+    """For the operator: which name leads where, and what to set if that is meant."""
+    structlog.get_logger().error(
+        "image_host_private",
+        host=fault.host,
+        addresses=fault.addresses,
+        setting="images.trusted_networks",
+    )

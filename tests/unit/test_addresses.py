@@ -1,13 +1,14 @@
 from __future__ import annotations
 
 import socket
+from ipaddress import ip_network
 from typing import Any
 
-import aiohttp
 import pytest
 
 from gateway.config import Images
-from gateway.upstream.allow_list import AllowList, PublicResolver, is_public
+from gateway.upstream.allow_list import AllowList, PrivateAddress, PublicResolver, is_public
+from tests.name_server import Names
 
 RESULT = "https://dashscope-result-sh.oss-cn-shanghai.aliyuncs.com/1d/4f/x.png?Signature=a%2Bb%3D"
 
@@ -72,7 +73,7 @@ def test_allowed_urls(text: str) -> None:
         "",
         "x.png",
         "//a.aliyuncs.com/x.png",
-        "http://a.aliyuncs.com/x.png",
+        "http://a.aliyuncs.com:8080/x.png",
         "ftp://a.aliyuncs.com/x.png",
         "file:///etc/passwd",
         "https:///x.png",
@@ -132,15 +133,13 @@ class DnsProbe:
         pass
 
 
-def resolver(monkeypatch: pytest.MonkeyPatch, *addresses: str, exempt: str = "") -> PublicResolver:
-    monkeypatch.setattr(aiohttp, "ThreadedResolver", lambda: DnsProbe(*addresses))
-    return PublicResolver(frozenset({exempt}))
+def resolver(*addresses: str, exempt: str = "", trusted: str = "") -> PublicResolver:
+    networks = [ip_network(each) for each in trusted.split()]
+    return PublicResolver(frozenset({exempt}), networks, Names(*addresses))
 
 
-async def test_private_addresses_of_a_name_are_not_connected_to(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    names = resolver(monkeypatch, "10.0.0.1", "8.8.8.8")
+async def test_private_addresses_of_a_name_are_not_connected_to() -> None:
+    names = resolver("10.0.0.1", "8.8.8.8")
 
     found = await names.resolve("a.aliyuncs.com", 443, socket.AF_INET)
 
@@ -148,13 +147,56 @@ async def test_private_addresses_of_a_name_are_not_connected_to(
     await names.close()
 
 
-async def test_a_name_without_a_public_address_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    """As when it has none at all: the connection fails before a byte is sent."""
-    with pytest.raises(OSError, match="no public address"):
-        await resolver(monkeypatch, "10.0.0.1", "::1").resolve("a.aliyuncs.com")
+async def test_a_name_without_a_public_address_is_refused() -> None:
+    """The connection fails before a byte is sent, and the error says where the name leads."""
+    with pytest.raises(PrivateAddress) as caught:
+        await resolver("10.0.0.1", "::1").resolve("a.aliyuncs.com")
+    assert (caught.value.host, caught.value.addresses) == ("a.aliyuncs.com", ("10.0.0.1", "::1"))
 
 
-async def test_a_host_listed_exactly_may_be_private(monkeypatch: pytest.MonkeyPatch) -> None:
-    names = resolver(monkeypatch, "10.0.0.1", exempt="minio.internal")
+async def test_a_host_listed_exactly_may_be_private() -> None:
+    names = resolver("10.0.0.1", exempt="minio.internal")
 
     assert [each["host"] for each in await names.resolve("minio.internal")] == ["10.0.0.1"]
+
+
+@pytest.mark.parametrize(
+    ("trusted", "address"),
+    [
+        ("198.18.0.0/15", "198.18.0.7"),  # a fake-IP resolver's
+        ("198.18.0.0/15", "198.19.255.255"),
+        ("100.64.0.0/10", "100.100.2.136"),  # PrivateLink
+        ("10.0.0.0/8", "10.1.2.3"),
+        ("10.0.0.0/8", "::ffff:10.1.2.3"),
+        ("10.0.0.0/8", "64:ff9b::a01:203"),  # behind NAT64
+        ("64:ff9b:1::/48", "64:ff9b:1::808:808"),  # a network's own translation
+        ("fd00::/8", "fd12:3456::1"),
+        ("fd12:3456::/64", "fd12:3456::1%eth0"),
+        ("192.0.2.0/24 10.0.0.0/8", "10.0.0.1"),
+        ("100.100.100.200/32", "100.100.100.200"),  # named alone, it is meant
+    ],
+)
+async def test_a_trusted_network_is_as_good_as_public(trusted: str, address: str) -> None:
+    found = await resolver(address, trusted=trusted).resolve("a.aliyuncs.com")
+
+    assert [each["host"] for each in found] == [address]
+
+
+@pytest.mark.parametrize(
+    ("trusted", "address"),
+    [
+        ("198.18.0.0/16", "198.19.0.1"),
+        ("198.18.0.0/15", "10.0.0.1"),
+        ("10.0.0.0/8", "fd00::1"),
+        ("10.0.0.0/8", "64:ff9b::7f00:1"),
+        ("fd00::/8", "::1"),
+        ("100.64.0.0/10", "100.100.100.200"),  # the vendor's metadata service
+        ("0.0.0.0/0 ::/0", "169.254.169.254"),
+        ("0.0.0.0/0 ::/0", "::ffff:169.254.169.254"),
+        ("0.0.0.0/0 ::/0", "fd00:ec2::254"),
+    ],
+)
+async def test_other_private_networks_stay_refused(trusted: str, address: str) -> None:
+    """Above all those where a cloud hands out credentials."""
+    with pytest.raises(PrivateAddress):
+        await resolver(address, trusted=trusted).resolve("a.aliyuncs.com")

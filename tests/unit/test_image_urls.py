@@ -21,7 +21,8 @@ def is_allowed(url: str, *hosts: str, http: bool = False) -> bool:
         found = ImageFetcher(images, Clock(time, monotonic)).check(url)
     except ImageUnavailable:
         return False
-    assert str(found) == url or found.host == HOST
+    secured = url if http else url.replace("http:", "https:", 1)
+    assert str(found) == secured or found.host == HOST
     return True
 
 
@@ -44,7 +45,6 @@ def test_the_vendor_s_own_form(url: str) -> None:
     "url",
     [
         # Another scheme, host or port.
-        f"http://{HOST}/x.png",
         f"ftp://{HOST}/x.png",
         f"//{HOST}/x.png",
         f"{HOST}/x.png",
@@ -119,6 +119,48 @@ def test_anything_else_is_refused(url: str) -> None:
     assert not is_allowed(url)
 
 
+@pytest.mark.parametrize(
+    ("rest", "secured"),
+    [
+        (
+            "/1d/x.png?Expires=1&Signature=a%2Bb%2Fc%3D",
+            "/1d/x.png?Expires=1&Signature=a%2Bb%2Fc%3D",
+        ),
+        (":80/x.png", "/x.png"),
+        ("/x:80.png?a=http://b:80/", "/x:80.png?a=http://b:80/"),
+        ("?x=1", "?x=1"),
+    ],
+)
+@pytest.mark.parametrize("scheme", ["http", "HTTP"])
+def test_plain_http_becomes_https(scheme: str, rest: str, secured: str) -> None:
+    """For the fetcher and for clients; no signature covers the scheme."""
+    fetcher = ImageFetcher(Images(), Clock(time, monotonic))
+
+    assert fetcher.checked(f"{scheme}://{HOST}{rest}") == f"https://{HOST}{secured}"
+    assert str(fetcher.check(f"{scheme}://{HOST}{rest}")).startswith(f"https://{HOST}")
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        f"http://{HOST}:8080/x.png",
+        f"http://user@{HOST}/x.png",
+        f"http://{EVIL}/x.png",
+        f"http://{EVIL}#@{HOST}/x.png",
+        "http://[::1]/x.png",
+        "http://127.0.0.1/x.png",
+    ],
+)
+def test_plain_http_of_other_hosts_stays_refused(url: str) -> None:
+    assert not is_allowed(url)
+
+
+def test_plain_http_stays_where_it_is_allowed() -> None:
+    fetcher = ImageFetcher(Images(allow_http=True), Clock(time, monotonic))
+
+    assert fetcher.checked(f"http://{HOST}/x.png") == f"http://{HOST}/x.png"
+
+
 @pytest.mark.parametrize("spelling", [f"{HOST}.", f"{HOST}..", f".{HOST}", "..aliyuncs.com"])
 def test_dots_too_many(spelling: str) -> None:
     """With a final dot it is the same name to DNS, and another one to certificates and signers."""
@@ -132,7 +174,8 @@ def test_dots_too_many(spelling: str) -> None:
         ("http://minio:9000/x.png", ("minio:9000",), True, True),
         ("http://minio:9001/x.png", ("minio:9000",), True, False),
         ("http://minio/x.png", ("minio:9000",), True, False),
-        ("http://minio/x.png", ("minio",), False, False),
+        ("http://minio/x.png", ("minio",), False, True),
+        ("http://minio:9000/x.png", ("minio:9000",), False, False),
         ("https://minio/x.png", ("minio",), False, True),
         ("http://127.0.0.1:8090/x.png", ("127.0.0.1",), True, True),
         ("http://127.0.0.2:8090/x.png", ("127.0.0.1",), True, False),

@@ -1,0 +1,64 @@
+"""Image hosts that this gateway cannot reach as it is set up: known before more is paid for.
+
+A name server that answers with private addresses, or a proxy that lets no image host through, fails
+every download, and each costs a generation. So after the first one, requests whose images would
+have to be downloaded are refused until a look shows that a host can be reached.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+
+from gateway.domain.errors import ImageHostsUnreachable
+
+LOOK_AGAIN_S = 30.0
+MOST_HOSTS = 16
+
+
+class ImageHosts:
+    """The hosts that could not be reached.
+
+    `reach` tries one, and raises ImageHostsUnreachable if that fails.
+    """
+
+    def __init__(
+        self,
+        reach: Callable[[str], Awaitable[None]],
+        steady: Callable[[], float],
+    ) -> None:
+        self._reach = reach
+        self._steady = steady
+        self._blocked: dict[str, str] = {}
+        """What to tell clients, by host."""
+        self._look_at = 0.0
+
+    def block(self, host: str, message: str) -> None:
+        """A download from this host cannot even begin, because of our own network."""
+        if len(self._blocked) < MOST_HOSTS or host in self._blocked:
+            self._blocked[host] = message
+        self._look_at = self._steady() + LOOK_AGAIN_S
+
+    def unblock(self, host: str) -> None:
+        """A download from this host has begun."""
+        self._blocked.pop(host, None)
+
+    async def require(self) -> None:
+        """Return where images can be downloaded as far as is known; at no cost in the usual case.
+
+        Raises:
+            ImageHostsUnreachable: they cannot; it says what to set.
+        """
+        if self._blocked and self._steady() >= self._look_at:
+            self._look_at = self._steady() + LOOK_AGAIN_S  # others do not look meanwhile
+            await self._look()
+        for message in self._blocked.values():
+            raise ImageHostsUnreachable(message)
+
+    async def _look(self) -> None:
+        for host in tuple(self._blocked):
+            try:
+                await self._reach(host)
+            except ImageHostsUnreachable as error:
+                self.block(host, error.message)
+            else:
+                self.unblock(host)
