@@ -23,7 +23,7 @@ from gateway.translate.fields import KNOWN
 BODY_TIMEOUT_S = 30.0
 SHOWN = 64
 SHOWN_REASON = 200
-PLACE = re.compile(r" - at `\$(?:\.(?P<name>\w+))?[^`]*`\Z")
+PLACE = re.compile(r" - at `\$(?:\.(?P<name>\w++))?[^`]*+`\Z")
 MISSING = re.compile(r"Object missing required field `(\w+)`\Z")
 SURROGATE = re.compile(rb"\\u[dD][89a-fA-F]")
 

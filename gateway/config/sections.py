@@ -162,7 +162,7 @@ class Tenant(Struct, frozen=True, kw_only=True):
     limits: Limits = Limits()
     cache: Cache = Cache()
     log_prompts: bool = False
-    """Write its prompts to the log; otherwise only their length and hash are."""
+    """Log its prompts, up to 8,192 characters each; otherwise only their length and hash."""
 
 
 class Config(Struct, frozen=True, kw_only=True):

@@ -17,6 +17,7 @@ import msgspec
 import structlog
 from structlog.typing import EventDict, Processor, WrappedLogger
 
+from gateway.domain import foreign
 from gateway.observability.log_writer import STDERR, log_writer
 
 NOISY = ("httpx", "httpcore", "aiohttp", "uvicorn.access")
@@ -35,7 +36,7 @@ IN_QUERY = r"(?:(?<=[?&;])|(?<=\\u0026)|(?<=%3[Ff])|(?<=%26))"
 PATTERNS = (
     r"\bsk-[\w-]{8,}",  # keys of the vendor, of OpenAI and of this gateway
     r"(?<=[Bb]earer )[^\s\"'\\]{6,}",
-    r"(?<=://)[^\s/@:\"'\\]*:[^\s/@\"'\\]+(?=@)",  # user:password of a URL
+    r"(?<=://)[^\s/@:\"'\\]*+:[^\s/@\"'\\]++(?=@)",  # user:password of a URL
     rf"(?P<name>{IN_QUERY}(?!{PLAIN_QUERY})[\w.~%+-]{{1,64}}?(?:=|%3[Dd]))[^\s&;\"'\\<>]+",
     r"(?<=ignature=)[^\s&;\"'\\<>]+",  # of a part of a signed URL
 )
@@ -49,6 +50,9 @@ UNSEEN_IN_TEXT = re.compile(rf"[\x00-\x1f{UNSEEN}]")
 UNSEEN_IN_TRACE = re.compile(rf"[\x00-\x08\x0b-\x1f{UNSEEN}]")
 """A stack trace has lines of its own."""
 TRACES = ("exception", "stack")
+LONGEST_TRACE = 32_768
+LONGEST_LIST = 100
+"""Elements of a value with parts."""
 
 
 class Masker:
@@ -96,9 +100,9 @@ def configure_logs(*, json_lines: bool, level: str = "info", secrets: Iterable[s
     # Without a standard error, its number may be any file that was opened since.
     log_writer.open(STDERR if sys.stderr is not None else None)
     renderers: list[Processor] = (
-        [structlog.processors.JSONRenderer(serializer=to_json)]
+        [with_values_cut, structlog.processors.JSONRenderer(serializer=to_json)]
         if json_lines
-        else [without_escapes, structlog.dev.ConsoleRenderer()]
+        else [with_values_cut, without_escapes, structlog.dev.ConsoleRenderer()]
     )
     facts: list[Processor] = [
         structlog.processors.add_log_level,
@@ -144,6 +148,34 @@ def route_libraries(facts: list[Processor], renderers: list[Processor]) -> None:
     logging.captureWarnings(capture=True)
     for name in NOISY:
         logging.getLogger(name).setLevel(logging.WARNING)
+
+
+def with_values_cut(_: WrappedLogger, __: str, line: EventDict) -> EventDict:
+    """Bound what a line holds of others' texts, before anything looks at each character."""
+    for name, value in line.items():
+        if isinstance(value, str):
+            most = LONGEST_TRACE if name in TRACES else foreign.LOGGED
+            if len(value) > most:
+                line[name] = foreign.cut(value, most)
+        elif not isinstance(value, int | float | None):
+            line[name] = with_parts_cut(value)
+    return line
+
+
+def with_parts_cut(value: object) -> object:
+    """A value whose texts, inside it too, are at most as long as a line takes."""
+    match value:
+        case str():
+            return foreign.cut(value, foreign.LOGGED)
+        case list() | tuple():
+            return [with_parts_cut(part) for part in value[:LONGEST_LIST]]
+        case dict():
+            parts = list(value.items())[:LONGEST_LIST]
+            return {foreign.cut(str(name), foreign.CODE): with_parts_cut(p) for name, p in parts}
+        case int() | float() | None:
+            return value
+        case _:
+            return foreign.cut(repr(value), foreign.LOGGED)
 
 
 def to_json(line: object, **_: object) -> str:

@@ -17,15 +17,18 @@ import msgspec
 from msgspec import Struct
 
 from gateway.domain.catalogue import Size
+from gateway.domain.errors import InvalidRequest
 from gateway.domain.signed_url import expires_at, is_number
 from gateway.store.generations import MARGIN_MS, Idempotency
 from gateway.translate.request import Plan
 
 VERSION = 1
 MARGIN_S = MARGIN_MS / 1000
-ITEM = re.compile(r'(?:[^,"]|"(?:[^"\\]|\\.)*(?:"|\\?$))+')
+ITEM = re.compile(r'(?:[^,"]|"(?:[^"\\]|\\.)*+(?:"|\\?\Z))++', re.DOTALL)
 """What stands between two commas; one inside quotes, closed or not, separates nothing."""
-DIRECTIVE = re.compile(r'\s*([\w-]+)\s*(?:=\s*("[^"\\]*"|[^\s"]*)\s*)?')
+DIRECTIVE = re.compile(r'([\w-]++)\s*+(?:=\s*+("[^"\\]*+"|[^\s"]*+)\s*+)?')
+LONGEST_HEADER = 1024
+"""Characters of a Cache-Control header; no client has use for more."""
 
 Mode = Literal["off", "seeded", "always"]
 
@@ -84,7 +87,14 @@ class CacheControl(Struct, frozen=True):
 
     @classmethod
     def parse(cls, header: str | None) -> Self:
-        """Read the header; whatever it does not know or cannot read it passes over."""
+        """Read the header; whatever it does not know or cannot read it passes over.
+
+        Raises:
+            InvalidRequest: it is too long. To pass it over could pay for what it forbids.
+        """
+        if header and len(header) > LONGEST_HEADER:
+            message = f"Cache-Control has more than {LONGEST_HEADER:,} characters; send fewer."
+            raise InvalidRequest(message, code="invalid_cache_control")
         found = list(directives(header or ""))
         names = {name for name, _ in found}
         ages = [int(text[:10]) for name, text in found if name == "max-age" and is_number(text)]
@@ -99,7 +109,7 @@ class CacheControl(Struct, frozen=True):
 def directives(header: str) -> Iterator[tuple[str, str]]:
     """Names, in lower case, and values; what stands in quotes is no directive."""
     for item in ITEM.findall(header):
-        if found := DIRECTIVE.fullmatch(item):
+        if found := DIRECTIVE.fullmatch(item.strip()):
             yield found[1].lower(), (found[2] or "").strip('"')
 
 

@@ -11,8 +11,10 @@ from hypothesis import strategies as st
 from msgspec.structs import replace
 
 from gateway.config import Config, with_catalogue
+from gateway.domain.errors import InvalidRequest
 from gateway.protocol.openai import ImageRequest
 from gateway.results.cache_policy import (
+    LONGEST_HEADER,
     CacheControl,
     Record,
     adoption_hash,
@@ -181,12 +183,14 @@ def test_any_header_can_be_read(header: str) -> None:
     CacheControl.parse(header)
 
 
-@pytest.mark.parametrize(
-    "header", ['"' * 50_000, 'a"b\\' * 25_000, "\\" * 50_000 + '"', "," * 9999]
-)
-@pytest.mark.timeout(5)
-def test_no_header_takes_long_to_read(header: str) -> None:
-    CacheControl.parse(header)
+@pytest.mark.parametrize("piece", ['"', 'a"b\\', "\\", ",", "no-cache,"])
+def test_a_header_that_is_too_long_is_refused(piece: str) -> None:
+    """To pass it over could pay for what it forbids."""
+    header = piece * (LONGEST_HEADER + 1)
+    CacheControl.parse(header[:LONGEST_HEADER])
+
+    with pytest.raises(InvalidRequest, match="Cache-Control has more than 1,024 characters"):
+        CacheControl.parse(header[: LONGEST_HEADER + 1])
 
 
 # --- records
