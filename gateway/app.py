@@ -14,13 +14,15 @@ from time import monotonic, time
 import httpx
 import structlog
 from litestar import Litestar
+from litestar.middleware import DefineMiddleware
 
 from gateway.api.answers import Answers
-from gateway.api.auth import Authenticator
+from gateway.api.auth import Authenticator, KeyMiddleware
 from gateway.api.errors import EXCEPTION_HANDLERS
-from gateway.api.images import ImageEndpoint
+from gateway.api.images import ImageRoutes
 from gateway.api.middleware import Readiness, RequestMiddleware
 from gateway.api.models import Models
+from gateway.api.observers import ImageRequests, log_answer
 from gateway.api.operations import operation_routes
 from gateway.config import Config
 from gateway.config import OnLoss as ConfiguredOnLoss
@@ -209,7 +211,7 @@ def create_app(
     clock = clock or Clock(time, monotonic)
     parts = Parts(config, store=store, transport=transport, clock=clock, share=share)
     authenticate = Authenticator(KeyRing(config.tenants), clock.now)
-    models = Models(authenticate, config.catalogue)
+    models = Models(config.catalogue)
 
     def apply(changed: Config) -> None:
         authenticate.use(KeyRing(changed.tenants))
@@ -226,17 +228,13 @@ def create_app(
         clock=clock,
         metrics=parts.metrics,
     )
-    images = ImageEndpoint(
-        authenticate,
-        parts.pipeline,
-        answers,
-        max_body_bytes=config.max_body_bytes,
-        deadline_s=config.upstream.deadline_s,
-    )
+    keys = DefineMiddleware(KeyMiddleware, authenticate=authenticate)
+    image_requests = ImageRequests(parts.metrics, parts.tracer)
+    images = ImageRoutes(parts.pipeline, answers, deadline_s=config.upstream.deadline_s)
     app = Litestar(
         [
-            images.route(),
-            *models.routes(),
+            *images.routes([image_requests.middleware, keys], config.max_body_bytes),
+            *models.routes([keys]),
             *operation_routes(
                 parts.store,
                 parts.readiness,
@@ -246,12 +244,13 @@ def create_app(
                 has_reached=lambda: parts.limiter.has_reached,
             ),
         ],
+        after_exception=[images.attach_rate_limit_headers],
         exception_handlers=EXCEPTION_HANDLERS,
         lifespan=[parts.lifespan, *([following(reloader)] if reloader else [])],
         openapi_config=None,
         logging_config=None,
     )
-    return RequestMiddleware(app, images, parts.metrics, parts.readiness, parts.tracer)
+    return RequestMiddleware(app, parts.readiness, (log_answer, image_requests.observe))
 
 
 def following(reloader: Reloader) -> Callable[[Litestar], AbstractAsyncContextManager[None]]:

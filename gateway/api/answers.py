@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import asyncio
 
-from litestar.response.base import ASGIResponse
+from litestar import Response
 
-from gateway.api.errors import json_answer
-from gateway.api.streaming import StreamedImages
+from gateway.api.streaming import ImagesStream
 from gateway.delivery import CopySink, Delivery, OpenDelivery, ResultImages
 from gateway.domain.catalogue import Size
 from gateway.domain.clock import Clock
@@ -47,7 +46,9 @@ class Answers:
         self._clock = clock
         self._metrics = metrics
 
-    async def answer(self, job: Job, result: Result, context: RequestContext) -> ASGIResponse:
+    async def answer(
+        self, job: Job, result: Result, context: RequestContext
+    ) -> Response[ImagesResponse]:
         """The answer in the format asked for.
 
         Raises:
@@ -63,11 +64,11 @@ class Answers:
             return await self._streamed(job, result, context, headers)
         images = [Image(url=self._fetcher.checked(url)) for url in record.urls]
         body = to_openai(images, created=record.created, size=plan.size)
-        return json_answer(body, headers=headers)
+        return Response(body, headers=headers)
 
     async def _streamed(
         self, job: Job, result: Result, context: RequestContext, headers: dict[str, str]
-    ) -> StreamedImages:
+    ) -> Response[ImagesResponse]:
         record = result.record
 
         def describe(images: list[Image], size: Size | None) -> ImagesResponse:
@@ -87,7 +88,7 @@ class Answers:
             context.record_timing("download", delivery.download_s)
             context.external_wait_s += delivery.download_s + delivery.client_s
 
-        return StreamedImages(delivery, headers, ended)
+        return ImagesStream(delivery, headers, ended)
 
     async def _images_of(self, result: Result) -> ResultImages:
         """The URLs, or the images where the URLs are dead.

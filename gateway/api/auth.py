@@ -4,10 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from datetime import UTC, datetime
+from typing import Any
 
-from litestar.types import Scope
+from litestar.connection import ASGIConnection
+from litestar.middleware.authentication import (
+    AbstractAuthenticationMiddleware,
+    AuthenticationResult,
+)
+from litestar.types import ASGIApp, Scope
 
 from gateway.domain.errors import InvalidKey
+from gateway.observability.context import context_of
 from gateway.tenants.keys import Caller, KeyRing
 
 MISSING = (
@@ -60,3 +67,23 @@ class Authenticator:
         """
         now = datetime.fromtimestamp(self._now(), UTC)
         return self._keys.find(presented_key(scope), now)
+
+
+class KeyMiddleware(AbstractAuthenticationMiddleware):
+    """Litestar's authentication by key: `request.user` is the `Caller`."""
+
+    def __init__(self, app: ASGIApp, authenticate: Authenticator) -> None:
+        super().__init__(app)
+        self._authenticate = authenticate
+
+    async def authenticate_request(
+        self, connection: ASGIConnection[Any, Any, Any, Any]
+    ) -> AuthenticationResult:
+        """Find the caller.
+
+        Raises:
+            InvalidKey: no valid key.
+        """
+        caller = self._authenticate(connection.scope)
+        context_of(connection.scope).tenant = caller.tenant.name
+        return AuthenticationResult(user=caller, auth=None)

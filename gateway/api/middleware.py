@@ -1,21 +1,16 @@
-"""The outermost layer: a request id, the log line and the metrics of every answer."""
+"""What surrounds every request: its id, and the headers that every answer carries."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from secrets import token_hex
 from time import perf_counter
 
 from litestar.enums import ScopeType
 from litestar.types import ASGIApp, Message, Receive, Scope, Send
 
-from gateway.api.images import PATHS as IMAGE_PATHS
-from gateway.observability.context import RequestContext, ms, open_context
-from gateway.observability.metrics import Metrics
-from gateway.observability.tracing import Tracer, parent_of
-
-LOGGED_PATH = 200
+from gateway.observability.context import RequestContext, open_context
 
 
 class Readiness:
@@ -27,26 +22,24 @@ class Readiness:
         """Set when the drain has taken too long: what is left is not waited for."""
 
 
+Observer = Callable[[Scope, RequestContext, int, float], None]
+"""Called with the status and the seconds of an answer, just before its last byte leaves."""
+
+
 class RequestMiddleware:
     """Wraps the whole application, so that no answer, the framework's own included, lacks its id.
 
-    The id is always the gateway's own: one taken from a client could collide with another tenant's,
-    or carry characters that do not belong in a log.
+    Litestar's own middleware runs behind its routing, where an unknown path never comes. The id is
+    always the gateway's own: one taken from a client could collide with another tenant's, or carry
+    characters that do not belong in a log.
     """
 
     def __init__(
-        self,
-        app: ASGIApp,
-        images: ASGIApp,
-        metrics: Metrics,
-        readiness: Readiness,
-        tracer: Tracer | None = None,
+        self, app: ASGIApp, readiness: Readiness, observers: Sequence[Observer] = ()
     ) -> None:
         self._app = app
-        self._images = images
-        self._metrics = metrics
         self._readiness = readiness
-        self._tracer = tracer
+        self._observers = observers
 
     def drain(self) -> None:
         """No longer ready: the process is about to end."""
@@ -62,83 +55,35 @@ class RequestMiddleware:
             await self._app(scope, receive, send)
             return
         context = open_context(scope, f"req_{token_hex(16)}")
-        app, is_image = self._app, is_image_path(scope)
-        if is_image:
-            self._trace(scope, context)
-            self._metrics.in_flight.inc()
-            if scope["method"] == "POST":
-                app = self._images
-        answer = ResponseRecorder(self._record, scope, context, send)
+        recorder = ResponseRecorder(self._observers, scope, context, send)
         try:
-            await app(scope, receive, answer.send)
+            await self._app(scope, receive, recorder.send)
         finally:
-            if not answer.is_complete:
-                answer.record()
-            if is_image:
-                self._metrics.in_flight.dec()
-        if answer.is_complete and context.after_sent is not None:
+            if not recorder.is_complete:
+                recorder.record()
+        if recorder.is_complete and context.after_sent is not None:
             await context.after_sent()
-
-    def _trace(self, scope: Scope, context: RequestContext) -> None:
-        """The caller's trace id goes to the log, whether spans are made or not."""
-        parent = parent_of(scope["headers"])
-        trace_id = parent.trace_id if parent else None
-        if self._tracer is not None:
-            context.span = self._tracer.begin(parent)
-            trace_id = context.span.trace_id
-        if trace_id is not None:
-            context.bind(trace_id=trace_id)
-
-    def _record(self, scope: Scope, context: RequestContext, status: int, seconds: float) -> None:
-        context.log.info(
-            "answered",
-            path=scope["path"][:LOGGED_PATH],
-            status=status,
-            outcome=context.outcome,
-            ms=ms(seconds),
-            overhead_ms=ms(seconds - context.external_wait_s),
-            **context.timing_fields(),
-        )
-        if not is_image_path(scope):
-            return
-        model, outcome = context.model, context.outcome
-        self._metrics.request_seconds.labels(model).observe(seconds)
-        if outcome == "ok":  # a client that left knows nothing of what others still take
-            self._metrics.overhead_seconds.labels(model).observe(
-                max(0.0, seconds - context.external_wait_s)
-            )
-        if context.span is not None:
-            context.span.end(
-                {
-                    "tenant": context.tenant,
-                    "model": model,
-                    "outcome": outcome,
-                    "request_id": context.request_id,
-                    "http.response.status_code": status,
-                }
-            )
-        # Last, so that as little as possible lies between the count and the answer's last byte.
-        self._metrics.requests.labels(context.tenant, model, outcome).inc()
-
-
-def is_image_path(scope: Scope) -> bool:
-    """With a slash at its end, too, as the framework has it."""
-    return scope["path"].rstrip("/") in IMAGE_PATHS
-
-
-Record = Callable[[Scope, RequestContext, int, float], None]
-"""Told the status and the seconds of an answer."""
 
 
 class ResponseRecorder:
     """What is sent for one request."""
 
-    __slots__ = ("_exchange", "_record", "_scope", "_send", "_started", "_status", "is_complete")
+    __slots__ = (
+        "_context",
+        "_observers",
+        "_scope",
+        "_send",
+        "_started",
+        "_status",
+        "is_complete",
+    )
 
-    def __init__(self, record: Record, scope: Scope, context: RequestContext, send: Send) -> None:
-        self._record = record
+    def __init__(
+        self, observers: Sequence[Observer], scope: Scope, context: RequestContext, send: Send
+    ) -> None:
+        self._observers = observers
         self._scope = scope
-        self._exchange = context
+        self._context = context
         self._send = send
         self._started = perf_counter()
         self._status = 0
@@ -148,7 +93,7 @@ class ResponseRecorder:
         """Pass a message on, with the headers that every answer carries."""
         if message["type"] == "http.response.start":
             self._status = message["status"]
-            message["headers"] = [*message["headers"], *added(self._exchange, self._started)]
+            message["headers"] = [*message["headers"], *added(self._context, self._started)]
         elif message["type"] == "http.response.body" and not message["more_body"]:
             # Counted before its last byte leaves: a worker that is killed has counted every
             # answer that a client holds.
@@ -157,9 +102,10 @@ class ResponseRecorder:
         return self._send(message)
 
     def record(self) -> None:
-        """Count the answer, which is over."""
+        """Tell the observers of the answer, which is over."""
         seconds = perf_counter() - self._started
-        self._record(self._scope, self._exchange, self._status, seconds)
+        for observe in self._observers:
+            observe(self._scope, self._context, self._status, seconds)
 
 
 def added(context: RequestContext, started: float) -> list[tuple[bytes, bytes]]:

@@ -2,46 +2,44 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Sequence
 
 from litestar import Request, Response
+from litestar.datastructures import State
 from litestar.handlers import HTTPRouteHandler
+from litestar.types import Middleware
 
-from gateway.api.auth import Authenticator
-from gateway.api.errors import json_response, read
+from gateway.api.errors import read
 from gateway.domain.catalogue import Catalogue, Choice
 from gateway.protocol.openai import Model, ModelList
-from gateway.tenants.keys import choose_model, usable
+from gateway.tenants.keys import Caller, choose_model, usable
 
 
 class Models:
     """The handlers of the model endpoints."""
 
-    def __init__(self, authenticate: Authenticator, catalogue: Catalogue) -> None:
-        self._authenticate = authenticate
+    def __init__(self, catalogue: Catalogue) -> None:
         self._catalogue = catalogue
 
     def use(self, catalogue: Catalogue) -> None:
         """Follow a changed configuration, from the next request on."""
         self._catalogue = catalogue
 
-    def routes(self) -> list[HTTPRouteHandler]:
+    def routes(self, middleware: Sequence[Middleware]) -> list[HTTPRouteHandler]:
         """The routes, for Litestar."""
 
-        @read(["/v1/models", "/models"])
-        async def list_models(request: Request[Any, Any, Any]) -> Response[bytes]:
-            tenant = self._authenticate(request.scope).tenant
+        @read(["/v1/models", "/models"], middleware=middleware)
+        async def list_models(request: Request[Caller, None, State]) -> Response[ModelList]:
+            tenant = request.user.tenant
             models = [to_model(choice) for choice in usable(self._catalogue, tenant)]
-            return json_response(ModelList(models))
+            return Response(ModelList(models))
 
         # The SDKs send a slash inside an id as %2F, which arrives here decoded.
-        @read(["/v1/models/{name:path}", "/models/{name:path}"])
-        async def retrieve_model(request: Request[Any, Any, Any]) -> Response[bytes]:
-            tenant = self._authenticate(request.scope).tenant
+        @read(["/v1/models/{name:path}", "/models/{name:path}"], middleware=middleware)
+        async def retrieve_model(request: Request[Caller, None, State]) -> Response[Model]:
             name: str = request.path_params["name"]
-            return json_response(
-                to_model(choose_model(self._catalogue, tenant, name.lstrip("/"), ""))
-            )
+            choice = choose_model(self._catalogue, request.user.tenant, name.lstrip("/"), "")
+            return Response(to_model(choice))
 
         return [list_models, retrieve_model]
 

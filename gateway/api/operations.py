@@ -10,7 +10,7 @@ from litestar import Request, Response
 from litestar.handlers import HTTPRouteHandler
 from litestar.types import Scope
 
-from gateway.api.errors import json_response, read
+from gateway.api.errors import read
 from gateway.api.middleware import Readiness
 from gateway.domain.errors import NotFound
 from gateway.observability.metrics import CONTENT_TYPE, Metrics
@@ -43,16 +43,16 @@ def operation_routes(
     networks = [ip_network(network) for network in allowed]
 
     @read("/healthz")
-    async def healthz() -> Response[bytes]:
-        return json_response({"status": "ok"})
+    async def healthz() -> Response[dict[str, str]]:
+        return Response({"status": "ok"})
 
     # A gateway without its store still serves, by its policy for that loss, so it stays ready:
     # taking every replica out of service would turn a partial failure into a whole one. One that
     # never had it may have a wrong password or address, and must not replace one that works.
     @read("/readyz")
-    async def readyz() -> Response[bytes]:
+    async def readyz() -> Response[dict[str, object]]:
         if readiness.draining:
-            return json_response({"status": "draining"}, 503)
+            return Response({"status": "draining"}, status_code=503)
         parts = {"store": "ok"}
         try:
             await store.ping()
@@ -62,8 +62,9 @@ def operation_routes(
         parts |= dict.fromkeys(sorted(alone), "without the store")
         healthy = set(parts.values()) == {"ok"}
         if not healthy and not has_reached():
-            return json_response({"status": "unready", "parts": parts, "reason": NEVER}, 503)
-        return json_response({"status": "ready" if healthy else "degraded", "parts": parts})
+            body: dict[str, object] = {"status": "unready", "parts": parts, "reason": NEVER}
+            return Response(body, status_code=503)
+        return Response({"status": "ready" if healthy else "degraded", "parts": parts})
 
     @read("/metrics")
     async def read_metrics(request: Request[Any, Any, Any]) -> Response[bytes]:

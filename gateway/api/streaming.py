@@ -5,7 +5,9 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 from contextlib import aclosing
+from typing import Any
 
+from litestar import Response
 from litestar.response.base import ASGIResponse
 from litestar.types import Receive, Scope, Send
 
@@ -13,6 +15,7 @@ from gateway.api.disconnect import watch
 from gateway.delivery import OpenDelivery
 from gateway.domain.errors import ClientGone, GatewayError
 from gateway.observability.context import RequestContext, context_of
+from gateway.protocol.openai import ImagesResponse
 
 STALLED_S = 60.0
 """A client that takes nothing for so long is given up: it holds connections and memory."""
@@ -20,6 +23,21 @@ STALLED_S = 60.0
 
 Ended = Callable[[OpenDelivery], None]
 """Told of a delivery just before the last byte of its answer, or when it failed."""
+
+
+class ImagesStream(Response[ImagesResponse]):
+    """For a handler to return: what it stands for is written while it is sent."""
+
+    def __init__(
+        self, delivery: OpenDelivery, headers: dict[str, str], ended: Ended = lambda _: None
+    ) -> None:
+        super().__init__(ImagesResponse(created=0, data=[]), headers=headers)
+        self._delivery = delivery
+        self._ended = ended
+
+    def to_asgi_response(self, *_: Any, **__: Any) -> ASGIResponse:  # noqa: ANN401 - Litestar's own
+        """What sends it."""
+        return StreamedImages(self._delivery, self.headers, self._ended)
 
 
 class StreamedImages(ASGIResponse):

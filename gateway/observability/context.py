@@ -29,6 +29,7 @@ class RequestContext:
         "after_sent",
         "external_wait_s",
         "headers",
+        "is_image_request",
         "log_fields",
         "model",
         "outcome",
@@ -45,6 +46,8 @@ class RequestContext:
         """Those that its answer carries, failure or not; made when it is answered."""
         self.after_sent: Callable[[], Awaitable[None]] | None = None
         """Called once the client has been sent the whole of a successful answer."""
+        self.is_image_request = False
+        """Whether it came to a route of images."""
         self.tenant = self.model = UNKNOWN
         self.outcome = "ok"
         """`ok`, or the label of the error."""

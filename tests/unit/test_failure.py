@@ -215,12 +215,12 @@ BARE: Final[dict[int, Seen]] = {
 def seen(failure: UpstreamFailure) -> Seen:
     error = failure.error
     answer = error_response(error)
-    told = json.loads(answer.content)["error"]
+    told = answer.content.error
     return Seen(
         type(error),
         int(answer.status_code or 0),
-        told["code"],
-        told["param"],
+        str(told.code),
+        told.param,
         answer.headers.get("x-should-retry"),
         failure.remedy,
         error.retry_after_s,

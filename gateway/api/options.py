@@ -1,0 +1,78 @@
+"""What a client says beside the body: of caching, of repeating, and of waiting."""
+
+from __future__ import annotations
+
+from math import isfinite
+from typing import Any
+
+import msgspec
+
+from gateway.config import Tenant
+from gateway.domain.errors import InvalidRequest
+from gateway.requests.pending import RequestOptions
+from gateway.results import Idempotency
+from gateway.results.cache_policy import CacheControl, adoption_hash, idempotency
+from gateway.tenants.keys import Caller
+
+LONGEST_LEAD_S = 1.0
+SHORTEST_TOLD_S = 0.1
+"""No SDK that waits less could have its answer; the header is taken for a mistake."""
+GRACE_S = 1.0
+"""A generation that ends at its own deadline has better words for it than "not ready"."""
+LONGEST_IDEMPOTENCY_KEY = 255
+
+
+def parse_options(
+    headers: dict[bytes, bytes], caller: Caller, body: dict[str, Any], deadline_s: float
+) -> RequestOptions:
+    """What the headers say of caching, repeating and waiting.
+
+    `body` is what makes two requests the same; the order of its keys makes no difference.
+
+    Raises:
+        InvalidRequest: an Idempotency-Key that cannot be one.
+    """
+    tenant = caller.tenant
+    allowed_s = tenant.deadline_s or deadline_s
+    control = headers.get(b"cache-control")
+    return RequestOptions(
+        adoption=adoption_hash(tenant.name, caller.key.hash, canonical(body)),
+        control=CacheControl.parse(control.decode("latin-1")) if control else CacheControl(),
+        idempotency=to_idempotency(headers.get(b"idempotency-key"), tenant, body),
+        is_retry=headers.get(b"x-stainless-retry-count", b"0") not in {b"0", b""},
+        client_timeout_s=client_timeout_s(
+            headers.get(b"x-stainless-read-timeout"), allowed_s + GRACE_S
+        ),
+        deadline_s=allowed_s,
+    )
+
+
+def canonical(body: dict[str, Any]) -> bytes:
+    """The same bytes for the same content."""
+    return msgspec.json.encode(body, order="deterministic")
+
+
+def to_idempotency(key: bytes | None, tenant: Tenant, body: dict[str, Any]) -> Idempotency | None:
+    """The client's key for this request, if it sent one."""
+    if key is None:
+        return None
+    text = key.decode("latin-1").strip()
+    if not text or len(text) > LONGEST_IDEMPOTENCY_KEY or not text.isprintable():
+        message = f"An Idempotency-Key has 1 to {LONGEST_IDEMPOTENCY_KEY} printable characters."
+        raise InvalidRequest(message, code="invalid_idempotency_key")
+    return idempotency(tenant.name, text, body)
+
+
+def client_timeout_s(sdk_timeout: bytes | None, allowed_s: float) -> float:
+    """Seconds the client waits: what it is allowed, or the SDK's own time-out if shorter.
+
+    openai-python sends its read timeout as `x-stainless-read-timeout`. An answer after it is lost,
+    and the SDK sends the request again, so the gateway gives up a little earlier.
+    """
+    try:
+        told = float(sdk_timeout or b"")
+    except ValueError:
+        return allowed_s
+    if not isfinite(told) or told < SHORTEST_TOLD_S:
+        return allowed_s
+    return min(allowed_s, told - min(told / 10, LONGEST_LEAD_S))
