@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import random
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -151,7 +151,7 @@ async def scrape(app: Any) -> list[Metric]:
 
 def samples(shown: list[Metric], name: str, *labels: str) -> dict[tuple[str, ...], float]:
     """A metric, summed by some labels."""
-    sums: Counter[tuple[str, ...]] = Counter()
+    sums: defaultdict[tuple[str, ...], float] = defaultdict(float)
     for metric in shown:
         for sample in metric.samples:
             if sample.name == name:
