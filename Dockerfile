@@ -11,17 +11,16 @@ ENV PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_NO_CACHE_DIR=1 PIP_NO_INPUT=1
 WORKDIR /build
 # `tools` builds and is left behind; /opt/app is what ships, without pip.
 RUN python3 -m venv tools && python3 -m venv --without-pip /opt/app
-COPY requirements.lock ./
-# Everything that is ever downloaded, each file checked against the lock's hashes. No wheel, no
-# build: nothing here is compiled.
-RUN tools/bin/pip wheel --require-hashes --only-binary :all: --no-deps --wheel-dir wheels \
-    --requirement requirements.lock
-RUN tools/bin/pip install --no-index --find-links wheels hatchling
+COPY requirements.lock requirements-build.lock ./
+# Everything that is ever downloaded, each file checked against the locks' hashes. No wheel, no
+# build: nothing here is compiled. The locks are complete, so nothing is resolved either.
+RUN tools/bin/pip --python /opt/app/bin/python install --require-hashes --no-deps \
+    --only-binary :all: --requirement requirements.lock \
+    && tools/bin/pip install --require-hashes --no-deps --only-binary :all: \
+    --requirement requirements-build.lock
 COPY . .
-RUN tools/bin/pip wheel --no-index --no-deps --no-build-isolation --wheel-dir wheels .
-RUN tools/bin/pip --python /opt/app/bin/python install --no-index --find-links wheels \
-    dashscope-image-gateway \
-    && tools/bin/pip --python /opt/app/bin/python check
+RUN tools/bin/pip wheel --no-index --no-deps --no-build-isolation --wheel-dir wheels . \
+    && tools/bin/pip --python /opt/app/bin/python install --no-index --no-deps wheels/*.whl
 
 FROM ${PYTHON_IMAGE}
 ARG PYTHON_IMAGE

@@ -76,8 +76,9 @@ check: ## Format check, lint, types and tests; fails too if they changed a file
 
 .PHONY: lock
 lock: .venvs/lock/.installed ## Write every lock file anew; ARGS=--upgrade takes the newest versions
-	@$(UV_COMPILE) pyproject.toml --group build --output-file requirements.lock
-	@$(UV_COMPILE) pyproject.toml --group build --group dev --constraint requirements.lock --output-file requirements-dev.lock
+	@$(UV_COMPILE) pyproject.toml --excludes requirements-left-out.txt --output-file requirements.lock
+	@$(UV_COMPILE) --group pyproject.toml:build --constraint requirements.lock --output-file requirements-build.lock
+	@$(UV_COMPILE) pyproject.toml --group build --group dev --constraint requirements.lock --constraint requirements-build.lock --output-file requirements-dev.lock
 	@$(UV_COMPILE) --group pyproject.toml:picture --output-file requirements-picture.lock
 	@$(UV_COMPILE) --group pyproject.toml:lock --output-file requirements-lock.lock
 	@for major in 1 2 3; do \
@@ -98,9 +99,9 @@ clean: ## Remove every environment, build and cache
 $(BIN)/python:
 	@scripts/make-venv $(VENV) $(PYTHON)
 
-$(RUN): requirements.lock pyproject.toml | $(BIN)/python
+$(RUN): requirements.lock requirements-build.lock requirements-left-out.txt pyproject.toml | $(BIN)/python
 	@echo "Installing the locked dependencies into $(VENV)"
-	@scripts/install-locked $(VENV) requirements.lock --no-build-isolation --editable .
+	@scripts/install-locked $(VENV) requirements.lock requirements-build.lock -- --no-build-isolation --editable .
 	@touch $@
 
 $(DEV): requirements-dev.lock $(RUN)

@@ -43,7 +43,7 @@ ONLY: Final = {
     "uvicorn": ("server.*", "simulator.*"),
     "yaml": ("config.decode", "simulator.models"),
     "PIL": ("simulator.*",),
-    "cyclopts": ("cli",),
+    "argparse": ("cli", "cli.arguments"),
     "opentelemetry": ("observability.tracing",),
 }
 # What these may import of the gateway, narrower than their layer allows.

@@ -7,17 +7,18 @@ import os
 import signal
 import sys
 import time
+from argparse import ArgumentParser
 from collections.abc import Awaitable, Callable, Iterable
 from datetime import datetime
 from pathlib import Path
 from typing import TypeVar
 from urllib.parse import urlsplit
 
-from cyclopts import App
 from msgspec.structs import replace
 
 from gateway.app import open_image_store, open_store
 from gateway.cli import cache as shelves
+from gateway.cli.arguments import Argument, Commands, argument, run, utc_time
 from gateway.cli.demo import demo_config, demo_text, start_simulator
 from gateway.cli.usage import as_json, as_table, read_usage, recorded
 from gateway.config import Config, Listen, Tenant
@@ -36,18 +37,18 @@ ShelfWork = Callable[[FlightShelf, ImageStore | None, Iterable[str]], Awaitable[
 
 MAX_PORT = 65535
 
-app = App(
-    name="gateway",
-    help="An OpenAI-compatible image API in front of Alibaba DashScope.",
-    version_flags=[],
+HOST = argument("--host", default="127.0.0.1", help="default: %(default)s")
+AS_JSON = argument("--json", action="store_true", help="print JSON instead of a table")
+ONE_CACHE = argument(
+    "--tenant", help="only the cache of this one; a group's where it belongs to one"
 )
 
 
-def main() -> None:
+def main(arguments: list[str] | None = None) -> None:
     """Entry point of the `gateway` script."""
     try:
         try:
-            app()
+            run(command_parser(), arguments)
         finally:
             sys.stdout.flush()
     except BrokenPipeError:
@@ -77,27 +78,8 @@ def check_port(port: int) -> None:
         stop(f"--port: expected 0 to {MAX_PORT}")
 
 
-@app.command
-def serve(
-    *,
-    config: Path,
-    host: str | None = None,
-    port: int | None = None,
-    workers: int = 1,
-) -> None:
-    """Run the gateway.
-
-    Parameters
-    ----------
-    config
-        The configuration file.
-    host
-        Listen here instead of the file's `listen.host`.
-    port
-        Listen here instead of the file's `listen.port`.
-    workers
-        Number of processes; more than one needs Redis.
-    """
+def serve(*, config: Path, host: str | None, port: int | None, workers: int) -> None:
+    """Run the gateway."""
     loaded = read_config(config)
     listen = Listen(host or loaded.listen.host, loaded.listen.port if port is None else port)
     check_port(listen.port)
@@ -151,8 +133,7 @@ def outline(config: Config, workers: int) -> str:
     return "\n".join(f"  {name:10}{value}" for name, value in lines.items())
 
 
-@app.command
-def demo(*, host: str = "127.0.0.1", port: int = 8080) -> None:
+def demo(*, host: str, port: int) -> None:
     """Run the gateway with a fresh tenant key and no file; without DASHSCOPE_API_KEY, simulated."""
     check_port(port)
     key = new_key()
@@ -161,39 +142,19 @@ def demo(*, host: str = "127.0.0.1", port: int = 8080) -> None:
     start(config, 1, lambda url: demo_text(key, url, simulator_port))
 
 
-@app.command
-def simulate(*, host: str = "127.0.0.1", port: int = 8090) -> None:
+def simulate(*, host: str, port: int) -> None:
     """Run the DashScope simulator alone."""
     check_port(port)
     print(f"simulator: listening on http://{host}:{port}/api/v1", flush=True)
     run_simulator(host, port)
 
 
-@app.command
 def usage(
-    tenant: str | None = None,
-    *,
-    config: Path,
-    since: datetime | None = None,
-    by: str | None = None,
-    json: bool = False,
+    *, tenant: str | None, config: Path, since: datetime | None, by: str | None, json: bool
 ) -> None:
     """Show what each tenant has used today and this month, and what it has left.
 
     With `--since` or `--by`, sum the usage record (`usage_log`) instead.
-
-    Parameters
-    ----------
-    tenant
-        Only this one.
-    config
-        The configuration file, for the tenants' names, the store and the usage record.
-    since
-        Sum from this UTC time on, such as 2026-11-01 or 2026-11-01T12:00:00.
-    by
-        Sum for each of these: tenant, key, model, size, day, month; such as tenant,model,day.
-    json
-        Print JSON instead of a table.
     """
     loaded = read_config(config)
     if since is not None or by is not None:
@@ -226,37 +187,14 @@ async def from_store(config: Config, tenants: list[Tenant]) -> list[Usage]:
         await store.aclose()
 
 
-cache = app.command(App(name="cache", help="What the tenants' caches hold."))
-
-
-@cache.command
-def stats(*, config: Path, tenant: str | None = None, json: bool = False) -> None:
-    """Show how much each tenant's cache holds, and how often it was of use.
-
-    Parameters
-    ----------
-    config
-        The configuration file, for the tenants' names and the store.
-    tenant
-        Only the cache of this one; a group's where it belongs to one.
-    json
-        Print JSON instead of a table.
-    """
+def stats(*, config: Path, tenant: str | None, json: bool) -> None:
+    """Show how much each tenant's cache holds, and how often it was of use."""
     reports = with_shelves(config, tenant, shelves.report)
     print(shelves.as_json(reports) if json else shelves.as_table(reports))
 
 
-@cache.command
-def purge(*, config: Path, tenant: str | None = None) -> None:
-    """Empty the caches. Results stay where an idempotency key or a retry has a right to them.
-
-    Parameters
-    ----------
-    config
-        The configuration file, for the tenants' names and the store.
-    tenant
-        Only the cache of this one; a group's where it belongs to one.
-    """
+def purge(*, config: Path, tenant: str | None) -> None:
+    """Empty the caches. Results stay where an idempotency key or a retry has a right to them."""
     print(f"{with_shelves(config, tenant, shelves.purge)} results purged")
 
 
@@ -286,7 +224,6 @@ def with_shelves(path: Path, tenant: str | None, work: ShelfWork[T]) -> T:
         raise
 
 
-@app.command
 def check_config(file: Path) -> None:
     """Check a configuration file and report every fault."""
     loaded = read_config(file)
@@ -296,9 +233,83 @@ def check_config(file: Path) -> None:
     )
 
 
-@app.command(name="new-key")
 def print_new_key(tenant: str) -> None:
     """Make a key for a tenant: printed once, and its hash to paste into the configuration."""
     key = new_key()
     print(key)
     print(f'\n# under `keys:` of the tenant {tenant!r}:\n- {{hash: "{hash_key(key)}", label: ""}}')
+
+
+def command_parser() -> ArgumentParser:
+    """Each command, and what it takes."""
+    parser = ArgumentParser(
+        prog="gateway",
+        description="An OpenAI-compatible image API in front of Alibaba DashScope.",
+        epilog="`gateway COMMAND --help` shows what a command takes.",
+        allow_abbrev=False,
+    )
+    commands = Commands(parser)
+    add_servers(commands)
+    commands.add(
+        "usage",
+        usage,
+        argument("tenant", metavar="TENANT", nargs="?", help="only this one"),
+        config_for("the tenants' names, the store and the usage record"),
+        argument(
+            "--since",
+            metavar="TIME",
+            type=utc_time,
+            help="sum from this UTC time on, such as 2026-11-01 or 2026-11-01T12:00:00",
+        ),
+        argument(
+            "--by",
+            metavar="NAMES",
+            help="sum for each of tenant, key, model, size, day, month; such as tenant,model,day",
+        ),
+        AS_JSON,
+    )
+    cache = commands.group("cache", "What the tenants' caches hold.")
+    of_caches = config_for("the tenants' names and the store")
+    cache.add("stats", stats, of_caches, ONE_CACHE, AS_JSON)
+    cache.add("purge", purge, of_caches, ONE_CACHE)
+    commands.add(
+        "check-config", check_config, argument("file", metavar="FILE", type=Path, help="the file")
+    )
+    commands.add("new-key", print_new_key, argument("tenant", metavar="TENANT", help="its name"))
+    return parser
+
+
+def add_servers(commands: Commands) -> None:
+    """Those that serve until they are stopped."""
+    commands.add(
+        "serve",
+        serve,
+        argument(
+            "--config", metavar="FILE", type=Path, required=True, help="the configuration file"
+        ),
+        argument("--host", help="listen here instead of the file's `listen.host`"),
+        argument("--port", type=int, help="listen here instead of the file's `listen.port`"),
+        argument(
+            "--workers",
+            metavar="NUMBER",
+            type=int,
+            default=1,
+            help="number of processes; more than one needs Redis; default: %(default)s",
+        ),
+    )
+    commands.add("demo", demo, HOST, port_of(8080))
+    commands.add("simulate", simulate, HOST, port_of(8090))
+
+
+def config_for(what: str) -> Argument:
+    return argument(
+        "--config",
+        metavar="FILE",
+        type=Path,
+        required=True,
+        help=f"the configuration file, for {what}",
+    )
+
+
+def port_of(number: int) -> Argument:
+    return argument("--port", type=int, default=number, help="default: %(default)s")

@@ -33,12 +33,15 @@ def test_both_stages_are_on_one_base_that_is_pinned_by_an_argument() -> None:
     assert not digest or re.fullmatch(r"sha256:[0-9a-f]{64}", digest)
 
 
-def test_nothing_is_installed_that_the_lock_does_not_hold() -> None:
-    installs = [rest for word, rest in instructions() if word == "RUN" and "bin/pip " in rest]
-    online = [rest for rest in installs if "--no-index" not in rest]
+def test_nothing_is_installed_that_the_locks_do_not_hold() -> None:
+    commands = [part for word, rest in instructions() if word == "RUN" for part in rest.split("&&")]
+    installs = [part.split() for part in commands if "bin/pip " in part]
+    locks = [words[-1] for words in installs if "--requirement" in words]
 
-    assert len(online) == 1
-    assert {"--require-hashes", "--no-deps", "requirements.lock"} <= set(online[0].split())
+    assert locks == ["requirements.lock", "requirements-build.lock"]
+    for words in installs:
+        assert "--no-deps" in words
+        assert {"--require-hashes", "--only-binary"} <= {*words} or "--no-index" in words
 
 
 def test_what_the_base_has_to_install_packages_with_is_not_in_the_image() -> None:
@@ -80,7 +83,8 @@ def test_only_what_the_wheel_is_built_from_is_sent_to_the_build() -> None:
     ]
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())
     wheel = project["tool"]["hatch"]["build"]["targets"]["wheel"]
-    sources = {*wheel["packages"], *wheel["force-include"], "pyproject.toml", "requirements.lock"}
+    locks = {"requirements.lock", "requirements-build.lock"}
+    sources = {*wheel["packages"], *wheel["force-include"], "pyproject.toml", *locks}
     described = {project["project"][key] for key in ("readme",) if key in project["project"]}
 
     assert rules[0] == "*"

@@ -21,7 +21,7 @@ from typing import Any, Final
 import httpx
 import pytest
 
-from gateway.cli import app
+from gateway.cli import main
 from gateway.tenants.keys import hash_key, new_key
 from tests.running import ROOT, UPSTREAM_KEY, GatewayProcess, until
 from tests.simulated import SimulatedDashScope
@@ -64,7 +64,7 @@ def run(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, str, 
     """The command inside this process: its status, output and errors."""
     status = 0
     try:
-        app(list(arguments), result_action="return_value")
+        main(list(arguments))
     except SystemExit as end:
         status = end.code if isinstance(end.code, int) else 1
     out, err = capsys.readouterr()
@@ -175,6 +175,39 @@ def test_help_lists_the_commands() -> None:
 
     for command in ("serve", "check-config", "new-key", "simulate", "demo"):
         assert command in told.stdout
+
+
+@pytest.mark.parametrize(
+    "command", ["", "serve", "demo", "simulate", "usage", "cache", "cache stats", "cache purge"]
+)
+def test_each_command_has_help(capsys: pytest.CaptureFixture[str], command: str) -> None:
+    """Of every option, too, which says more than its name."""
+    status, out, _ = run(capsys, *command.split(), "--help")
+
+    assert status == 0
+    assert out.startswith(f"usage: gateway {command}".rstrip())
+    for option in re.findall(r"^  (?:-h, )?(--[a-z]+)(.*)$", out, re.MULTILINE):
+        assert re.search(r"\S  +\S", " ".join(option)), option
+
+
+@pytest.mark.parametrize(
+    ("command", "sentence"),
+    [
+        ("frob", "invalid choice: 'frob'"),
+        ("serve", "the following arguments are required: --config"),
+        ("serve --conf gateway.yaml", "the following arguments are required: --config"),
+        ("demo --port many", "argument --port: invalid int value: 'many'"),
+        ("usage --config c --since soon", "'soon' is no UTC time such as 2026-11-01"),
+        ("new-key", "the following arguments are required: TENANT"),
+    ],
+)
+def test_a_wrong_argument_is_a_sentence_and_status_2(
+    command: str, sentence: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    status, out, err = run(capsys, *command.split())
+
+    assert (status, out) == (2, "")
+    assert sentence in err
 
 
 def test_a_new_key_pasted_into_the_file_opens_the_gateway(

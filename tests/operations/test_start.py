@@ -110,7 +110,7 @@ from gateway import sampling
 from gateway import cli
 def fail(*_, **__): raise {fault}
 sampling.Sampler.__init__ = fail
-cli.app({arguments!r})
+cli.main({list(arguments)!r})
 """
     command = [sys.executable, "-c", program]
     return subprocess.run(

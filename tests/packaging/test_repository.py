@@ -36,16 +36,16 @@ def test_help_lists_every_target() -> None:
 
 def test_the_locks_hold_what_the_project_asks_for() -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())
-    run_time = project["project"]["dependencies"] + project["dependency-groups"]["build"]
+    groups = project["dependency-groups"]
 
-    assert unmet(run_time, pins("requirements.lock")) == []
-    assert unmet(project["dependency-groups"]["dev"], pins("requirements-dev.lock")) == []
-    picture = project["dependency-groups"]["picture"]
-    assert unmet(picture, pins("requirements-picture.lock")) == []
+    assert unmet(project["project"]["dependencies"], pins("requirements.lock")) == []
+    for group in groups:
+        assert unmet(groups[group], pins(f"requirements-{group}.lock")) == []
 
 
 def test_the_development_lock_pins_what_production_runs() -> None:
     assert pins("requirements.lock").items() <= pins("requirements-dev.lock").items()
+    assert pins("requirements-build.lock").items() <= pins("requirements-dev.lock").items()
 
 
 @pytest.mark.parametrize(
