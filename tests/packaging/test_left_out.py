@@ -40,7 +40,7 @@ def python(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for package in filter(is_installed, LOCKED):
         files = distribution(package).files or []
         for name in {file.parts[0] for file in files} - {"..", "__pycache__"}:
-            (site_packages / name).symlink_to(distribution(package).locate_file(name))
+            (site_packages / name).symlink_to(str(distribution(package).locate_file(name)))
     return folder / "bin" / "python"
 
 
