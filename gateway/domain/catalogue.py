@@ -240,7 +240,7 @@ class Catalogue(Struct, frozen=True):
         """Follow a name: an alias, a model or a dated snapshot of one. None if there is none."""
         alias = self.aliases.get(name)
         target = alias.model if alias else name
-        family = self._family(target)
+        family = self.family_of(target)
         if family is None or not matches(self.served, target):
             return None
         response_format = alias.response_format if alias else "url"
@@ -248,9 +248,10 @@ class Catalogue(Struct, frozen=True):
 
     def has_model(self, name: str) -> bool:
         """Whether a model or a snapshot has this name; aliases do not count."""
-        return self._family(name) is not None
+        return self.family_of(name) is not None
 
-    def _family(self, name: str) -> str | None:
+    def family_of(self, name: str) -> str | None:
+        """The entry of a model or of one of its snapshots; None for anything else."""
         if name in self.models:
             return name
         for base, model in self.models.items():

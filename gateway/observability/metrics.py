@@ -284,6 +284,11 @@ class Metrics:
         self.retries = self._counter(
             "upstream_retries", "Calls sent again, by why.", "account", "model", "remedy"
         )
+        self.surplus_images = self._counter(
+            "upstream_surplus_images",
+            "Images that an answer named beyond what its call asked for; they are not booked.",
+            "account", "model",
+        )  # fmt: skip
         self.breaker = self._gauge(
             "breaker_open", "1 from when an account failed too often until it answers again.",
             "account", "model", mode="max",

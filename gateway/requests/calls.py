@@ -22,7 +22,7 @@ from gateway.pacing import NoSlot, Pacer, Ready, Slot, Waiter
 from gateway.protocol.dashscope import GenerationRequest
 from gateway.translate.failure import Remedy, UpstreamFailure
 from gateway.translate.request import Plan, remaining
-from gateway.translate.response import image_urls
+from gateway.translate.response import image_urls, split_surplus
 from gateway.upstream.accounts import THROTTLED_S, Accounts, Route
 from gateway.upstream.client import DashScope
 from gateway.upstream.images import ImageFetcher
@@ -139,12 +139,11 @@ class Generator:
         `ready` is told the outcome, for `generate`; None is returned if it was told at once.
         """
         run.queued_at = self._clock.steady()
-        model = plan.calls[0].model
         try:
             return self._pacer.join(
-                model,
+                plan.family,
                 run.tenant,
-                accounts=self._accounts.untried(model, ()),
+                accounts=self._accounts.untried(plan.model, ()),
                 deadline=run.slot_by,
                 ready=ready,
             )
@@ -154,7 +153,7 @@ class Generator:
 
     def leave(self, plan: Plan, waiter: Waiter) -> None:
         """Wait no longer."""
-        self._pacer.leave(plan.calls[0].model, waiter)
+        self._pacer.leave(plan.family, waiter)
 
     async def generate(self, plan: Plan, run: Run, first: First = None) -> list[str]:
         """All image URLs, in the order of the calls; `first` is what a `join` came to.
@@ -216,7 +215,7 @@ class Generator:
                 slot = await self._slot(call.model, family, run, tried, slots)
             else:
                 slot, first = self._joined(first, run, family), None
-            route = self._route(call.model, run, slot)
+            route = self._route(call.model, family, run, slot)
             if route is None:
                 continue
             attempt += 1
@@ -242,7 +241,7 @@ class Generator:
         with run.context.phase("queue", self._metrics.queue_seconds.labels(family)):
             try:
                 return await self._pacer.slot(
-                    model, run.tenant, accounts=names, deadline=run.slot_by, calls=slots
+                    family, run.tenant, accounts=names, deadline=run.slot_by, calls=slots
                 )
             except NoSlot as late:
                 raise too_late(late) from None
@@ -256,17 +255,17 @@ class Generator:
             return first
         raise too_late(first) if isinstance(first, NoSlot) else first
 
-    def _route(self, model: str, run: Run, slot: Slot) -> Route | None:
+    def _route(self, model: str, family: str, run: Run, slot: Slot) -> Route | None:
         """The account of a slot, if its breaker lets a call through and it is still there."""
         if run.left:
-            self._pacer.give_back(model, slot)
+            self._pacer.give_back(family, slot)
             raise ClientGone("The client closed the connection.")
         route = None
         try:
             route = self._accounts.admit(model, slot.account, self._left_s(run))
         finally:
             if route is None:
-                self._pacer.sent(model, slot)
+                self._pacer.sent(family, slot)
         return route
 
     async def _attempt(
@@ -275,14 +274,14 @@ class Generator:
         name = route.account.name
         run.sending()
         run.sent = True
-        sent = partial(self._pacer.sent, call.model, slot)
+        sent = partial(self._pacer.sent, family, slot)
         try:
             with run.context.phase("upstream", self._metrics.upstream_seconds.labels(name, family)):
                 left_s = run.deadline - self._clock.steady()
                 reply = await self._client.generate(route.account, call, left_s, sent)
         except UpstreamFailure as failure:
             self._metrics.upstream_calls.labels(name, family, failure.label).inc()
-            await self._learn(route, call.model, failure, run)
+            await self._learn(route, call.model, family, failure, run)
             raise
         except BaseException:
             route.breaker.abandoned()
@@ -291,7 +290,10 @@ class Generator:
             sent()
         self._accounts.record(route, None)
         self._metrics.upstream_calls.labels(name, family, "ok").inc()
-        urls = image_urls(reply)
+        urls, surplus = split_surplus(image_urls(reply), call.parameters.n or 1)
+        if surplus:
+            self._metrics.surplus_images.labels(name, family).inc(surplus)
+            run.context.log.warning("surplus_images", account=name, surplus=surplus)
         note_id(run, reply.request_id)
         run.context.log.info(
             "upstream_answered",
@@ -301,9 +303,11 @@ class Generator:
         )
         return urls
 
-    async def _learn(self, route: Route, model: str, failure: UpstreamFailure, run: Run) -> None:
+    async def _learn(
+        self, route: Route, model: str, family: str, failure: UpstreamFailure, run: Run
+    ) -> None:
         """Remember what a failure says of the account; everyone backs off from a full one."""
-        self._accounts.record(route, failure)
+        self._accounts.record(route, failure, of_snapshot=model != family)
         note_id(run, failure.request_id)
         cause = failure.__cause__  # some print the whole request by `repr`, our key in it
         run.context.log.warning(
@@ -319,7 +323,7 @@ class Generator:
         )
         if failure.remedy is Remedy.THROTTLED:
             rest_s = failure.error.retry_after_s or THROTTLED_S
-            await self._pacer.back_off(model, route.account.name, rest_s)
+            await self._pacer.back_off(family, route.account.name, rest_s)
 
     def _wait_s(
         self, failure: UpstreamFailure, model: str, attempt: int, tried: set[str], run: Run

@@ -115,7 +115,7 @@ class Admission:
         # One that the store did not answer may be carried out and taken back later, by its name:
         # no other admission of the same request may go by it.
         name = f"{context.request_id}-{next(self._admissions)}"
-        reservation = Reservation(name, plan.model, images, cost)
+        reservation = Reservation(name, plan.family, images, cost)
         context.log_fields |= {"model": plan.model, "n": plan.images, "size": size_of(plan)}
         verdict = await self._take(caller, reservation, context)
         by = "store" if verdict.by_store else "worker"
@@ -171,7 +171,7 @@ class Admission:
             self._book(held, images, cost, request_id)
         held.context.log_fields |= {"images": images, "cost": str(Money(cost))}
         settlement = Settlement(
-            tenant, held.reservation.id, plan.model, images, cost, self._limits_of(held.caller)
+            tenant, held.reservation.id, plan.family, images, cost, self._limits_of(held.caller)
         )
         with held.context.phase("store"):
             verdict = await self._limiter.settle(settlement)

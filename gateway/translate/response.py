@@ -32,6 +32,15 @@ def image_urls(reply: GenerationReply) -> list[str]:
     ]
 
 
+def split_surplus(urls: list[str], asked: int) -> tuple[list[str], int]:
+    """The images that were asked for, and how many more an answer names; one named twice is one.
+
+    Nobody asked for the surplus, so nobody is billed for it here, whatever the upstream does.
+    """
+    wanted = list(dict.fromkeys(urls))[:asked]
+    return wanted, len(urls) - len(wanted)
+
+
 def with_texts_cut(reply: GenerationReply) -> GenerationReply:
     """The same answer, of whose texts each is short enough for whatever looks at it."""
     code, message, request_id = reply.code or "", reply.message or "", reply.request_id or ""

@@ -1,4 +1,8 @@
-"""Which DashScope account takes the next call: the first that is not known to be unfit."""
+"""Which DashScope account takes the next call: the first that is not known to be unfit.
+
+What is known of an account, its rates and its breakers are kept by the catalogue's entry. Callers
+may name snapshots that do not exist; each must not have a pace and a state of its own.
+"""
 
 from __future__ import annotations
 
@@ -6,7 +10,7 @@ from collections.abc import Callable, Collection, Iterable, Sequence
 
 from gateway.config import Account
 from gateway.domain.catalogue import Catalogue, Rate, matches
-from gateway.domain.errors import ServiceUnavailable, UpstreamRefused
+from gateway.domain.errors import ServiceUnavailable, UpstreamBilling, UpstreamRefused
 from gateway.translate.failure import Remedy, Source, UpstreamFailure
 from gateway.upstream.breaker import Breaker
 
@@ -48,36 +52,43 @@ class Accounts:
         self._before, self._routes = self._routes, {}
 
     def routes(self, model: str) -> dict[str, Route]:
-        """The routes for a model by the account's name, in the order of the file."""
-        if model not in self._routes:
-            served = (a for a in self._accounts if matches(a.models, model))
-            self._routes[model] = {a.name: self._route(model, a) for a in served}
-        return self._routes[model]
+        """The routes for a model and its snapshots by the account's name, in the file's order."""
+        family = self._family(model)
+        if family not in self._routes:
+            served = (a for a in self._accounts if serves_some(a, family))
+            self._routes[family] = {a.name: self._route(family, a) for a in served}
+        return self._routes[family]
 
-    def _route(self, model: str, account: Account) -> Route:
-        known = self._before.get(model, {}).get(account.name)
+    def _family(self, model: str) -> str:
+        """The catalogue's entry; of what was taken out of it while its calls wait, the name."""
+        return self._catalogue.family_of(model) or model
+
+    def _route(self, family: str, account: Account) -> Route:
+        known = self._before.get(family, {}).get(account.name)
         return known if known and known.account == account else Route(account, self._clock)
 
     def known(self) -> Iterable[tuple[str, dict[str, Route]]]:
-        """The models that were asked for so far, with their routes."""
+        """The catalogue's entries that were asked for so far, with their routes."""
         return self._routes.items()
 
     def rate(self, model: str, account: str) -> float | None:
-        """Calls a second that an account may be sent of a model; None is no limit."""
-        key = (model, account)
+        """Calls a second that an account may be sent of a model and its snapshots together.
+
+        None is no limit.
+        """
+        key = (self._family(model), account)
         if key not in self._rates:
-            self._rates[key] = self._published_or_own(*key).per_second
+            self._rates[key] = self._own_or_published(*key).per_second
         return self._rates[key]
 
-    def _published_or_own(self, model: str, account: str) -> Rate:
-        route = self.routes(model).get(account)
+    def _own_or_published(self, family: str, account: str) -> Rate:
+        route = self.routes(family).get(account)
         for glob, rate in route.account.rates.items() if route else ():
-            if matches((glob,), model):
+            if matches((glob,), family):
                 return rate
-        choice = self._catalogue.find(model)
-        if choice is None:  # taken out of the catalogue while its calls wait
-            return Rate(self._former_rates.get((model, account), SLOW))
-        return choice.model.rate
+        if family not in self._catalogue.models:  # taken out of it while its calls wait
+            return Rate(self._former_rates.get((family, account), SLOW))
+        return self._catalogue.models[family].rate
 
     def untried(self, model: str, tried: Collection[str]) -> list[str]:
         """The accounts that the next call may wait for; those tried already only if all were.
@@ -85,7 +96,7 @@ class Accounts:
         Raises:
             UpstreamRefused: no account serves the model.
         """
-        names = self.names(model)
+        names = [n for n, route in self.routes(model).items() if serves(route.account, model)]
         if not names:
             message = "No account of this gateway serves this model."
             raise UpstreamRefused(message, param="model")
@@ -103,7 +114,7 @@ class Accounts:
         return [name for name, its in fitness.items() if its == best]
 
     def names(self, model: str) -> list[str]:
-        """Those that serve the model."""
+        """Those that serve the model, or a snapshot of it."""
         return list(self.routes(model))
 
     def admit(self, model: str, account: str, probe_s: float) -> Route | None:
@@ -113,7 +124,9 @@ class Accounts:
             ServiceUnavailable: its breaker is open; the error says for how long.
         """
         route = self.routes(model).get(account)
-        if route is not None and not route.breaker.admit(probe_s):
+        if route is None or not serves(route.account, model):
+            return None
+        if not route.breaker.admit(probe_s):
             message = "The image service failed too often just now; try again later."
             raise ServiceUnavailable(message, retry_after_s=route.breaker.rest_s())
         return route
@@ -122,17 +135,27 @@ class Accounts:
         """Whether an account that was not tried yet could take the call at once."""
         now = self._clock()
         return any(
-            name not in tried and route.last_choice_until <= now and not route.breaker.rest_s()
+            name not in tried
+            and serves(route.account, model)
+            and route.last_choice_until <= now
+            and not route.breaker.rest_s()
             for name, route in self.routes(model).items()
         )
 
-    def record(self, route: Route, failure: UpstreamFailure | None) -> None:
-        """Learn from an answer; None is a success."""
+    def record(
+        self, route: Route, failure: UpstreamFailure | None, *, of_snapshot: bool = False
+    ) -> None:
+        """Learn from an answer; None is a success.
+
+        That an account refuses a snapshot says nothing of the model: there may be no such one.
+        """
         if failure is None:
             route.last_choice_until = 0.0
             route.breaker.succeeded()
             return
         match failure.remedy:
+            case Remedy.OTHER_ACCOUNT if of_snapshot and not is_unpaid(failure):
+                route.breaker.abandoned()
             case Remedy.OTHER_ACCOUNT:
                 self._rest(route, UNFIT_S)
             case Remedy.THROTTLED:
@@ -147,3 +170,18 @@ class Accounts:
     def _rest(self, route: Route, seconds: float) -> None:
         route.last_choice_until = self._clock() + seconds
         route.breaker.abandoned()
+
+
+def serves(account: Account, model: str) -> bool:
+    """Whether an account is used for this very model or snapshot."""
+    return matches(account.models, model)
+
+
+def serves_some(account: Account, family: str) -> bool:
+    """Whether it is used for a model, or for a snapshot of it."""
+    return serves(account, family) or any(glob.startswith(family) for glob in account.models)
+
+
+def is_unpaid(failure: UpstreamFailure) -> bool:
+    """Whether an account is out of credit."""
+    return isinstance(failure.error, UpstreamBilling)

@@ -23,7 +23,7 @@ import pytest
 from msgspec.structs import replace
 
 from gateway.api import body as reading
-from gateway.config import Cache, Images, Metrics
+from gateway.config import Cache, Images, Limits, Metrics
 from gateway.server import http as wire
 from tests.operations.site import document, tenant, write
 from tests.running import (
@@ -35,6 +35,7 @@ from tests.running import (
     UPSTREAM_KEY,
     Client,
     HeldClock,
+    Logs,
     account,
     config_for,
     key_of,
@@ -533,6 +534,28 @@ def test_callers_cannot_make_new_series(gateway: Client) -> None:
 
 
 # -- a vendor that has been taken over
+
+
+def test_a_vendor_s_count_is_not_believed(
+    start: Start, vendor: HostileVendor, logs: Logs, tmp_path: Path
+) -> None:
+    """One answer with 20,000 addresses used up a tenant's budgets of a day and a month."""
+    urls = [f"http://127.0.0.1:{vendor.port}/{number}.png" for number in range(20_000)]
+    vendor.answers(result(*urls, urls[0]))
+    limited = replace(tenants()[0], limits=Limits(images_per_day=10))
+    config = config_for(
+        account(vendor.base_url), tenants=(limited,), usage_log=str(tmp_path / "usage.jsonl")
+    )
+    gateway = start(config)
+
+    answer = gateway.generate(model=MODEL, n=2)
+
+    assert [image["url"] for image in answer.json()["data"]] == urls[:2]
+    record = json.loads((tmp_path / "usage.jsonl").read_text())
+    assert record["images"] == 2
+    [told] = logs.named("surplus_images")
+    assert told["surplus"] == 20_001 - 2
+    assert gateway.generate(model=MODEL, n=8).status_code == 200
 
 
 def hostile_gateway(start: Start, vendor: HostileVendor) -> Client:

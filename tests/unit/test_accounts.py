@@ -12,9 +12,11 @@ from gateway.domain.catalogue import Catalogue, Rate
 from gateway.domain.errors import (
     GatewayError,
     InvalidRequest,
+    ModelNotFound,
     ModerationBlocked,
     ServiceUnavailable,
     UpstreamAmbiguous,
+    UpstreamBilling,
     UpstreamFailed,
     UpstreamOverloaded,
     UpstreamRefused,
@@ -85,6 +87,47 @@ def test_only_accounts_for_the_model_are_asked(clock: Clock) -> None:
     assert accounts.fit(
         "qwen-image-plus-2026-01-09", accounts.untried("qwen-image-plus-2026-01-09", ())
     ) == ["plus", "all"]
+
+
+def made_up(number: int) -> str:
+    """A snapshot that may not exist; the catalogue takes any date for one."""
+    return f"qwen-image-plus-20{number:02}-01-01"
+
+
+def test_snapshots_share_what_is_known_of_their_model(clock: Clock) -> None:
+    """Anybody may name eighty thousand of them."""
+    accounts = Accounts([account("one")], shipped_catalogue(), clock)
+    for number in range(50):
+        assert accounts.untried(made_up(number), ()) == ["one"]
+        assert accounts.rate(made_up(number), "one") == 2.0
+        assert accounts.routes(made_up(number)) is accounts.routes("qwen-image-plus")
+
+    assert [family for family, _ in accounts.known()] == ["qwen-image-plus"]
+
+
+def test_an_account_for_one_snapshot_serves_that_alone(clock: Clock) -> None:
+    only = account("only", (made_up(26),))
+    accounts = Accounts([only, account("all")], shipped_catalogue(), clock)
+
+    assert accounts.untried(made_up(26), ()) == ["only", "all"]
+    assert accounts.untried(made_up(25), ()) == ["all"]
+    assert accounts.untried("qwen-image-plus", ()) == ["all"]
+    assert accounts.admit("qwen-image-plus", "only", 1.0) is None
+    assert accounts.admit(made_up(26), "only", 1.0) is not None
+    assert not accounts.has_other("qwen-image-plus", {"all"})
+    assert accounts.has_other(made_up(26), {"all"})
+
+
+def test_a_snapshot_that_is_refused_says_nothing_of_its_model(three: Accounts) -> None:
+    """One tenant's made-up name would move everybody's calls to the next account."""
+    route = three.routes(MODEL)["a"]
+    refused = UpstreamFailure(ModelNotFound("no"), Remedy.OTHER_ACCOUNT)
+    three.record(route, refused, of_snapshot=True)
+    assert three.fit(MODEL, ["a", "b"]) == ["a", "b"]
+
+    unpaid = UpstreamFailure(UpstreamBilling("no"), Remedy.OTHER_ACCOUNT)
+    three.record(route, unpaid, of_snapshot=True)
+    assert three.fit(MODEL, ["a", "b"]) == ["b"]
 
 
 def test_a_model_that_no_account_serves_is_the_operator_s_fault(clock: Clock) -> None:
