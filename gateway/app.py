@@ -50,8 +50,9 @@ from gateway.tenants.keys import KeyRing
 from gateway.tenants.limiter import Limiter, Loss, OnLoss
 from gateway.tenants.usage_log import UsageLog
 from gateway.upstream.accounts import Accounts
-from gateway.upstream.client import DashScope, open_transport
+from gateway.upstream.client import DashScope
 from gateway.upstream.images import ImageFetcher
+from gateway.upstream.transport import open_transport
 
 Store = MemoryStore | RedisStore
 
@@ -78,8 +79,10 @@ class Parts:
         # Without Redis the store cannot be away, so nothing needs to stand in for it.
         spare = None if isinstance(self.store, MemoryStore) else MemoryStore(clock.now)
         self.usage = UsageLog(Path(config.usage_log)) if config.usage_log else None
-        self.client = DashScope(config.upstream, transport or open_transport(config.upstream))
-        self.fetcher = ImageFetcher(config.images, clock)
+        self.client = DashScope(
+            config.upstream, transport or open_transport(config.upstream, config.proxies)
+        )
+        self.fetcher = ImageFetcher(config.images, clock, config.proxies)
         self.delivery = Delivery(
             self.fetcher, steady=clock.steady, budget_bytes=config.images.budget_bytes
         )

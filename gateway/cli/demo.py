@@ -8,9 +8,16 @@ import socket
 import threading
 from collections.abc import Mapping
 
-from msgspec.structs import replace
-
-from gateway.config import Account, Config, Images, Key, Listen, Tenant, with_catalogue
+from gateway.config import (
+    Account,
+    Config,
+    Images,
+    Key,
+    Listen,
+    Tenant,
+    with_catalogue,
+    with_proxies,
+)
 from gateway.config.decode import Secret
 from gateway.domain.catalogue import Rate
 from gateway.simulator.app import serve as run_simulator
@@ -57,8 +64,10 @@ def demo_config(
     rates = {} if simulator_port is None else {"*": Rate(None)}
     account = Account(name="demo", base_url=base_url, api_key=Secret(api_key), rates=rates)
     tenant = Tenant(name="demo", keys=(Key(hash=hash_key(key), label="demo"),))
-    config = Config(accounts=(account,), tenants=(tenant,), images=images)
-    return with_catalogue(replace(config, listen=listen))
+    config = Config(accounts=(account,), tenants=(tenant,), images=images, listen=listen)
+    # No proxy leads to a simulator on this machine.
+    proxies = {} if simulator_port is not None else environment
+    return with_proxies(with_catalogue(config), proxies)
 
 
 def demo_text(key: str, url: str, simulator_port: int | None) -> str:

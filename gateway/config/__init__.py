@@ -4,11 +4,13 @@
 `gateway.config.decode` finds the faults of form; this module adds those of meaning.
 """
 
-from gateway.config.loading import load_config, with_catalogue
+from gateway.config.egress import Proxies, Proxy
+from gateway.config.loading import load_config, with_catalogue, with_proxies
 from gateway.config.sections import (
     Account,
     Cache,
     Config,
+    Egress,
     ImageCache,
     Images,
     Key,
@@ -26,6 +28,7 @@ __all__ = [
     "Account",
     "Cache",
     "Config",
+    "Egress",
     "ImageCache",
     "Images",
     "Key",
@@ -34,9 +37,12 @@ __all__ = [
     "Metrics",
     "OnLoss",
     "Pacing",
+    "Proxies",
+    "Proxy",
     "Redis",
     "Tenant",
     "Upstream",
     "load_config",
     "with_catalogue",
+    "with_proxies",
 ]

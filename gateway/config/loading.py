@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from msgspec import Struct
@@ -11,8 +11,12 @@ from msgspec.structs import replace
 
 from gateway.config.checks import catalogue_faults, faults_of_meaning
 from gateway.config.decode import ConfigError, Fault, breaks, decode, read_yaml
+from gateway.config.egress import Bypass, from_environment, parse_bypass, parse_proxy
 from gateway.config.sections import Config
 from gateway.domain.catalogue import Alias, Catalogue, Model
+
+FILLED = ("catalogue", "proxies")
+"""Of the whole configuration, what is no key of its file."""
 
 
 class CatalogueFile(Struct, frozen=True):
@@ -30,13 +34,15 @@ def load_config(path: Path, environment: Mapping[str, str] = os.environ) -> Conf
     """
     faults: list[Fault] = []
     document = read_yaml(path, environment, faults)
-    if isinstance(document, dict) and "catalogue" in document:
-        faults.append(Fault("catalogue", "unknown key", leaves_rest=True))
-        del document["catalogue"]
+    for name in FILLED:
+        if isinstance(document, dict) and name in document:
+            faults.append(Fault(name, "unknown key", leaves_rest=True))
+            del document[name]
     config = decode(document, Config, "", faults)
     if config is None or breaks(faults, 0):
         raise ConfigError(path, faults)
     config = with_catalogue(config, path.parent, faults)
+    config = with_proxies(config, environment, faults)
     faults.extend(faults_of_meaning(config))
     if faults:
         raise ConfigError(path, faults)
@@ -49,6 +55,33 @@ def with_catalogue(
     """The same with its models and aliases filled in; `folder` is where `models` is relative to."""
     faults = [] if faults is None else faults
     return replace(config, catalogue=load_catalogue(config, folder, faults))
+
+
+def with_proxies(
+    config: Config, environment: Mapping[str, str], faults: list[Fault] | None = None
+) -> Config:
+    """The same with the proxies filled in; the file comes before the environment."""
+    faults = [] if faults is None else faults
+    egress = config.egress
+    proxies = from_environment(environment if egress.environment else {}, faults)
+    if egress.proxy is not None:
+        try:
+            proxy = parse_proxy(egress.proxy.reveal(), "egress.proxy")
+            proxies = replace(proxies, https=proxy, http=proxy)
+        except ValueError as fault:
+            faults.append(Fault("egress.proxy", str(fault)))
+    if egress.no_proxy is not None:
+        proxies = replace(proxies, bypasses=tuple(bypasses(egress.no_proxy, faults)))
+    return replace(config, proxies=proxies)
+
+
+def bypasses(rules: tuple[str, ...], faults: list[Fault]) -> Iterator[Bypass]:
+    """The file's own rules, of which none is passed over."""
+    for index, rule in enumerate(rules):
+        try:
+            yield parse_bypass(rule)
+        except ValueError as fault:
+            faults.append(Fault(f"egress.no_proxy[{index}]", str(fault)))
 
 
 def load_catalogue(config: Config, folder: Path, faults: list[Fault]) -> Catalogue:

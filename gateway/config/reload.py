@@ -19,6 +19,7 @@ from msgspec.structs import replace
 
 from gateway.config import Config, Listen, load_config
 from gateway.config.decode import ConfigError, Fault, files_read
+from gateway.config.loading import FILLED
 
 EVERY_S = 0.5
 FOLLOWED = ("accounts", "tenants", "aliases", "models", "catalogue", "default_model")
@@ -200,7 +201,7 @@ class Reloader:
     def _needs_restart(self, config: Config) -> list[str]:
         """Sections that differ from what the worker started with and are not followed."""
         would_be = replace(config, listen=self._listens(config.listen))
-        names = [n for n in config.__struct_fields__ if n not in FOLLOWED]
+        names = [n for n in config.__struct_fields__ if n not in {*FOLLOWED, *FILLED}]
         return [n for n in names if getattr(would_be, n) != getattr(self._started_with, n)]
 
     def _listens(self, file: Listen) -> Listen:

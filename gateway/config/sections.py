@@ -9,6 +9,7 @@ from typing import Annotated, Literal
 from msgspec import Meta, Struct, field
 
 from gateway.config.decode import Secret
+from gateway.config.egress import Proxies
 from gateway.config.redis_url import passwords
 from gateway.domain.catalogue import Alias, Catalogue, Money, Rate
 
@@ -96,6 +97,17 @@ class Images(Struct, frozen=True):
     """Of images in a worker's memory at once, whatever their number and size."""
 
 
+class Egress(Struct, frozen=True, kw_only=True):
+    """How the vendor and the image hosts are reached. Redis is never reached through a proxy."""
+
+    proxy: Secret | None = None
+    """`http://[user:password@]host:port`; absent: as HTTPS_PROXY, HTTP_PROXY and ALL_PROXY say."""
+    no_proxy: tuple[str, ...] | None = None
+    """Hosts, .suffixes, addresses and networks to reach directly; absent: as NO_PROXY says."""
+    environment: bool = True
+    """Whether those variables count."""
+
+
 class Upstream(Struct, frozen=True):
     """How the vendor is called."""
 
@@ -173,6 +185,7 @@ class Config(Struct, frozen=True, kw_only=True):
     listen: Listen = Listen()
     redis: Redis | None = None
     images: Images = Images()
+    egress: Egress = Egress()
     upstream: Upstream = Upstream()
     pacing: Pacing = Pacing()
     image_cache: ImageCache | None = None
@@ -193,6 +206,8 @@ class Config(Struct, frozen=True, kw_only=True):
     """After SIGTERM: how long until requests under way are given up; more than any deadline."""
     catalogue: Catalogue = Catalogue("", {})
     """Filled by `load_config` from `models` and the shipped tables; not a key of the file."""
+    proxies: Proxies = Proxies()
+    """Filled by `load_config` from `egress` and the environment; not a key of the file."""
 
     def secrets(self) -> Iterator[str]:
         """What must never be printed, as it would appear."""
@@ -200,3 +215,5 @@ class Config(Struct, frozen=True, kw_only=True):
         urls = [part.url for part in (self.redis, self.image_cache) if part is not None]
         for url in filter(None, urls):
             yield from passwords(url.reveal())
+        for proxy in self.proxies.each():
+            yield from proxy.secrets()

@@ -1,4 +1,4 @@
-"""One DashScope call over HTTP, and what its outcome means. The only file that imports httpx.
+"""One DashScope call over HTTP, and what its outcome means.
 
 The transport of `httpx-aiohttp` is called directly: httpx's client on top of it (cookies,
 redirects, auth hooks, none of which this needs) costs more than the call
@@ -11,16 +11,12 @@ import asyncio
 import contextlib
 import zlib
 from collections.abc import Callable
-from contextvars import ContextVar
 from email.utils import parsedate_to_datetime
 from time import time
-from typing import Any
 
 import aiohttp
 import httpx
 import msgspec
-import yarl
-from httpx_aiohttp import AiohttpTransport
 
 from gateway.config import Account, Upstream
 from gateway.domain import errors, foreign
@@ -28,6 +24,7 @@ from gateway.domain.errors import GatewayError
 from gateway.protocol.dashscope import GenerationReply, GenerationRequest
 from gateway.translate.failure import UNREACHABLE, Answer, Remedy, UpstreamFailure, to_failure
 from gateway.translate.response import image_urls, with_texts_cut
+from gateway.upstream.transport import ON_THE_WIRE, RoutedTransport, Transport, WhetherSent
 
 PATH = "/services/aigc/multimodal-generation/generation"
 MAX_REPLY_BYTES = 1024 * 1024
@@ -38,55 +35,16 @@ PROXY_S_HEADERS = ("proxy-authenticate", "proxy-status", "x-squid-error")
 UPSTREAM_LIMIT_S = 298.0
 """How long the upstream itself works at a synchronous call; its `x-dashscope-timeout` says so."""
 
-NEVER_SENT = (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError)
+NEVER_SENT = (
+    aiohttp.ClientConnectorError,
+    aiohttp.ConnectionTimeoutError,
+    aiohttp.ClientHttpProxyError,
+)
 """What aiohttp raises before a connection stands. The transport's own mapping cannot be used for
 this: it also turns a connection lost in mid-call into `httpx.ConnectTimeout`."""
 
-
-ON_THE_WIRE: ContextVar[Callable[[], None]] = ContextVar("on_the_wire")
-"""Of the current call: told when its body is written. The transport offers no other way to pass it
-to aiohttp, which writes a request in a task of its own that inherits this."""
-
-
-class Transport(AiohttpTransport):
-    """One that can be told to connect before there is something to send."""
-
-    async def connect(self, url: str, timeout_s: float) -> None:
-        """Have a connection to the host of `url` stand idle, opening one if there is none.
-
-        Raises:
-            aiohttp.ClientError, OSError, TimeoutError: it cannot be opened.
-        """
-        if not isinstance(self.client, aiohttp.ClientSession):
-            self.client = self.get_client()
-        connector = self.client.connector
-        if connector is None:  # closed meanwhile
-            return
-        request = aiohttp.ClientRequest("GET", yarl.URL(url), loop=asyncio.get_running_loop())
-        timeout = aiohttp.ClientTimeout(connect=timeout_s, sock_connect=timeout_s)
-        connection = await connector.connect(request, [], timeout)
-        connection.release()
-
-
-def open_transport(upstream: Upstream) -> httpx.AsyncBaseTransport:
-    """The connection pool that all calls of a worker share; it opens inside the running loop."""
-    trace = aiohttp.TraceConfig()
-    trace.on_request_chunk_sent.append(tell_sent)
-    return Transport(
-        client=lambda: aiohttp.ClientSession(
-            trace_configs=[trace],
-            connector=aiohttp.TCPConnector(
-                limit=upstream.max_connections, keepalive_timeout=upstream.keepalive_s
-            ),
-            cookie_jar=aiohttp.DummyCookieJar(),
-            timeout=aiohttp.ClientTimeout(total=None),
-        )
-    )
-
-
-async def tell_sent(*_: Any) -> None:  # noqa: ANN401 - aiohttp's own
-    """The head and body of a call go out together."""
-    ON_THE_WIRE.get()()
+OWN = (Transport, RoutedTransport)
+"""Those that say when a call is sent."""
 
 
 class DashScope:
@@ -101,12 +59,12 @@ class DashScope:
 
     def connect_soon(self, account: Account) -> None:
         """Have a connection ready for the account's next call, so that it leaves on time."""
-        if isinstance(self._transport, Transport) and account.name not in self._connecting:
+        if isinstance(self._transport, OWN) and account.name not in self._connecting:
             task = asyncio.create_task(self._connect(self._transport, account.base_url))
             self._connecting[account.name] = task
             task.add_done_callback(lambda _: self._connecting.pop(account.name, None))
 
-    async def _connect(self, transport: Transport, url: str) -> None:
+    async def _connect(self, transport: Transport | RoutedTransport, url: str) -> None:
         # Where it cannot be opened, the call itself will meet and tell that.
         with contextlib.suppress(aiohttp.ClientError, OSError, TimeoutError):
             await transport.connect(url, self._connect_timeout_s)
@@ -126,12 +84,15 @@ class DashScope:
             UpstreamFailure: anything but a success; it says whether the call may be sent again.
         """
         request = self._request(account, call)
-        ON_THE_WIRE.set(sent)
+        wire = WhetherSent(sent)
+        ON_THE_WIRE.set(wire)
         try:
             async with asyncio.timeout(timeout_s):
                 response = await self._transport.handle_async_request(request)
                 body = await read(response)
         except TimeoutError:
+            if self._is_unsent(wire):
+                raise unreachable() from None
             # A request may have a deadline of its own; that it passed says nothing of the account.
             raise lost(
                 errors.UpstreamTimeout,
@@ -139,8 +100,12 @@ class DashScope:
                 is_outage=timeout_s >= UPSTREAM_LIMIT_S,
             ) from None
         except (httpx.HTTPError, aiohttp.ClientError, OSError, ValueError) as fault:
-            raise broken(fault) from fault
+            raise (unreachable() if self._is_unsent(wire) else broken(fault)) from fault
         return self._judge(response, body)
+
+    def _is_unsent(self, wire: WhetherSent) -> bool:
+        """Whether nothing of a call can have left: a tunnel was refused, or never finished."""
+        return isinstance(self._transport, OWN) and not wire.is_sent
 
     def _request(self, account: Account, call: GenerationRequest) -> httpx.Request:
         timeout = {"connect": self._connect_timeout_s, "read": None, "pool": None}
@@ -231,9 +196,14 @@ def broken(fault: Exception) -> UpstreamFailure:
     """A call without an answer: never sent, or lost on the way."""
     cause = fault.__cause__ or fault
     if isinstance(cause, NEVER_SENT):
-        error = errors.UpstreamUnreachable(UNREACHABLE)
-        return UpstreamFailure(error, Remedy.RESEND, label="unreachable")
+        return unreachable()
     return lost(errors.UpstreamAmbiguous, "closed the connection")
+
+
+def unreachable() -> UpstreamFailure:
+    """A call that was never sent."""
+    error = errors.UpstreamUnreachable(UNREACHABLE)
+    return UpstreamFailure(error, Remedy.RESEND, label="unreachable")
 
 
 def lost(error: type[GatewayError], what: str, *, is_outage: bool = True) -> UpstreamFailure:

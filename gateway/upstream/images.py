@@ -13,13 +13,14 @@ import structlog
 from structlog.typing import FilteringBoundLogger
 from yarl import URL
 
-from gateway.config import Images
+from gateway.config import Images, Proxies, Proxy
 from gateway.domain.clock import Clock
 from gateway.domain.errors import ImageHostsUnreachable, ImageUnavailable
 from gateway.upstream.allow_list import AllowList, PrivateAddress, PublicResolver
 from gateway.upstream.download import Download
 from gateway.upstream.download_retry import Deadline, DownloadRetry
 from gateway.upstream.image_hosts import ImageHosts
+from gateway.upstream.proxy import ADVICE, DIRECT, log_refusal, request_headers, tunnel_headers
 
 CONNECT_S = 10.0
 IDLE_BUFFER_BYTES = 32 * 1024
@@ -32,13 +33,25 @@ PRIVATE = (
 )
 
 
+PROXY = (
+    "Images cannot be fetched: the gateway's proxy does not let it through to image hosts. Its "
+    "operator finds the reason in the log (`proxy_refused`); response_format `url` works as it is."
+)
+UNKNOWN = (
+    "Images cannot be fetched: the gateway cannot connect to image hosts. Its operator finds the "
+    "reason in the log; response_format `url` works as it is."
+)
+PROXY_AUTHENTICATION_REQUIRED = 407
+
+
 class ImageFetcher:
     """Checks and downloads result URLs."""
 
-    def __init__(self, images: Images, clock: Clock) -> None:
+    def __init__(self, images: Images, clock: Clock, proxies: Proxies = DIRECT) -> None:
         self._images = images
         self._allowed = AllowList(images)
         self._clock = clock
+        self._proxies = proxies
         self._hosts = ImageHosts(self._reach, clock.steady)
         self._session: aiohttp.ClientSession | None = None
 
@@ -96,30 +109,70 @@ class ImageFetcher:
 
     async def _get(self, url: URL, headers: dict[str, str]) -> aiohttp.ClientResponse:
         try:
-            response = await self._open().get(url, headers=headers, allow_redirects=False)
-        except aiohttp.ClientConnectorDNSError as fault:
-            if isinstance(fault.os_error, PrivateAddress):
-                self._hosts.block(fault.os_error.host, PRIVATE)
-                tell_private(fault.os_error)
-                raise ImageUnavailable(PRIVATE) from fault
-            raise
-        self._hosts.unblock(url.raw_host or "")
+            response = await self._send("GET", url, headers)
+        except ImageHostsUnreachable as refused:
+            self._hosts.block(str(url.origin()), refused.message)
+            raise ImageUnavailable(refused.message) from refused
+        self._hosts.unblock(str(url.origin()))
         return response
 
     @cached_property
     def _resolver(self) -> PublicResolver:
         """Made inside the running loop, as it needs one."""
-        return PublicResolver(self._allowed.exempt, self._allowed.trusted)
+        exempt = self._allowed.exempt | self._proxies.hosts()
+        return PublicResolver(exempt, self._allowed.trusted)
 
-    async def _reach(self, host: str) -> None:
+    async def _reach(self, origin: str) -> None:
+        """Look whether a host can be asked for an image; what it would answer does not matter."""
+        url = URL(f"{origin}/")
         try:
             async with asyncio.timeout(CONNECT_S):
-                await self._resolver.resolve(host)
+                if self._proxies.find(origin) is None:
+                    await self._resolver.resolve(url.raw_host or "")
+                else:
+                    (await self._send("HEAD", url, {})).close()
         except PrivateAddress as fault:
-            tell_private(fault)
+            log_private(fault)
             raise ImageHostsUnreachable(PRIVATE) from fault
-        except (OSError, TimeoutError) as fault:
-            raise ImageHostsUnreachable(PRIVATE) from fault
+        except (aiohttp.ClientError, OSError, TimeoutError) as fault:
+            raise ImageHostsUnreachable(UNKNOWN) from fault
+
+    async def _send(self, method: str, url: URL, headers: dict[str, str]) -> aiohttp.ClientResponse:
+        """One request, to the host or to the proxy that leads there.
+
+        Raises:
+            ImageHostsUnreachable: our own network, or its proxy, does not let it through.
+        """
+        proxy = self._proxies.find(str(url))
+        try:
+            if proxy is not None:
+                return await self._send_by(proxy, method, url, headers)
+            return await self._open().request(method, url, headers=headers, allow_redirects=False)
+        except aiohttp.ClientConnectorDNSError as fault:
+            if isinstance(fault.os_error, PrivateAddress):
+                log_private(fault.os_error)
+                raise ImageHostsUnreachable(PRIVATE) from fault
+            raise
+
+    async def _send_by(
+        self, proxy: Proxy, method: str, url: URL, headers: dict[str, str]
+    ) -> aiohttp.ClientResponse:
+        try:
+            response = await self._open().request(
+                method,
+                url,
+                headers=headers | request_headers(proxy, url.scheme),
+                allow_redirects=False,
+                proxy=proxy.url,
+                proxy_headers=tunnel_headers(proxy, url.scheme),
+            )
+        except aiohttp.ClientHttpProxyError as fault:
+            require_way(proxy, url, fault.status)
+            raise
+        if response.status == PROXY_AUTHENTICATION_REQUIRED:
+            response.close()
+            require_way(proxy, url, response.status)
+        return response
 
     def _open(self) -> aiohttp.ClientSession:
         if self._session is None:
@@ -134,7 +187,7 @@ class ImageFetcher:
         return self._session
 
 
-def tell_private(fault: PrivateAddress) -> None:
+def log_private(fault: PrivateAddress) -> None:
     """For the operator: which name leads where, and what to set if that is meant."""
     structlog.get_logger().error(
         "image_host_private",
@@ -142,3 +195,14 @@ def tell_private(fault: PrivateAddress) -> None:
         addresses=fault.addresses,
         setting="images.trusted_networks",
     )
+
+
+def require_way(proxy: Proxy, url: URL, status: int) -> None:
+    """Say that a proxy refused to connect us, and whether it will go on to.
+
+    Raises:
+        ImageHostsUnreachable: it will.
+    """
+    log_refusal(proxy, url.raw_host or "", status)
+    if status in ADVICE:
+        raise ImageHostsUnreachable(PROXY)

@@ -15,6 +15,8 @@ from tests.running import Client, HeldClock, Logs, account, config_for
 from tests.running_fixtures import Start
 from tests.simulated import SimulatedDashScope
 
+pytestmark = pytest.mark.usefixtures("quick_retries")
+
 IMAGES = Images(allowed_hosts=(".aliyuncs.com",), timeout_s=5.0)
 HOST = "dashscope-result-bj.oss-cn-beijing.aliyuncs.com"
 

@@ -17,7 +17,8 @@ from gateway.config import Account, Upstream
 from gateway.config.decode import Secret
 from gateway.protocol.dashscope import GenerationRequest, Input, Message, Parameters, Text
 from gateway.translate.failure import UpstreamFailure
-from gateway.upstream.client import MAX_RETRY_AFTER_S, DashScope, open_transport, retry_after
+from gateway.upstream.client import MAX_RETRY_AFTER_S, DashScope, retry_after
+from gateway.upstream.transport import open_transport
 
 
 def told(value: str) -> float | None:
