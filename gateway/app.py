@@ -79,9 +79,8 @@ class Parts:
         # Without Redis the store cannot be away, so nothing needs to stand in for it.
         spare = None if isinstance(self.store, MemoryStore) else MemoryStore(clock.now)
         self.usage = UsageLog(Path(config.usage_log)) if config.usage_log else None
-        self.client = DashScope(
-            config.upstream, transport or open_transport(config.upstream, config.proxies)
-        )
+        transport = transport or open_transport(config.upstream, config.proxies)
+        self.client = DashScope(config.upstream, transport)
         self.fetcher = ImageFetcher(config.images, clock, config.proxies)
         self.delivery = Delivery(
             self.fetcher, steady=clock.steady, budget_bytes=config.images.budget_bytes
