@@ -23,6 +23,7 @@ from gateway.api.images import ImageRoutes
 from gateway.api.middleware import Readiness, RequestMiddleware
 from gateway.api.models import Models
 from gateway.api.observers import ImageRequests, log_answer
+from gateway.api.openapi import ApiDocument
 from gateway.api.operations import operation_routes
 from gateway.config import Config
 from gateway.config import OnLoss as ConfiguredOnLoss
@@ -233,19 +234,20 @@ def create_app(
     keys = DefineMiddleware(KeyMiddleware, authenticate=authenticate)
     image_requests = ImageRequests(parts.metrics, parts.tracer)
     images = ImageRoutes(parts.pipeline, answers, deadline_s=config.upstream.deadline_s)
+    routes = [
+        *images.routes([image_requests.middleware, keys], config.max_body_bytes),
+        *models.routes([keys]),
+        *operation_routes(
+            parts.store,
+            parts.readiness,
+            parts.degraded,
+            parts.metrics,
+            config.metrics.allow,
+            has_reached=lambda: parts.limiter.has_reached,
+        ),
+    ]
     app = Litestar(
-        [
-            *images.routes([image_requests.middleware, keys], config.max_body_bytes),
-            *models.routes([keys]),
-            *operation_routes(
-                parts.store,
-                parts.readiness,
-                parts.degraded,
-                parts.metrics,
-                config.metrics.allow,
-                has_reached=lambda: parts.limiter.has_reached,
-            ),
-        ],
+        [*routes, ApiDocument(routes, installed_version()).route()],
         after_exception=[images.attach_rate_limit_headers],
         exception_handlers=EXCEPTION_HANDLERS,
         lifespan=[parts.lifespan, *([following(reloader)] if reloader else [])],

@@ -143,9 +143,11 @@ def to_image_request(body: dict[str, Any]) -> ImageRequest:
         InvalidRequest: `param` names the field where one is at fault.
     """
     fields = {name: value for name, value in body.items() if value is not None}
-    for name in fields:
+    for name, value in fields.items():
         if name not in KNOWN:
             raise UnknownParameter(f"Unknown parameter: '{shown(name)}'.", param=shown(name))
+        if isinstance(value, float) and value.is_integer():
+            fields[name] = int(value)  # JSON has numbers only: 1.0 is 1
     try:
         return msgspec.convert(fields, ImageRequest)
     except msgspec.ValidationError as fault:

@@ -18,6 +18,7 @@ from litestar.typing import FieldDefinition
 from gateway.api.answers import Answers
 from gateway.api.body import parse_json, read_body, to_image_request
 from gateway.api.disconnect import watch
+from gateway.api.openapi import IMAGE_ERRORS, SECURITY, error_responses, operation_id
 from gateway.api.options import parse_options
 from gateway.api.start_limiter import StartLimiter
 from gateway.domain.errors import ClientGone, GatewayError, InvalidRequest
@@ -107,10 +108,15 @@ class ImageRoutes:
             dto=ImageRequestDTO,
             return_dto=None,
             opt={START_LIMITER: StartLimiter()},
+            operation_id=operation_id,
+            summary="Make images",
+            security=SECURITY,
+            responses=error_responses(IMAGE_ERRORS),
         )
         async def create_image(
             data: JSONBody[ImageRequest], request: GatewayRequest
         ) -> Response[ImagesResponse]:
+            """Make images from a prompt, as OpenAI's `images.generate` does."""
             return await self._generate(data, request)
 
         return [create_image]

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 from litestar import Request, Response
 from litestar.datastructures import State
 from litestar.handlers import HTTPRouteHandler
+from litestar.params import FromPath
 from litestar.types import Middleware
 
 from gateway.api.errors import read
+from gateway.api.openapi import MODEL_ERRORS, SECURITY, error_responses, operation_id
 from gateway.domain.catalogue import Catalogue, Choice
 from gateway.protocol.openai import Model, ModelList
 from gateway.tenants.keys import Caller, choose_model, usable
@@ -27,17 +30,25 @@ class Models:
 
     def routes(self, middleware: Sequence[Middleware]) -> list[HTTPRouteHandler]:
         """The routes, for Litestar."""
+        described: dict[str, Any] = {
+            "middleware": middleware,
+            "operation_id": operation_id,
+            "security": SECURITY,
+            "responses": error_responses(MODEL_ERRORS),
+        }
 
-        @read(["/v1/models", "/models"], middleware=middleware)
+        @read(["/v1/models", "/models"], summary="List models", **described)
         async def list_models(request: Request[Caller, None, State]) -> Response[ModelList]:
-            tenant = request.user.tenant
-            models = [to_model(choice) for choice in usable(self._catalogue, tenant)]
+            """The models that this key may use, aliases included."""
+            models = [to_model(choice) for choice in usable(self._catalogue, request.user.tenant)]
             return Response(ModelList(models))
 
         # The SDKs send a slash inside an id as %2F, which arrives here decoded.
-        @read(["/v1/models/{name:path}", "/models/{name:path}"], middleware=middleware)
-        async def retrieve_model(request: Request[Caller, None, State]) -> Response[Model]:
-            name: str = request.path_params["name"]
+        @read(["/v1/models/{name:path}", "/models/{name:path}"], summary="A model", **described)
+        async def retrieve_model(
+            name: FromPath[str], request: Request[Caller, None, State]
+        ) -> Response[Model]:
+            """One model or alias that this key may use."""
             choice = choose_model(self._catalogue, request.user.tenant, name.lstrip("/"), "")
             return Response(to_model(choice))
 

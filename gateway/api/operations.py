@@ -66,7 +66,7 @@ def operation_routes(
             return Response(body, status_code=503)
         return Response({"status": "ready" if healthy else "degraded", "parts": parts})
 
-    @read("/metrics")
+    @read("/metrics", include_in_schema=False)
     async def read_metrics(request: Request[Any, Any, Any]) -> Response[bytes]:
         peer = request.client.host if request.client else ""
         if is_forwarded(request.scope) or not any(is_in(peer, network) for network in networks):

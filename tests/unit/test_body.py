@@ -89,7 +89,7 @@ BAD: list[tuple[str, Any, str]] = [
     ("n", -1, "invalid_value"),
     ("n", 11, "invalid_value"),
     ("n", 1.5, "invalid_type"),
-    ("n", 2.0, "invalid_type"),
+    ("n", 2.5, "invalid_type"),
     ("n", "3", "invalid_type"),
     ("n", True, "invalid_type"),
     ("n", [1], "invalid_type"),
@@ -105,7 +105,7 @@ BAD: list[tuple[str, Any, str]] = [
     ("response_format", "URL", "invalid_value"),
     ("seed", -1, "invalid_value"),
     ("seed", 2**31, "invalid_value"),
-    ("seed", 1.0, "invalid_type"),
+    ("seed", 1.5, "invalid_type"),
     ("seed", "7", "invalid_type"),
     ("seed", False, "invalid_type"),
     ("watermark", "true", "invalid_type"),
@@ -123,6 +123,13 @@ BAD: list[tuple[str, Any, str]] = [
     ("user", 5, "invalid_type"),
     ("frame_count", "4", "invalid_type"),
 ]
+
+
+def test_a_whole_number_may_be_written_with_a_point() -> None:
+    """JSON has one kind of number, and its schemas call 2.0 an integer."""
+    request = to_image_request({"prompt": "a fox", "n": 2.0, "seed": 7.0})
+
+    assert (request.n, request.seed) == (2, 7)
 
 
 @pytest.mark.parametrize(("name", "value", "code"), BAD, ids=str)

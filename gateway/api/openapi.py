@@ -1,0 +1,180 @@
+"""The document of the API, which Litestar generates from the handlers' own types.
+
+What a type cannot say is added from the tables that the code itself uses: the fate of each field of
+a request, and every error that a client can see.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any
+
+import msgspec
+from litestar import Litestar, Response, get
+from litestar.enums import HttpMethod
+from litestar.handlers import HTTPRouteHandler
+from litestar.openapi import OpenAPIConfig, ResponseSpec
+from litestar.openapi.spec import Components, Example, SecurityScheme
+from litestar.types import Method
+
+from gateway.domain import errors
+from gateway.domain.errors import GatewayError
+from gateway.protocol.openai import ErrorDetail, ErrorResponse
+from gateway.translate.fields import FIELDS, Field
+
+SECURITY: list[dict[str, list[str]]] = [{"bearer": []}, {"api-key": []}]
+"""For handlers that want a key: either header will do."""
+SCHEMES = {
+    "bearer": SecurityScheme(type="http", scheme="bearer"),
+    "api-key": SecurityScheme(type="apiKey", name="api-key", security_scheme_in="header"),
+}
+BEYOND_TYPES: dict[str, dict[str, object]] = {
+    "prompt": {
+        "minLength": 1,
+        "pattern": "^[^\\x00]*[^\\s\\x00][^\\x00]*$",
+        "examples": ["a fox in the snow"],
+    },
+    "negative_prompt": {"pattern": "^[^\\x00]*$"},
+    "model": {"examples": ["qwen-image-2.0-pro", "gpt-image-1"]},
+    "size": {
+        "pattern": "^(auto|[1-9][0-9]{0,3}x[1-9][0-9]{0,3})$",
+        "examples": ["1024x1024", "auto"],
+    },
+    # Litestar leaves a minimum of 0 out.
+    "output_compression": {"minimum": 0},
+    "seed": {"minimum": 0},
+}
+"""What is checked of a request's fields behind their types."""
+HEADERS = {
+    "x-request-id": "The gateway's own id of this request, for its operator.",
+    "x-should-retry": "Whether an SDK should send the request again.",
+    "retry-after": "Whole seconds to wait before a retry.",
+    "retry-after-ms": "The same in milliseconds.",
+    "x-cache": "`hit`, `joined`, `replayed`, `miss` or `bypass`.",
+    "x-image-expires-in": "Seconds for which the URLs still work.",
+    "x-gateway-model": "The vendor's model that made the images.",
+    "x-gateway-size": "The size that was asked of it.",
+    "x-gateway-ignored": "Fields of the request that had no effect.",
+    "x-gateway-warning": "Sentences on what the model may not have read.",
+}
+OF_SUCCESSES = tuple(name for name in HEADERS if name.startswith(("x-cache", "x-image", "x-gate")))
+OF_FAILURES = ("x-should-retry", "retry-after", "retry-after-ms")
+
+
+def subclasses(kind: type[GatewayError]) -> Iterator[type[GatewayError]]:
+    """A part of the tree of errors, its root included."""
+    yield kind
+    for child in kind.__subclasses__():
+        yield from subclasses(child)
+
+
+IMAGE_ERRORS = tuple(
+    kind
+    for kind in subclasses(GatewayError)
+    if kind not in {GatewayError, errors.ClientGone} and kind.__module__ == errors.__name__
+)
+MODEL_ERRORS = (errors.InvalidKey, errors.ModelForbidden, errors.ModelNotFound)
+
+
+def error_responses(kinds: Iterable[type[GatewayError]]) -> dict[int, ResponseSpec]:
+    """By status, for a handler's `responses`; each kind of error is an example."""
+    by_status: dict[int, list[type[GatewayError]]] = defaultdict(list)
+    all_kinds: list[type[GatewayError]] = [*kinds, errors.InternalFault]
+    for kind in all_kinds:
+        if kind not in by_status[kind.status]:
+            by_status[kind.status].append(kind)
+    return {
+        status: ResponseSpec(
+            ErrorResponse,
+            generate_examples=False,
+            description=" ".join(sentence(kind) for kind in found),
+            examples=[example(kind) for kind in found],
+        )
+        for status, found in sorted(by_status.items())
+    }
+
+
+def sentence(kind: type[GatewayError]) -> str:
+    """When it happens."""
+    return (inspect.getdoc(kind) or "").splitlines()[0]
+
+
+def example(kind: type[GatewayError]) -> Example:
+    """Its error object."""
+    detail = ErrorDetail(sentence(kind), kind.type, None, kind.code)
+    value = msgspec.to_builtins(ErrorResponse(detail))
+    return Example(id=kind.label(), summary=kind.code, value=value)
+
+
+def operation_id(_: HTTPRouteHandler, method: HttpMethod | Method, path: Sequence[object]) -> str:
+    """Method and path, for one handler may have several of both."""
+    parts = [part if isinstance(part, str) else "id" for part in path]
+    return "_".join([HttpMethod(method).value.lower(), *parts])
+
+
+class ApiDocument:
+    """GET /openapi.json. `handlers` are those that it describes."""
+
+    def __init__(self, handlers: Sequence[HTTPRouteHandler], version: str) -> None:
+        self._handlers = handlers
+        self._version = version
+        self._document = b""
+
+    def route(self) -> HTTPRouteHandler:
+        """The route, for Litestar."""
+
+        @get("/openapi.json", include_in_schema=False, sync_to_thread=True)
+        def openapi() -> Response[bytes]:
+            # Made when it is first asked for: nobody's start waits for it.
+            self._document = self._document or msgspec.json.encode(self.build())
+            return Response(self._document, media_type="application/json")
+
+        return openapi
+
+    def build(self) -> dict[str, Any]:
+        """The document, by an application of Litestar's own that serves nothing."""
+        config = OpenAPIConfig(
+            title="Image gateway",
+            version=self._version,
+            description="OpenAI's image API in front of Alibaba DashScope.",
+            components=Components(security_schemes=dict(SCHEMES)),
+            use_handler_docstrings=True,
+        )
+        app = Litestar(list(self._handlers), openapi_config=config, logging_config=None)
+        document = app.openapi_schema.to_schema()
+        finish_request(document["components"]["schemas"]["ImageRequest"])
+        for item in document["paths"].values():
+            item.pop("head", None)  # the same as GET, without a body
+            for operation in item.values():
+                describe_headers(operation["responses"])
+                for parameter in operation.get("parameters", ()):
+                    parameter["schema"].pop("format", None)  # a path's is "uri", which it is not
+        return document
+
+
+def finish_request(schema: dict[str, Any]) -> None:
+    """Say what becomes of each field, and that there are no others."""
+    schema["additionalProperties"] = False
+    for row in FIELDS:
+        field = schema["properties"][row.name]
+        field["description"] = f"{row.fate}: {row.what}"
+        if row.fate == "refused":
+            schema["properties"][row.name] = narrowed(row, field["description"])
+        field.update(BEYOND_TYPES.get(row.name, {}))
+
+
+def narrowed(row: Field, description: str) -> dict[str, Any]:
+    """A field that is refused but for a few values."""
+    return {"enum": [*row.taken, None], "description": description}
+
+
+def describe_headers(responses: dict[str, Any]) -> None:
+    """Name the headers that answers carry."""
+    for status, response in responses.items():
+        more = OF_SUCCESSES if status == "200" else OF_FAILURES
+        response["headers"] = {
+            name: {"schema": {"type": "string"}, "description": HEADERS[name]}
+            for name in ("x-request-id", *more)
+        }
