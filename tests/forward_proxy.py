@@ -55,7 +55,7 @@ class ForwardProxy:
             self._context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
             self._context.load_cert_chain(certificate)
         self._own_context = self._context if over_tls else None
-        self._fronts: dict[str, int] = {}
+        self.fronts: dict[str, int] = {}
         self._servers: list[asyncio.Server] = []
         self._tasks: set[asyncio.Task[Any]] = set()
         self._loop = asyncio.new_event_loop()
@@ -92,7 +92,7 @@ class ForwardProxy:
                     partial(self._relay, port), "127.0.0.1", ssl=self._context
                 )
                 self._servers.append(front)
-                self._fronts[host] = front.sockets[0].getsockname()[1]
+                self.fronts[host] = front.sockets[0].getsockname()[1]
         server = await asyncio.start_server(
             lambda r, w: self._spawn(self._serve(r, w)), "127.0.0.1", ssl=self._own_context
         )
@@ -140,7 +140,7 @@ class ForwardProxy:
             await reader.read()
         elif status == 200 and method == "CONNECT":
             writer.write(b"HTTP/1.1 200 Connection established\r\n\r\n")
-            await relay(reader, writer, self._fronts.get(host, self.hosts[host]))
+            await relay(reader, writer, self.fronts.get(host, self.hosts[host]))
         elif status == 200:
             rest = re.sub(r"(?im)^(proxy-authorization|connection): .*\r\n", "", head)
             plain = rest.replace(target, re.sub(r"^http://[^/]*", "", target), 1)

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import shutil
+import socket
+import subprocess
 from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -27,6 +30,7 @@ from tests.running import (
     account,
     closed_port,
     config_for,
+    until,
 )
 from tests.running_fixtures import Start
 from tests.simulated import SimulatedDashScope
@@ -38,10 +42,20 @@ CONFIG = """\
 listen: {{host: 127.0.0.1, port: 0}}
 accounts:
   - {{name: one, base_url: "https://{vendor}/api/v1", api_key: {key}, rates: {{"*": unlimited}}}}
-images: {{allowed_hosts: [".images.test"]}}
+images: {{allowed_hosts: ["{images}"]}}
 tenants:
   - {{name: acme, keys: [{{hash: "{hash}"}}]}}
 {more}
+"""
+
+TINYPROXY = """\
+Listen 127.0.0.1
+Port {port}
+Timeout 60
+Allow 127.0.0.1
+BasicAuth gate swordfish9
+LogLevel Connect
+LogFile "{log}"
 """
 
 
@@ -58,8 +72,12 @@ class Site:
         self.file = folder / "gateway.yaml"
         simulator.configure(image_base=f"https://{IMAGES}")
 
-    def start(self, more: str = "", **environment: str) -> GatewayProcess:
-        text = CONFIG.format(vendor=VENDOR, key=UPSTREAM_KEY, hash=hash_key(ACME), more=more)
+    def start(
+        self, more: str = "", vendor: str = VENDOR, images: str = ".images.test", **environment: str
+    ) -> GatewayProcess:
+        text = CONFIG.format(
+            vendor=vendor, images=images, key=UPSTREAM_KEY, hash=hash_key(ACME), more=more
+        )
         self.file.write_text(text)
         trusted = {"SSL_CERT_FILE": str(self.certificate)}
         return self.stack.enter_context(
@@ -191,6 +209,35 @@ def test_images_that_the_proxy_refuses_are_paid_for_once(site: Site) -> None:
     assert site.paid() == 1
     assert lines(gateway, "proxy_refused")[0]["host"] == IMAGES
     assert ask(gateway, seed=3).status_code == 200
+
+
+def test_tinyproxy(site: Site, tmp_path: Path) -> None:
+    """A proxy of the field, with credentials; it looks names up like every program."""
+    program = shutil.which("tinyproxy")
+    if program is None:
+        pytest.skip("Debian's package `tinyproxy-bin` is not installed")
+    with closed_port() as port:
+        pass
+    log, settings = tmp_path / "tinyproxy.log", tmp_path / "tinyproxy.conf"
+    settings.write_text(TINYPROXY.format(port=port, log=log))
+    front = f"localhost:{site.proxy.fronts[VENDOR]}"
+    site.simulator.configure(image_base=f"https://{front}")
+    with subprocess.Popen([program, "-d", "-c", settings], stderr=subprocess.DEVNULL) as tinyproxy:
+        site.stack.callback(tinyproxy.kill)
+        until(lambda: is_open(port))
+        egress = f"egress: {{proxy: 'http://gate:%73wordfish9@127.0.0.1:{port}'}}"
+        gateway = site.start(egress, vendor=front, images=front)
+
+        assert ask(gateway, response_format="b64_json").status_code == 200, gateway.output
+        tinyproxy.kill()
+    assert log.read_text().count(f"CONNECT {front}") == 2
+    assert site.proxy.asked == []
+
+
+def is_open(port: int) -> bool:
+    """Whether a port takes connections."""
+    with socket.socket() as client:
+        return client.connect_ex(("127.0.0.1", port)) == 0
 
 
 def test_plain_http_goes_to_the_proxy_itself(
