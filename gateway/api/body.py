@@ -10,6 +10,7 @@ from typing import Any, NoReturn
 import msgspec
 from litestar.types import Receive, Scope
 
+from gateway.api.field_faults import to_invalid
 from gateway.domain.errors import (
     BodyTimeout,
     BodyTooLarge,
@@ -22,9 +23,6 @@ from gateway.translate.fields import KNOWN
 
 BODY_TIMEOUT_S = 30.0
 SHOWN = 64
-SHOWN_REASON = 200
-PLACE = re.compile(r" - at `\$(?:\.(?P<name>\w++))?[^`]*+`\Z")
-MISSING = re.compile(r"Object missing required field `(\w+)`\Z")
 SURROGATE = re.compile(rb"\\u[dD][89a-fA-F]")
 
 
@@ -145,29 +143,14 @@ def to_image_request(body: dict[str, Any]) -> ImageRequest:
     fields = {name: value for name, value in body.items() if value is not None}
     for name, value in fields.items():
         if name not in KNOWN:
-            raise UnknownParameter(f"Unknown parameter: '{shown(name)}'.", param=shown(name))
+            message = f"Unknown parameter: '{shown(name)}'. Leave it out."
+            raise UnknownParameter(message, param=shown(name))
         if isinstance(value, float) and value.is_integer():
             fields[name] = int(value)  # JSON has numbers only: 1.0 is 1
     try:
         return msgspec.convert(fields, ImageRequest)
     except msgspec.ValidationError as fault:
-        raise to_invalid(str(fault)) from None
-
-
-def to_invalid(fault: str) -> InvalidRequest:
-    """Turn msgspec's sentence into one about a parameter."""
-    if missing := MISSING.match(fault):
-        name = missing[1]
-        return InvalidRequest(
-            f"Missing required parameter: '{name}'.", param=name, code="missing_required_parameter"
-        )
-    place = PLACE.search(fault)
-    name = place["name"] if place else None
-    reason = fault[: place.start()] if place else fault
-    if len(reason) > SHOWN_REASON:
-        reason = reason[:SHOWN_REASON] + "…"
-    kind = "invalid_type" if ", got `" in reason else "invalid_value"
-    return InvalidRequest(f"Invalid '{name}': {reason}.", param=name, code=kind)
+        raise to_invalid(fault, ImageRequest) from None
 
 
 def is_encodable(text: str) -> bool:

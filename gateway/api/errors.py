@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from functools import partial
 from typing import Any
 
@@ -10,6 +11,7 @@ from litestar import Request, Response, route
 from litestar.exceptions import HTTPException
 from litestar.types import ExceptionHandlersMap
 
+from gateway.api.unserved import unserved
 from gateway.domain import errors
 from gateway.domain.errors import GatewayError
 from gateway.observability.context import context_of
@@ -19,11 +21,6 @@ AnyRequest = Request[Any, Any, Any]
 
 BY_STATUS: dict[int, tuple[type[GatewayError], str]] = {
     400: (errors.InvalidRequest, "The request is malformed."),
-    404: (
-        errors.NotFound,
-        "Nothing is at this path. Images are made at /v1/images/generations.",
-    ),
-    405: (errors.MethodNotAllowed, "This path does not take this method."),
     413: (errors.BodyTooLarge, "The request body is too large."),
     415: (
         errors.UnsupportedMediaType,
@@ -69,10 +66,20 @@ def on_gateway_error(request: AnyRequest, error: GatewayError) -> Response[Error
 
 def on_framework_error(request: AnyRequest, error: HTTPException) -> Response[ErrorResponse]:
     """Litestar's refusals, in words of ours: its own may repeat what the caller sent."""
-    kind, message = BY_STATUS.get(error.status_code, UNEXPECTED)
-    context_of(request.scope).outcome = kind.label()
     allow = {k.lower(): v for k, v in (error.headers or {}).items() if k.lower() == "allow"}
-    return error_response(kind(message), allow)
+    failure = to_failure(request.scope["method"], request.scope["path"], error.status_code, allow)
+    context_of(request.scope).outcome = failure.label()
+    return error_response(failure, allow)
+
+
+def to_failure(method: str, path: str, status: int, allow: Mapping[str, str]) -> GatewayError:
+    """The gateway's own error for a refusal of the framework's."""
+    if status == 404:
+        return unserved(method, path)
+    if status == 405:
+        return errors.MethodNotAllowed(f"This path takes {allow['allow']}, not {method}.")
+    kind, message = BY_STATUS.get(status, UNEXPECTED)
+    return kind(message)
 
 
 def on_defect(request: AnyRequest, error: Exception) -> Response[ErrorResponse]:

@@ -70,10 +70,12 @@ def subclasses(kind: type[GatewayError]) -> Iterator[type[GatewayError]]:
         yield from subclasses(child)
 
 
+ELSEWHERE = {GatewayError, errors.ClientGone, errors.Unsupported, errors.EndpointRetired}
+"""No client sees them, or not on this path."""
 IMAGE_ERRORS = tuple(
     kind
     for kind in subclasses(GatewayError)
-    if kind not in {GatewayError, errors.ClientGone} and kind.__module__ == errors.__name__
+    if kind not in ELSEWHERE and kind.__module__ == errors.__name__
 )
 MODEL_ERRORS = (errors.InvalidKey, errors.ModelForbidden, errors.ModelNotFound)
 

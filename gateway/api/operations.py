@@ -12,7 +12,7 @@ from litestar.types import Scope
 
 from gateway.api.errors import read
 from gateway.api.middleware import Readiness
-from gateway.domain.errors import NotFound
+from gateway.api.unserved import unserved
 from gateway.observability.metrics import CONTENT_TYPE, Metrics
 from gateway.store.base import Closable, StoreUnavailable
 
@@ -70,7 +70,7 @@ def operation_routes(
     async def read_metrics(request: Request[Any, Any, Any]) -> Response[bytes]:
         peer = request.client.host if request.client else ""
         if is_forwarded(request.scope) or not any(is_in(peer, network) for network in networks):
-            raise NotFound("Nothing is at this path. Images are made at /v1/images/generations.")
+            raise unserved(request.method, request.scope["path"])
         return Response(metrics.render(), headers={"content-type": CONTENT_TYPE})
 
     return [healthz, readyz, read_metrics]

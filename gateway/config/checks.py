@@ -68,8 +68,13 @@ def alias_faults(config: Config) -> Iterator[Fault]:
             yield Fault(f"aliases.{name!r}", "expected letters, digits and . _ : / -")
         if config.catalogue.has_model(name):
             yield Fault(f"aliases.{name}", "is the name of a model")
-        if not config.catalogue.has_model(alias.model):
+        family = config.catalogue.family_of(alias.model)
+        if family is None:
             yield Fault(f"aliases.{name}.model", f"no model named {alias.model!r}")
+            continue
+        sizes = config.catalogue.models[family].sizes
+        if alias.size is not None and not sizes.allows(alias.size):
+            yield Fault(f"aliases.{name}.size", f"expected {sizes}, as {alias.model} takes")
 
 
 def catalogue_faults(models: Mapping[str, Model]) -> Iterator[Fault]:

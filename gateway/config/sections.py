@@ -12,6 +12,7 @@ from gateway.config.decode import Secret
 from gateway.config.egress import Proxies
 from gateway.config.redis_url import passwords
 from gateway.domain.catalogue import Alias, Catalogue, Money, Rate
+from gateway.protocol.openai import ResponseFormat
 
 Port = Annotated[int, Meta(ge=0, le=65535)]
 Positive = Annotated[float, Meta(gt=0, le=31_536_000)]
@@ -170,6 +171,8 @@ class Tenant(Struct, frozen=True, kw_only=True):
     default_model: str | None = None
     """For requests that name none; absent: the top-level `default_model`."""
     size_policy: Literal["nearest", "strict"] = "nearest"
+    response_format: ResponseFormat | None = None
+    """`url` or `b64_json`, where a request and its alias do not say; absent: `url`."""
     deadline_s: Positive | None = None
     limits: Limits = Limits()
     cache: Cache = Cache()
@@ -199,6 +202,7 @@ class Config(Struct, frozen=True, kw_only=True):
     models: str | None = None
     """A catalogue to use instead of the shipped one; relative to this file."""
     aliases: dict[str, Alias] = field(default_factory=dict)
+    """OpenAI's names, or your own, and the models behind them: `{model, response_format, size}`."""
     max_body_bytes: Count = 1024 * 1024
     lame_duck_s: Annotated[float, Meta(ge=0)] = 1.0
     """After SIGTERM: how long new requests are still taken, while /readyz says 503."""

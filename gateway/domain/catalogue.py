@@ -213,7 +213,10 @@ class Alias(Struct, frozen=True):
     """Another name for a model, and what its users expect when they do not say."""
 
     model: str
-    response_format: ResponseFormat = "url"
+    response_format: ResponseFormat | None = None
+    """Where a request does not say; absent: as the tenant has it."""
+    size: Size | None = None
+    """Where a request says nothing or `auto`; absent: the model's own default."""
 
 
 class Choice(Struct, frozen=True):
@@ -222,9 +225,12 @@ class Choice(Struct, frozen=True):
     requested: str
     upstream_name: str
     model: Model
-    response_format: ResponseFormat
+    response_format: ResponseFormat | None = None
+    """Where the request does not say."""
     family: str = ""
     """The catalogue's entry, which several dated snapshots may share."""
+    default_size: Size | None = None
+    """Where the request does not say; None: the model chooses, and no size is sent."""
 
 
 class Catalogue(Struct, frozen=True):
@@ -243,8 +249,13 @@ class Catalogue(Struct, frozen=True):
         family = self.family_of(target)
         if family is None or not matches(self.served, target):
             return None
-        response_format = alias.response_format if alias else "url"
-        return Choice(name, target, self.models[family], response_format, family)
+        model = self.models[family]
+        if alias is None:
+            return Choice(name, target, model, None, family, model.default_size)
+        size = alias.size or model.default_size
+        if size is not None and not model.sizes.allows(size):  # of a catalogue that is not shipped
+            size = nearest(model.sizes, size)
+        return Choice(name, target, model, alias.response_format, family, size)
 
     def has_model(self, name: str) -> bool:
         """Whether a model or a snapshot has this name; aliases do not count."""

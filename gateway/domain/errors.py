@@ -3,6 +3,8 @@
     GatewayError
     ├── InvalidRequest            400  the caller's mistake; `param` names the field
     │   ├── UnknownParameter      400
+    │   ├── Unsupported           400  OpenAI serves it, and this gateway makes images only
+    │   ├── EndpointRetired       410  OpenAI served it
     │   ├── IdempotencyConflict   422  the key came before with another body
     │   ├── ModerationBlocked     400  the vendor's safety system refused prompt or picture
     │   ├── BodyTooLarge          413
@@ -93,6 +95,19 @@ class UnknownParameter(InvalidRequest):
     """A key that neither OpenAI's API nor the gateway knows."""
 
     code = "unknown_parameter"
+
+
+class Unsupported(InvalidRequest):
+    """OpenAI serves this path, and the gateway does not: it makes images only."""
+
+    code = "unsupported"
+
+
+class EndpointRetired(InvalidRequest):
+    """OpenAI retired this path."""
+
+    status = 410
+    code = "endpoint_retired"
 
 
 class IdempotencyConflict(InvalidRequest):

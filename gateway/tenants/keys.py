@@ -11,6 +11,7 @@ from collections.abc import Iterable, Iterator
 from datetime import datetime
 
 from msgspec import Struct
+from msgspec.structs import replace
 
 from gateway.config import Key, Tenant
 from gateway.domain.catalogue import Catalogue, Choice, matches
@@ -107,6 +108,8 @@ def choose_model(catalogue: Catalogue, tenant: Tenant, name: str | None, fallbac
         raise ModelNotFound(f"The model '{shown}' does not exist.", param="model")
     if not may_use(tenant, choice):
         raise ModelForbidden(f"This key may not use the model '{shown}'.", param="model")
+    if choice.response_format is None and tenant.response_format is not None:
+        return replace(choice, response_format=tenant.response_format)
     return choice
 
 

@@ -17,13 +17,20 @@ Fate = Literal["honoured", "mapped", "accepted", "refused"]
 
 
 class Field(Struct, frozen=True):
-    """One row. `taken` lists the values that a refused field may still have."""
+    """One row.
+
+    Of a refused field, `taken` lists the values that it may still have, and `refusal` says to the
+    sender of another one what is the matter: end users read it who know nothing of the gateway.
+    """
 
     name: str
     fate: Fate
     what: str
     taken: tuple[object, ...] = ()
+    refusal: str = ""
 
+
+ANIMATION = "Animations cannot be made. Leave 'frame_count' and 'frame_duration_ms' out."
 
 FIELDS: tuple[Field, ...] = (
     Field(
@@ -41,13 +48,44 @@ FIELDS: tuple[Field, ...] = (
     ),
     Field("watermark", "honoured", "where the model has it, else only `false`; absent: false"),
     Field("seed", "honoured", "0 to 2147483647; split calls get seeds that follow from it"),
-    Field("output_format", "refused", "`png` only: the vendor makes nothing else", ("png",)),
-    Field("background", "refused", "`auto` and `opaque` only: no transparency", ("auto", "opaque")),
-    Field("stream", "refused", "`false` only", (False,)),
-    Field("partial_images", "refused", "0 only", (0,)),
-    Field("frame_count", "refused", "animations only, which no model makes"),
-    Field("frame_duration_ms", "refused", "animations only, which no model makes"),
-    Field("svg", "refused", "vector graphics only, which no model makes"),
+    Field(
+        "output_format",
+        "refused",
+        "`png` only: the vendor makes nothing else",
+        ("png",),
+        "Images are made as PNG only. Send 'output_format' as png, or leave it out.",
+    ),
+    Field(
+        "background",
+        "refused",
+        "`auto` and `opaque` only: no transparency",
+        ("auto", "opaque"),
+        "Images cannot have a transparent background. "
+        "Send 'background' as auto or opaque, or leave it out.",
+    ),
+    Field(
+        "stream",
+        "refused",
+        "`false` only",
+        (False,),
+        "Images cannot be streamed. Send 'stream' as false, or leave it out.",
+    ),
+    Field(
+        "partial_images",
+        "refused",
+        "0 only",
+        (0,),
+        "There are no partial images. Send 'partial_images' as 0, or leave it out.",
+    ),
+    Field("frame_count", "refused", "animations only, which no model makes", (), ANIMATION),
+    Field("frame_duration_ms", "refused", "animations only, which no model makes", (), ANIMATION),
+    Field(
+        "svg",
+        "refused",
+        "vector graphics only, which no model makes",
+        (),
+        "Vector graphics cannot be made. Leave 'svg' out.",
+    ),
     Field("quality", "accepted", "the vendor has no such choice"),
     Field("style", "accepted", "the vendor has no such choice"),
     Field("moderation", "accepted", "the vendor's own moderation always applies"),
@@ -71,8 +109,7 @@ def refuse_unsupported(request: ImageRequest) -> None:
     for row in REFUSED:
         value = getattr(request, row.name)
         if value is not None and value not in row.taken:
-            message = f"'{row.name}' is not supported with this value: {row.what}."
-            raise InvalidRequest(message, param=row.name, code="unsupported_value")
+            raise InvalidRequest(row.refusal, param=row.name, code="unsupported_value")
 
 
 def ignored(request: ImageRequest) -> tuple[str, ...]:

@@ -74,7 +74,7 @@ def to_dashscope(request: ImageRequest, choice: Choice, size_policy: SizePolicy)
             for call in split(parameters, images, model.images_per_call)
         ),
         images=images,
-        response_format=request.response_format or choice.response_format,
+        response_format=request.response_format or choice.response_format or "url",
         size=size,
         ignored=ignored(request),
         warnings=tuple(length_warnings(request, choice)),
@@ -94,7 +94,7 @@ def refuse_unreadable(name: str, text: str | None) -> None:
 def to_size(wanted: str | None, choice: Choice, policy: SizePolicy) -> Size | None:
     """The size to send: as asked where legal, else the nearest legal one, or a 400 if `strict`."""
     if wanted is None or wanted == "auto":
-        return choice.model.default_size
+        return choice.default_size
     try:
         size = Size.parse(wanted)
     except ValueError as fault:
@@ -103,7 +103,8 @@ def to_size(wanted: str | None, choice: Choice, policy: SizePolicy) -> Size | No
         return size
     if policy == "strict":
         raise InvalidRequest(
-            f"Invalid 'size': {size} on {choice.upstream_name}. Supported: {choice.model.sizes}.",
+            f"The model {choice.upstream_name} makes no images of {size}. "
+            f"Send a 'size' of {choice.model.sizes}.",
             param="size",
         )
     return nearest(choice.model.sizes, size)
@@ -117,7 +118,10 @@ def to_parameters(request: ImageRequest, choice: Choice, size: Size | None) -> P
         if name in supports:
             return default if value is None else value
         if value is not None and value is not False:
-            message = f"'{name}' is not supported by {choice.upstream_name}."
+            message = (
+                f"The model {choice.upstream_name} has no '{name}'. "
+                "Leave it out, or choose another model."
+            )
             raise InvalidRequest(message, param=name, code="unsupported_parameter")
         return None
 

@@ -144,6 +144,22 @@ def test_a_field_of_the_wrong_kind_is_named(name: str, value: Any, code: str) ->
     assert name in found.message
 
 
+@pytest.mark.parametrize(
+    ("name", "value", "sentence"),
+    [
+        ("n", "1", "'n' must be a whole number from 1 to 10, not text."),
+        ("n", 11, "'n' must be a whole number from 1 to 10."),
+        ("stream", "yes", "'stream' must be true or false, not text."),
+        ("svg", [], "'svg' must be an object, not a list."),
+        ("size", 1024, "'size' must be text, not a whole number."),
+        ("style", "bold", "'style' must be one of natural, vivid."),
+    ],
+)
+def test_a_fault_is_told_in_plain_words(name: str, value: Any, sentence: str) -> None:
+    """End users read it, who know neither the gateway nor its types."""
+    assert refusal({"prompt": "a fox", name: value}).message == sentence
+
+
 def test_a_missing_prompt_is_named() -> None:
     for content in ({}, {"prompt": None}, {"n": 1}):
         found = refusal(content)

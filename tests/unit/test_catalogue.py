@@ -223,20 +223,42 @@ NAMES: Final = Catalogue(
 @pytest.mark.parametrize(
     ("name", "upstream", "form"),
     [
-        ("base", "base", "url"),
-        ("base-pro", "base-pro", "url"),
-        ("base-2025-12-30", "base-2025-12-30", "url"),
-        ("base-pro-2026-x", "base-pro-2026-x", "url"),
+        ("base", "base", None),
+        ("base-pro", "base-pro", None),
+        ("base-2025-12-30", "base-2025-12-30", None),
+        ("base-pro-2026-x", "base-pro-2026-x", None),
         ("dall-e-3", "base-pro", "b64_json"),
-        ("dated", "base-2026-01-01", "url"),
+        ("dated", "base-2026-01-01", None),
     ],
 )
-def test_a_name_leads_to_a_model(name: str, upstream: str, form: str) -> None:
+def test_a_name_leads_to_a_model(name: str, upstream: str, form: str | None) -> None:
     choice = NAMES.find(name)
 
     assert choice is not None
     assert (choice.requested, choice.upstream_name) == (name, upstream)
     assert choice.response_format == form
+
+
+@pytest.mark.parametrize(
+    ("name", "default"),
+    [("qwen-image-2.0", "2048x2048"), ("dall-e-2", "1024x1024"), ("dall-e-3", "1024x1024"),
+     ("gpt-image-1", "2048x2048"), ("qwen-image-3.0", None)],
+)  # fmt: skip
+def test_the_size_of_a_request_without_one(name: str, default: str | None) -> None:
+    """What dall-e clients are used to; GPT-image's and the models' own names leave it to these."""
+    choice = CATALOGUE.find(name)
+
+    assert choice is not None
+    assert choice.default_size == (Size.parse(default) if default else None)
+
+
+def test_an_alias_size_that_its_model_has_not_becomes_the_nearest() -> None:
+    """The shipped aliases may lie over a catalogue of the operator's own."""
+    catalogue = Catalogue("CNY", {"m": model()}, {"dall-e-3": Alias("m", size=Size(1024, 1024))})
+    choice = catalogue.find("dall-e-3")
+
+    assert choice is not None
+    assert choice.default_size == Size(1328, 1328)
 
 
 @pytest.mark.parametrize(

@@ -303,7 +303,7 @@ tenants:
 def test_an_own_alias_lies_over_the_shipped_one(tmp_path: Path) -> None:
     config = load(tmp_path, MINIMAL + "aliases: {dall-e-3: {model: qwen-image}}")
 
-    assert config.catalogue.aliases["dall-e-3"] == Alias("qwen-image", "url")
+    assert config.catalogue.aliases["dall-e-3"] == Alias("qwen-image")
     assert config.catalogue.aliases["gpt-image-1"].model == "qwen-image-2.0-pro"
 
 

@@ -84,6 +84,12 @@ def test_rows_and_request_have_the_same_fields() -> None:
     assert set(ImageRequest.__struct_fields__) == set(KNOWN) == set(VALUES)
 
 
+def test_every_refusal_says_what_to_do() -> None:
+    for row in FIELDS:
+        assert (row.fate == "refused") is bool(row.refusal)
+        assert row.refusal == "" or "out." in row.refusal
+
+
 def test_every_row_says_what_happens() -> None:
     assert all(row.what for row in FIELDS)
     assert {row.fate for row in FIELDS} == {"honoured", "mapped", "accepted", "refused"}

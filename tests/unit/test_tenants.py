@@ -7,8 +7,10 @@ import math
 import re
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
+from typing import Any
 
 import pytest
+from msgspec.structs import replace
 
 from gateway.config import Key, Tenant
 from gateway.domain.errors import InvalidKey, ModelForbidden, ModelNotFound
@@ -214,6 +216,19 @@ def test_a_tenant_s_globs_cover_names_and_what_they_lead_to(
         with pytest.raises(ModelForbidden) as caught:
             choose_model(CATALOGUE, tenant("acme", models=globs), name, DEFAULT)
         assert caught.value.param == "model"
+
+
+@pytest.mark.parametrize(
+    ("name", "of_tenant", "given"),
+    [("qwen-image", None, None), ("qwen-image", "b64_json", "b64_json"),
+     ("gpt-image-1", "url", "b64_json"), ("dall-e-3", "b64_json", "url")],
+)  # fmt: skip
+def test_a_tenant_s_format_holds_where_no_alias_says(
+    name: str, of_tenant: Any, given: str | None
+) -> None:
+    caller = replace(tenant("acme"), response_format=of_tenant)
+
+    assert choose_model(CATALOGUE, caller, name, DEFAULT).response_format == given
 
 
 def test_the_default_is_bound_by_the_globs_too() -> None:
