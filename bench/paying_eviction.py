@@ -21,16 +21,12 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-from gateway.store.base import (  # noqa: E402 - after the path
-    Limits,
-    Reservation,
-    Settlement,
-    StoreUnavailable,
-    TakeRequest,
-)
-from gateway.store.generations import Ending, Entry, Led, Phase  # noqa: E402
+from gateway.store.availability import StoreUnavailable  # noqa: E402 - after the path
+from gateway.store.generations import Completion, Entry, Led, State  # noqa: E402
+from gateway.store.limits import Limits, Reservation, Settlement, TakeRequest  # noqa: E402
 from gateway.store.redis import RedisStore, Timeouts  # noqa: E402
 from gateway.store.redis.eviction import eviction_warning  # noqa: E402
+from gateway.store.requests import ClientOutcome, End, EnterRequest, Leave  # noqa: E402
 from tests.redis_server import RedisServer  # noqa: E402
 
 POLICIES = (
@@ -59,24 +55,23 @@ async def measure(policy: str, megabytes: int) -> bool:
     args = ["--maxmemory", f"{megabytes}mb", "--maxmemory-policy", policy]
     with RedisServer(args=args) as server:
         store = RedisStore(server.url, timeouts=Timeouts(10, 10))
-        await store.take(ask("finished", 4))
-        await store.release(Settlement("bench", "finished", "model", 4, 0))
-        await store.take(ask("running", 2))
-        await store.begin(entry("leader"), DAY_MS)
+        await store.enter(request("finished", 4))
+        await store.leave(left("finished", 4))
+        await store.enter(request("running", 2))
         started = time.perf_counter()
         written = await fill(store, 2 * megabytes * 1024 * 1024)
         took_s = time.perf_counter() - started
         warning = await eviction_warning(store._servers)  # noqa: SLF001
         levels = (await store.usage("bench", LIMITS)).levels
-        (sight,) = await store.look("tenant:bench", ["leader"])
+        (status,) = await store.poll("tenant:bench", ["running"])
         await store.aclose()
     assert levels.day is not None
     assert levels.concurrent is not None
     day, leases = 50 - levels.day.remaining, 10 - levels.concurrent.remaining
-    is_kept = (day, leases, sight.phase) == (6, 1, Phase.RUNNING)
+    is_kept = (day, leases, status.state) == (6, 1, State.RUNNING)
     print(
         f"{policy:16} {written / 1024**2:6,.0f} MiB written in {took_s:4.1f} s; "
-        f"of the day {day} of 6, leases {leases} of 1, generation {sight.phase}; "
+        f"of the day {day} of 6, leases {leases} of 1, generation {status.state}; "
         f"{'warns' if warning else 'no warning'}",
         flush=True,
     )
@@ -98,23 +93,38 @@ async def fill(store: RedisStore, most: int) -> int:
 async def put(store: RedisStore, name: str) -> bool:
     """A cached result; False if it was refused."""
     try:
-        begun = await store.begin(entry(name), 60_000)
-        if isinstance(begun, Led):
-            ending = Ending(
+        place = (await store.enter(request(name, 1, tenant="filler"))).place
+        if isinstance(place, Led):
+            result = Completion(
                 os.urandom(ENTRY_BYTES), DAY_MS, DAY_MS, cache_key=name, cache_ms=DAY_MS
             )
-            await store.finish(begun.claim, ending)
+            settlement = Settlement("filler", name, "model", 1, 0)
+            await store.end(
+                End(
+                    leadership=place.leadership,
+                    retry_key=None,
+                    outcome=result,
+                    settlement=settlement,
+                )
+            )
+            await store.leave(left(name, 1, tenant="filler"))
     except StoreUnavailable:
         return False
     return True
 
 
-def ask(name: str, images: int) -> TakeRequest:
-    return TakeRequest("bench", LIMITS, Reservation(name, "model", images, 0), DAY_MS)
+def request(name: str, images: int, tenant: str = "bench") -> EnterRequest:
+    limits = LIMITS if tenant == "bench" else Limits()
+    take = TakeRequest(tenant, limits, Reservation(name, "model", images, 0), DAY_MS)
+    wanted = Entry(
+        scope=f"tenant:{tenant}", request=name, plan="plan", images=images, cache_key=name
+    )
+    return EnterRequest(entry=wanted, take=take, lead_ms=DAY_MS)
 
 
-def entry(name: str) -> Entry:
-    return Entry(scope="tenant:bench", request=name, plan="plan", images=1, cache_key=name)
+def left(name: str, images: int, tenant: str = "bench") -> Leave:
+    settlement = Settlement(tenant, name, "model", images, 0)
+    return Leave(settlement=settlement, outcome=ClientOutcome.DELIVERED, scope=f"tenant:{tenant}")
 
 
 if __name__ == "__main__":

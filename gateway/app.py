@@ -39,8 +39,8 @@ from gateway.requests.pipeline import Pipeline
 from gateway.results import Ledger
 from gateway.results.image_bytes import ImageCache
 from gateway.sampling import Sampler
-from gateway.store.base import Share
-from gateway.store.generations import ImageStore
+from gateway.store.availability import Share
+from gateway.store.images import ImageStore
 from gateway.store.memory import MemoryStore
 from gateway.store.memory.images import MemoryImages
 from gateway.store.redis import RedisStore, Timeouts
@@ -48,7 +48,7 @@ from gateway.store.redis.images import RedisImages
 from gateway.store.redis.timing import LatencyObserver, ignore_latency
 from gateway.tenants.admission import Admission
 from gateway.tenants.keys import KeyRing
-from gateway.tenants.limiter import Limiter, Loss, OnLoss
+from gateway.tenants.limiter import LocalLimits, Loss, OnLoss
 from gateway.tenants.usage_log import UsageLog
 from gateway.upstream.accounts import Accounts
 from gateway.upstream.client import DashScope
@@ -87,20 +87,19 @@ class Parts:
             self.fetcher, steady=clock.steady, budget_bytes=config.images.budget_bytes
         )
         self.accounts = Accounts(config.accounts, config.catalogue, clock.steady)
-        self.limiter = Limiter(
-            self.store, worker=worker, fallback=spare, on_loss=on_loss(config), share=share
-        )
+        self.local = LocalLimits(on_loss(config), share)
         self.pacer = Pacer(
             self.store,
             self.accounts,
             worker=worker,
-            alone=Alone(spare, lambda: self.limiter.share, clock.now) if spare else None,
+            alone=Alone(spare, lambda: self.local.share, clock.now) if spare else None,
             bounds=QueueBounds(config.pacing.waiting_per_model, config.pacing.waiting_per_tenant),
             prepare=self._prepare,
         )
-        self.ledger = Ledger(self.store, fallback=spare, now=clock.now)
+        self.ledger = Ledger(
+            self.store, worker=worker, fallback=spare, local=self.local, now=clock.now
+        )
         self.admission = Admission(
-            self.limiter,
             config.tenants,
             metrics=self.metrics,
             usage=self.usage,
@@ -116,7 +115,6 @@ class Parts:
             config.tenants,
             accounts=self.accounts,
             pacer=self.pacer,
-            limiter=self.limiter,
             ledger=self.ledger,
             admission=self.admission,
             now=clock.now,
@@ -165,13 +163,13 @@ class Parts:
     @asynccontextmanager
     async def lifespan(self, _: Litestar) -> AsyncIterator[None]:
         """Start what runs in the background; at the end finish what is under way, then close."""
-        for background in (self.limiter, self.ledger, self.sampler):
+        for background in (self.ledger, self.sampler):
             background.start()
         looking = asyncio.create_task(self._look_at_eviction())
         yield
         looking.cancel()
         await self.pipeline.drain(self.readiness.given_up)
-        closing = (self.sampler, self.pacer, self.ledger, self.limiter, self.client, self.fetcher)
+        closing = (self.sampler, self.pacer, self.ledger, self.client, self.fetcher)
         for part in (*closing, self.store):
             await part.aclose()
         if self.image_store is not None:
@@ -191,7 +189,7 @@ class Parts:
     def degraded(self) -> dict[str, bool]:
         """Which functions decide without the store."""
         return {
-            "limits": self.limiter.degraded,
+            "limits": self.ledger.degraded,
             "pacing": self.pacer.degraded,
             "cache": self.ledger.degraded,
         }
@@ -243,7 +241,7 @@ def create_app(
             parts.degraded,
             parts.metrics,
             config.metrics.allow,
-            has_reached=lambda: parts.limiter.has_reached,
+            has_reached=lambda: parts.ledger.has_reached,
         ),
     ]
     app = Litestar(

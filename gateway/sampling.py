@@ -13,7 +13,6 @@ from gateway.observability.metrics import Metrics, forget
 from gateway.pacing import Pacer
 from gateway.results import Ledger
 from gateway.tenants.admission import Admission
-from gateway.tenants.limiter import Limiter
 from gateway.upstream.accounts import Accounts
 
 EVERY_S = 1.0
@@ -30,7 +29,6 @@ class Sampler:
         *,
         accounts: Accounts,
         pacer: Pacer,
-        limiter: Limiter,
         ledger: Ledger,
         admission: Admission,
         now: Callable[[], float],
@@ -40,7 +38,6 @@ class Sampler:
         self._budgets = budgets_of(tenants)
         self._accounts = accounts
         self._pacer = pacer
-        self._limiter = limiter
         self._ledger = ledger
         self._admission = admission
         self._now = now
@@ -87,13 +84,13 @@ class Sampler:
             metrics.queue_length.labels(family).set(waiting)
         self._sample_breakers()
         degraded: dict[str, Callable[[], bool]] = {
-            "limits": lambda: self._limiter.degraded,
+            "limits": lambda: self._ledger.degraded,
             "pacing": lambda: self._pacer.degraded,
             "cache": lambda: self._ledger.degraded,
         }
         for function, is_degraded in degraded.items():
             metrics.degraded.labels(function).set(is_degraded())
-        metrics.owed.set(self._limiter.owed + self._ledger.owed)
+        metrics.owed.set(self._ledger.owed)
         self._sample_budgets()
         metrics.heartbeat.set(time.time())
 

@@ -14,7 +14,7 @@ from gateway.domain.errors import ImageUnavailable, ServiceUnavailable
 from gateway.observability.context import RequestContext
 from gateway.observability.metrics import Metrics
 from gateway.protocol.openai import Image, ImagesResponse
-from gateway.requests.pending import Job, Result
+from gateway.requests.pipeline import Result
 from gateway.results import Done, How, Lead, Ledger
 from gateway.results.image_bytes import ImageCache
 from gateway.translate.request import Plan
@@ -46,28 +46,25 @@ class Answers:
         self._clock = clock
         self._metrics = metrics
 
-    async def answer(
-        self, job: Job, result: Result, context: RequestContext
-    ) -> Response[ImagesResponse]:
+    async def answer(self, result: Result, context: RequestContext) -> Response[ImagesResponse]:
         """The answer in the format asked for.
 
         Raises:
             ImageUnavailable: an image cannot be fetched, or its address is not allowed; none is
                 left out.
         """
-        plan, record = job.plan, result.record
+        plan, record = result.plan, result.record
         self._metrics.cache_results.labels(context.tenant, result.cache).inc()
         context.log_fields["cache"] = result.cache
-        context.after_sent = job.delivered
         headers = log_fields(plan) | self._cache_notes(result)
         if plan.response_format == "b64_json":
-            return await self._streamed(job, result, context, headers)
+            return await self._streamed(result, context, headers)
         images = [Image(url=self._fetcher.checked(url)) for url in record.urls]
         body = to_openai(images, created=record.created, size=plan.size)
         return Response(body, headers=headers)
 
     async def _streamed(
-        self, job: Job, result: Result, context: RequestContext, headers: dict[str, str]
+        self, result: Result, context: RequestContext, headers: dict[str, str]
     ) -> Response[ImagesResponse]:
         record = result.record
 
@@ -77,9 +74,9 @@ class Answers:
         delivery = await self._delivery.open(
             await self._images_of(result),
             describe,
-            deadline=job.run.deadline,
+            deadline=result.deadline,
             log=context.log,
-            copy_to=self._copy_sink(job, result, context),
+            copy_to=self._copy_sink(result, context),
         )
 
         def ended(delivery: OpenDelivery) -> None:
@@ -130,11 +127,11 @@ class Answers:
             message = "The gateway has no memory for this image just now; try again."
             raise ServiceUnavailable(message, retry_after_s=1.0) from None
 
-    def _copy_sink(self, job: Job, result: Result, context: RequestContext) -> CopySink | None:
+    def _copy_sink(self, result: Result, context: RequestContext) -> CopySink | None:
         place = result.place
         if self._images is None or not isinstance(place, Lead) or place.entry.cache_key is None:
             return None
-        return self._images.keep(place, job.cache_s, context.log)
+        return self._images.keep(place, result.cache_s, context.log)
 
     def _cache_notes(self, result: Result) -> dict[str, str]:
         life_s = max(0, round(result.record.life_s(self._clock.now())))

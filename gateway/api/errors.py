@@ -7,8 +7,10 @@ from collections.abc import Mapping
 from functools import partial
 from typing import Any
 
+import msgspec
 from litestar import Request, Response, route
 from litestar.exceptions import HTTPException
+from litestar.response.base import ASGIResponse
 from litestar.types import ExceptionHandlersMap
 
 from gateway.api.unserved import unserved
@@ -44,6 +46,17 @@ def error_response(
         ErrorResponse(detail),
         status_code=error.status,
         headers=retry_headers(error) | (headers or {}),
+    )
+
+
+def error_answer(error: GatewayError) -> ASGIResponse:
+    """The same as an ASGI application, for an answer that no handler makes."""
+    response = error_response(error)
+    return ASGIResponse(
+        body=msgspec.json.encode(response.content),
+        status_code=error.status,
+        headers=response.headers,
+        media_type="application/json",
     )
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Sequence
 from typing import Any, Final, cast
 
@@ -25,6 +24,7 @@ from gateway.domain.errors import ClientGone, GatewayError, InvalidRequest
 from gateway.observability.context import context_of
 from gateway.observability.logs import prompt_facts
 from gateway.protocol.openai import ImageRequest, ImagesResponse
+from gateway.requests.client import Client
 from gateway.requests.pipeline import Pipeline
 from gateway.tenants.keys import Caller
 
@@ -140,18 +140,20 @@ class ImageRoutes:
         options = parse_options(
             dict(request.scope["headers"]), caller, request.fields, self._deadline_s
         )
+        plan = self._pipeline.plan(caller, wanted, context)
         # All of both has been read. A request may wait for minutes, and thousands do: an SDK's
         # headers are 2.5 KiB. What comes later, a middleware too, finds none of them.
         del request.fields
         request.scope["headers"].clear()  # type: ignore[attr-defined]  # the server's own list
-        job = await self._pipeline.begin(caller, wanted, context, options)
-        stop_watching = watch(request.scope, request.receive, job.hang_up)
+        client = Client(context.answer_early)
+
+        def hang_up() -> None:
+            context.is_client_gone = True
+            client.hang_up()
+
+        stop_watching = watch(request.scope, request.receive, hang_up)
         try:
-            # Thousands stand here at once: each frame below this one would be held by all.
-            result = await job.answer
-        except asyncio.CancelledError:
-            job.leave()
-            raise
+            result = await self._pipeline.serve(caller, plan, context, options, client)
         finally:
             stop_watching()
-        return await self._answers.answer(job, result, context)
+        return await self._answers.answer(result, context)

@@ -8,9 +8,13 @@ from secrets import token_hex
 from time import perf_counter
 
 from litestar.enums import ScopeType
-from litestar.types import ASGIApp, Message, Receive, Scope, Send
+from litestar.types import ASGIApp, HTTPReceiveMessage, Message, Receive, Scope, Send
 
-from gateway.observability.context import RequestContext, open_context
+from gateway.api.errors import error_answer
+from gateway.domain.errors import GatewayError
+from gateway.observability.context import ClientFate, RequestContext, open_context
+
+ERRORS = 400
 
 
 class Readiness:
@@ -56,13 +60,14 @@ class RequestMiddleware:
             return
         context = open_context(scope, f"req_{token_hex(16)}")
         recorder = ResponseRecorder(self._observers, scope, context, send)
+        context.answer_early = recorder.answer_early
         try:
             await self._app(scope, receive, recorder.send)
         finally:
             if not recorder.is_complete:
                 recorder.record()
-        if recorder.is_complete and context.after_sent is not None:
-            await context.after_sent()
+            if context.after_answer is not None:
+                await context.after_answer(recorder.client_fate())
 
 
 class ResponseRecorder:
@@ -70,6 +75,7 @@ class ResponseRecorder:
 
     __slots__ = (
         "_context",
+        "_early",
         "_observers",
         "_scope",
         "_send",
@@ -87,9 +93,30 @@ class ResponseRecorder:
         self._send = send
         self._started = perf_counter()
         self._status = 0
+        self._early: asyncio.Task[None] | None = None
         self.is_complete = False
 
     def send(self, message: Message) -> Awaitable[None]:
+        """Pass a message on, unless the client has been answered early."""
+        return self._send_on(message) if self._early is None else ignore()
+
+    def answer_early(self, error: GatewayError) -> None:
+        """Send an error while the work for the client goes on; what comes later is not sent."""
+        if not self._status:
+            self._context.is_client_gone = True
+            self._context.outcome = error.label()
+            self._early = asyncio.create_task(self._answer(error))
+
+    async def _answer(self, error: GatewayError) -> None:
+        await error_answer(error)(self._scope, never, self._send_on)
+
+    def client_fate(self) -> ClientFate:
+        """What became of the client."""
+        if self._context.is_client_gone or not self.is_complete:
+            return "gone"
+        return "delivered" if self._status < ERRORS else "answered"
+
+    def _send_on(self, message: Message) -> Awaitable[None]:
         """Pass a message on, with the headers that every answer carries."""
         if message["type"] == "http.response.start":
             self._status = message["status"]
@@ -108,11 +135,21 @@ class ResponseRecorder:
             observe(self._scope, self._context, self._status, seconds)
 
 
+async def ignore() -> None:
+    """Send nothing."""
+
+
+async def never() -> HTTPReceiveMessage:
+    """For an answer that reads nothing."""
+    raise RuntimeError("an error's answer reads nothing")
+
+
 def added(context: RequestContext, started: float) -> list[tuple[bytes, bytes]]:
     """The headers that every answer carries, and those of this one."""
     elapsed_ms = round((perf_counter() - started) * 1000)
     return [
         *((name.encode(), text.encode()) for name, text in context.headers().items()),
+        *((name.encode(), text.encode()) for name, text in context.answer_headers.items()),
         (b"x-request-id", context.request_id.encode()),
         (b"openai-processing-ms", str(elapsed_ms).encode()),
         (b"openai-version", b"2020-10-01"),

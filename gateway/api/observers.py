@@ -21,7 +21,7 @@ def log_answer(scope: Scope, context: RequestContext, status: int, seconds: floa
         status=status,
         outcome=context.outcome,
         ms=ms(seconds),
-        overhead_ms=ms(seconds - context.external_wait_s),
+        overhead_ms=ms(seconds - context.external_s()),
         **context.timing_fields(),
     )
 

@@ -14,7 +14,7 @@ from gateway.api.errors import read
 from gateway.api.middleware import Readiness
 from gateway.api.unserved import unserved
 from gateway.observability.metrics import CONTENT_TYPE, Metrics
-from gateway.store.base import Closable, StoreUnavailable
+from gateway.store.availability import Closable, StoreUnavailable
 
 # What reverse proxies, load balancers and content networks put into what they pass on.
 PASSED_ON = (

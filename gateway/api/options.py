@@ -9,9 +9,9 @@ import msgspec
 
 from gateway.config import Tenant
 from gateway.domain.errors import InvalidRequest
-from gateway.requests.pending import RequestOptions
+from gateway.requests.pipeline import RequestOptions
 from gateway.results import Idempotency
-from gateway.results.cache_policy import CacheControl, adoption_hash, idempotency
+from gateway.results.cache_policy import CacheControl, idempotency, retry_hash
 from gateway.tenants.keys import Caller
 
 LONGEST_LEAD_S = 1.0
@@ -36,7 +36,7 @@ def parse_options(
     allowed_s = tenant.deadline_s or deadline_s
     control = headers.get(b"cache-control")
     return RequestOptions(
-        adoption=adoption_hash(tenant.name, caller.key.hash, canonical(body)),
+        retry_key=retry_hash(tenant.name, caller.key.hash, canonical(body)),
         control=CacheControl.parse(control.decode("latin-1")) if control else CacheControl(),
         idempotency=to_idempotency(headers.get(b"idempotency-key"), tenant, body),
         is_retry=headers.get(b"x-stainless-retry-count", b"0") not in {b"0", b""},

@@ -28,12 +28,14 @@ from gateway.domain.clock import Clock
 from gateway.server.supervisor import CannotListen
 from gateway.server.supervisor import serve as run_server
 from gateway.simulator.app import serve as run_simulator
-from gateway.store.base import StoreUnavailable, Usage
-from gateway.store.generations import FlightShelf, ImageStore
+from gateway.store.availability import StoreUnavailable
+from gateway.store.generations import CacheAdmin
+from gateway.store.images import ImageStore
+from gateway.store.limits import Usage
 from gateway.tenants.keys import hash_key, new_key
 
 T = TypeVar("T")
-ShelfWork = Callable[[FlightShelf, ImageStore | None, Iterable[str]], Awaitable[T]]
+ShelfWork = Callable[[CacheAdmin, ImageStore | None, Iterable[str]], Awaitable[T]]
 
 MAX_PORT = 65535
 

@@ -9,7 +9,8 @@ from msgspec import Struct
 
 from gateway.config import Tenant
 from gateway.results.cache_policy import scope_of
-from gateway.store.generations import FlightShelf, ImageStore
+from gateway.store.generations import CacheAdmin
+from gateway.store.images import ImageStore
 
 
 class ShelfReport(Struct, frozen=True):
@@ -31,13 +32,13 @@ def scopes(tenants: Iterable[Tenant], name: str | None) -> list[str]:
 
 
 async def report(
-    store: FlightShelf, images: ImageStore | None, names: Iterable[str]
+    store: CacheAdmin, images: ImageStore | None, names: Iterable[str]
 ) -> list[ShelfReport]:
     """Ask for each scope. Raises StoreUnavailable."""
     reports = []
     for name in names:
-        shelf = await store.shelf(name)
-        held = await images.image_shelf(name) if images else None
+        shelf = await store.cache_stats(name)
+        held = await images.image_stats(name) if images else None
         reports.append(
             ShelfReport(
                 scope=name,
@@ -51,7 +52,7 @@ async def report(
     return reports
 
 
-async def purge(store: FlightShelf, images: ImageStore | None, names: Iterable[str]) -> int:
+async def purge(store: CacheAdmin, images: ImageStore | None, names: Iterable[str]) -> int:
     """Empty each scope, and count the results that were in it. Raises StoreUnavailable."""
     purged = 0
     for name in names:

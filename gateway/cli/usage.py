@@ -11,7 +11,7 @@ import msgspec
 
 from gateway.config import Config, Tenant
 from gateway.domain.catalogue import Money
-from gateway.store.base import LimitStatus, LimitStore, ModelUse, Usage
+from gateway.store.limits import FamilyUse, LimitStatus, LimitStore, Usage
 from gateway.tenants.admission import to_store_limits
 from gateway.tenants.usage_log import Dimension, Total, files, read, sum_by, to_dimensions
 
@@ -38,7 +38,7 @@ def as_json(usages: Iterable[Usage], currency: str) -> str:
     return msgspec.json.format(msgspec.json.encode(document)).decode()
 
 
-def models_json(use: Mapping[str, ModelUse]) -> dict[str, dict[str, object]]:
+def models_json(use: Mapping[str, FamilyUse]) -> dict[str, dict[str, object]]:
     """Use by model."""
     return {
         model: {"requests": u.requests, "images": u.images, "cost": str(Money(u.cost))}
@@ -88,11 +88,11 @@ def as_table(usages: Iterable[Usage], config: Config) -> str:
     return "\n".join([heading, *lines])
 
 
-def rows_of(period: str, use: Mapping[str, ModelUse]) -> list[str]:
+def rows_of(period: str, use: Mapping[str, FamilyUse]) -> list[str]:
     """One line a model, and their sum."""
     every = [*sorted(use.items())]
     if len(every) > 1:
-        total = ModelUse(
+        total = FamilyUse(
             sum(u.requests for u in use.values()),
             sum(u.images for u in use.values()),
             sum(u.cost for u in use.values()),

@@ -5,13 +5,15 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Iterator, Mapping
 from contextlib import contextmanager
 from time import perf_counter
-from typing import Any, Protocol, cast
+from typing import Any, Literal, Protocol, cast
 
 import structlog
 from structlog.typing import FilteringBoundLogger
 
 from gateway.observability.tracing import RequestSpan
 
+ClientFate = Literal["delivered", "gone", "answered"]
+"""Sent all of a good answer; without it; told an error."""
 UNKNOWN = "other"
 STATE_KEY = "gateway.observability.context"
 
@@ -22,13 +24,21 @@ class Histogram(Protocol):
     def observe(self, amount: float) -> None: ...
 
 
+def nothing(*_: object) -> None:
+    """Do nothing."""
+
+
 class RequestContext:
     """The request's id, and what is to be said of it."""
 
     __slots__ = (
-        "after_sent",
+        "_waiting_since",
+        "after_answer",
+        "answer_early",
+        "answer_headers",
         "external_wait_s",
         "headers",
+        "is_client_gone",
         "is_image_request",
         "log_fields",
         "model",
@@ -44,13 +54,20 @@ class RequestContext:
         self.request_id = request_id
         self.headers: Callable[[], Mapping[str, str]] = dict
         """Those that its answer carries, failure or not; made when it is answered."""
-        self.after_sent: Callable[[], Awaitable[None]] | None = None
-        """Called once the client has been sent the whole of a successful answer."""
+        self.answer_headers: dict[str, str] = {}
+        """Further ones."""
+        self.after_answer: Callable[[ClientFate], Awaitable[None]] | None = None
+        """Called once when nothing more will be sent."""
+        self.answer_early: Callable[[Any], object] = nothing
+        """Sends the client an error while the work for it goes on."""
+        self.is_client_gone = False
+        """Whether it has hung up, or was answered while the work goes on."""
         self.is_image_request = False
         """Whether it came to a route of images."""
         self.tenant = self.model = UNKNOWN
         self.outcome = "ok"
         """`ok`, or the label of the error."""
+        self._waiting_since: float | None = None
         self.external_wait_s = 0.0
         """How much of its time others took: slots, the vendor, downloads, the client."""
         self.timings: dict[str, float] = {}
@@ -83,6 +100,26 @@ class RequestContext:
             if metric is not None:
                 metric.observe(seconds)
             self.record_timing(name, seconds)
+
+    @contextmanager
+    def waiting(self) -> Iterator[None]:
+        """Wait for others: slots, the vendor, another request."""
+        self._waiting_since = perf_counter()
+        try:
+            yield
+        finally:
+            self.external_wait_s = self.external_s()
+            self._waiting_since = None
+
+    def external_s(self) -> float:
+        """How much of the request's time others took until now."""
+        since = self._waiting_since
+        return self.external_wait_s + (0.0 if since is None else perf_counter() - since)
+
+    @property
+    def has_limits(self) -> bool:
+        """Whether its answer says where the tenant's limits stand."""
+        return self.headers is not dict
 
     def record_timing(self, phase: str, seconds: float) -> None:
         """A phase that took so long has just ended."""

@@ -219,18 +219,12 @@ class Metrics:
         )
         self.overhead_seconds = self._histogram(
             "overhead_seconds",
-            "Of successes, the same less waiting for slots, vendor, image hosts and the client.",
+            "Time spent in the gateway itself, of successes: without queueing, upstream, downloads"
+            " and slow clients.",
             "model",
         )
         self.in_flight = self._gauge(
             "requests_in_flight", "Image requests that have not been answered yet."
-        )
-        self.images = self._counter(
-            "images", "Images generated and billed, by size tier in megapixels.",
-            "tenant", "model", "tier",
-        )  # fmt: skip
-        self.spend = self._counter(
-            "spend", "What those images cost, in the catalogue's currency.", "tenant", "model"
         )
         self.admitted = self._counter(
             "limiter_admissions",
@@ -249,6 +243,21 @@ class Metrics:
         self.log_lines_lost = self._counter(
             "log_lines_lost", "Lines of workers' logs that could not be written."
         )
+        self._declare_payments()
+
+    def _declare_payments(self) -> None:
+        self.images = self._counter(
+            "images", "Images generated and billed, by size tier in megapixels.",
+            "tenant", "model", "tier",
+        )  # fmt: skip
+        self.spend = self._counter(
+            "spend", "What those images cost, in the catalogue's currency.", "tenant", "model"
+        )
+        self.doubtful = self._counter(
+            "doubtful_images",
+            "Images of calls whose outcome nobody knows: they may have been billed.",
+            "tenant", "model",
+        )  # fmt: skip
         self.usage_lost = self._counter(
             "usage_records_lost", "Lines that could not be appended to the usage record."
         )

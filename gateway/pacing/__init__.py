@@ -2,15 +2,7 @@
 
 from gateway.pacing.pacer import Pacer
 from gateway.pacing.slots import Accounts, Alone
-from gateway.pacing.wait_queue import (
-    NoSlot,
-    QueueBounds,
-    QueueFull,
-    Ready,
-    Slot,
-    SlotTooLate,
-    Waiter,
-)
+from gateway.pacing.wait_queue import NoSlot, QueueBounds, QueueFull, Slot, SlotTooLate
 
 __all__ = [
     "Accounts",
@@ -19,8 +11,6 @@ __all__ = [
     "Pacer",
     "QueueBounds",
     "QueueFull",
-    "Ready",
     "Slot",
     "SlotTooLate",
-    "Waiter",
 ]

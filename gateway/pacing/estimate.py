@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from gateway.store.base import ClaimResult
+from gateway.store.pacing import ClaimResult
 
 
 class WaitEstimate:
@@ -13,12 +13,12 @@ class WaitEstimate:
     `own` is what waits in `worker` itself by now; of the others the store's report is taken.
     """
 
-    def __init__(self, turn: ClaimResult, worker: str, own: Mapping[str, int]) -> None:
-        self._virtual_time = turn.virtual_time
+    def __init__(self, claimed: ClaimResult, worker: str, own: Mapping[str, int]) -> None:
+        self._virtual_time = claimed.virtual_time
         self._order: dict[str, tuple[int, int, str]] = {}
         self._elsewhere: dict[str, list[int]] = {}
         self._waiting = dict(own)
-        for flow in turn.flows:
+        for flow in claimed.flows:
             self._order[flow.tenant] = (flow.tag, flow.served, flow.tenant)
             if flow.worker != worker:
                 self._elsewhere.setdefault(flow.tenant, []).append(flow.waiting)
@@ -48,9 +48,9 @@ class WaitEstimate:
         return self._order.get(tenant, (self._virtual_time, 0, tenant))
 
 
-def slot_at(rhythm: Sequence[tuple[float, float]], number: int, now: float) -> float:
+def slot_at(schedule: Sequence[tuple[float, float]], number: int, now: float) -> float:
     """The time of slot `number` (from 0) over accounts of (next free, interval), in seconds."""
-    starts = [(max(free, now), interval) for free, interval in rhythm]
+    starts = [(max(free, now), interval) for free, interval in schedule]
     if len(starts) == 1:
         start, interval = starts[0]
         return start + number * interval

@@ -15,12 +15,19 @@ the others by the wall clock.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 
 from gateway.pacing.scheduler import ModelScheduler, Prepare
 from gateway.pacing.slots import Accounts, Alone, Slots
-from gateway.pacing.wait_queue import QueueBounds, QueueFull, Ready, Slot, Waiter
-from gateway.store.base import PaceStore
+from gateway.pacing.wait_queue import QueueBounds, QueueFull, Slot, Waiter
+from gateway.store.pacing import PaceStore
+
+Wait = Callable[[asyncio.Future[Slot]], Awaitable[Slot]]
+
+
+async def just_wait(slot: asyncio.Future[Slot]) -> Slot:
+    """Wait for as long as it takes."""
+    return await slot
 
 
 class Pacer:
@@ -44,7 +51,7 @@ class Pacer:
         self._accounts = accounts
         self._bounds = bounds
         self._prepare = prepare
-        self._pumps: dict[str, ModelScheduler] = {}
+        self._schedulers: dict[str, ModelScheduler] = {}
 
     @property
     def degraded(self) -> bool:
@@ -53,91 +60,63 @@ class Pacer:
 
     def waiting(self) -> dict[str, int]:
         """Calls in this worker's queue, by model."""
-        return {model: pump.line.size for model, pump in self._pumps.items()}
+        return {model: scheduler.queue.size for model, scheduler in self._schedulers.items()}
 
     async def slot(
-        self, model: str, tenant: str, *, accounts: Sequence[str], deadline: float, calls: int = 1
-    ) -> Slot:
-        """Wait for the moment at which one call may start; say `sent` once it has.
-
-        As `join`. Raises QueueFull, SlotTooLate.
-        """
-        future: asyncio.Future[Slot | Exception] = asyncio.get_running_loop().create_future()
-
-        def ready(outcome: Slot | Exception) -> bool:
-            is_wanted = not future.done()
-            if is_wanted:
-                future.set_result(outcome)
-            return is_wanted
-
-        waiter = self.join(
-            model, tenant, accounts=accounts, deadline=deadline, calls=calls, ready=ready
-        )
-        try:
-            outcome = await future
-        except asyncio.CancelledError:
-            if not future.cancelled() and isinstance(slot := future.result(), Slot):
-                self.give_back(model, slot)  # it came in the same moment
-            elif waiter is not None:
-                self.leave(model, waiter)
-            raise
-        if isinstance(outcome, Exception):
-            raise outcome
-        return outcome
-
-    def join(
         self,
         model: str,
         tenant: str,
         *,
         accounts: Sequence[str],
         deadline: float,
-        ready: Ready,
         calls: int = 1,
-    ) -> Waiter | None:
-        """Wait in the queue: `ready` is told the slot, on one of `accounts`, or a NoSlot.
+        wait: Wait = just_wait,
+    ) -> Slot:
+        """Wait for the moment at which one call may start; say `sent` once it has.
 
         `deadline` is in the event loop's seconds. `calls` is how many slots the caller needs from
         this one on: a request of ten calls asks for ten slots at once with `calls` 10, 9 … 1 and
-        the same deadline, and either all are too late or none.
+        the same deadline, and either all are too late or none. What `wait` raises ends the wait.
 
-        Returns None if `ready` was called at once, since one of the accounts is not paced. Raises
-        QueueFull.
+        Raises:
+            QueueFull, SlotTooLate: nothing was sent.
         """
         if not accounts:
             raise ValueError("a call needs an account")
         fit = self._accounts.fit(model, accounts)
         unpaced = next((name for name in fit if self._accounts.rate(model, name) is None), None)
         if unpaced is not None:
-            ready(Slot(unpaced))
-            return None
-        pump = self._pumps.get(model) or self._open(model)
-        line = pump.line
-        tenant_size = line.size_of(tenant)
-        if line.size >= self._bounds.per_model or tenant_size >= self._bounds.per_tenant:
-            raise QueueFull(pump.expected_in_s(tenant, tenant_size + calls - 1))
-        waiter = Waiter(tenant, tuple(accounts), deadline, calls, ready)
-        pump.join(waiter)
-        return waiter
-
-    def leave(self, model: str, waiter: Waiter) -> None:
-        """Wait no longer."""
-        self._pumps[model].leave(waiter)
+            return Slot(unpaced)
+        scheduler = self._schedulers.get(model) or self._open(model)
+        queue = scheduler.queue
+        ahead = queue.size_of(tenant)
+        if queue.size >= self._bounds.per_model or ahead >= self._bounds.per_tenant:
+            raise QueueFull(scheduler.expected_in_s(tenant, ahead + calls - 1))
+        slot: asyncio.Future[Slot] = asyncio.get_running_loop().create_future()
+        waiter = Waiter(tenant, tuple(accounts), deadline, calls, slot)
+        scheduler.join(waiter)
+        try:
+            return await wait(slot)
+        except BaseException:
+            if slot.done() and not slot.cancelled() and slot.exception() is None:
+                self.give_back(model, slot.result())  # it came in the same moment
+            scheduler.leave(waiter)
+            raise
 
     def sent(self, model: str, slot: Slot) -> None:
         """The call that was given the slot is on its way, or will not be made."""
         if slot.grant is not None:
-            self._pumps[model].sent(slot.grant)
+            self._schedulers[model].sent(slot.grant)
 
     def give_back(self, model: str, slot: Slot) -> None:
         """Nothing will be sent: another call may have the slot."""
         if slot.grant is not None:
-            self._pumps[model].give_back(slot.grant)
+            self._schedulers[model].give_back(slot.grant)
 
     def accounts_changed(self) -> None:
         """Let those who wait have the accounts that there are now."""
-        for model, pump in self._pumps.items():
-            pump.serve_from(self._accounts.names(model))
+        for model, scheduler in self._schedulers.items():
+            scheduler.serve_from(self._accounts.names(model))
 
     async def back_off(self, model: str, account: str, delay_s: float) -> None:
         """Start no call of `model` on `account` for a time, in any worker: it answered 429."""
@@ -145,11 +124,11 @@ class Pacer:
 
     async def aclose(self) -> None:
         """Stop giving out slots; whoever still waits has been cancelled before."""
-        for pump in self._pumps.values():
-            await pump.aclose()
+        for scheduler in self._schedulers.values():
+            await scheduler.aclose()
 
     def _open(self, model: str) -> ModelScheduler:
-        pump = self._pumps[model] = ModelScheduler(
+        scheduler = self._schedulers[model] = ModelScheduler(
             model, self._slots, self._prepare, self._accounts.names(model)
         )
-        return pump
+        return scheduler

@@ -14,7 +14,7 @@ from gateway.domain.errors import UpstreamRefused
 from gateway.pacing.estimate import WaitEstimate, slot_at
 from gateway.pacing.slots import Slots
 from gateway.pacing.wait_queue import Slot, SlotTooLate, Waiter, WaitQueue
-from gateway.store.base import ClaimResult, Grant
+from gateway.store.pacing import ClaimResult, Grant
 
 REFRESH_S = 5.0
 """A waiting worker shows itself this often; the store forgets it after three times as long."""
@@ -53,14 +53,14 @@ class ModelScheduler:
     """One model's queue and the task that serves it, which lives while something waits."""
 
     def __init__(self, model: str, slots: Slots, prepare: Prepare, accounts: Sequence[str]) -> None:
-        self.line = WaitQueue()
+        self.queue = WaitQueue()
         self._model = model
         self._slots = slots
         self._prepare = prepare
         self._accounts = accounts
         """Those that serve the model."""
         self._loop = asyncio.get_running_loop()
-        self._outlook = WaitEstimate(ClaimResult(None, 0, {}), slots.worker, {})
+        self._estimate = WaitEstimate(ClaimResult(None, 0, {}), slots.worker, {})
         self._last: dict[str, _Sending] = {}
         """The last call of each account."""
         self._unsent: dict[str, dict[int, float]] = {}
@@ -74,46 +74,46 @@ class ModelScheduler:
         self._notes: set[asyncio.Task[None]] = set()
 
     def join(self, waiter: Waiter) -> None:
-        self.line.join(waiter)
+        self.queue.join(waiter)
         self._joined = True
-        self._rouse()
+        self._wake()
 
     def serve_from(self, accounts: Sequence[str]) -> None:
         """The configuration has changed: a call takes the new ones, and of its own what is left."""
         former, self._accounts = self._accounts, accounts
         if accounts == former:
             return
-        for waiter in [one for waiters in self.line.tenants.values() for one in waiters]:
+        for waiter in [one for waiters in self.queue.tenants.values() for one in waiters]:
             wanted = [name for name in accounts if name in waiter.accounts or name not in former]
             if accounts:
-                self.line.change_accounts(waiter, tuple(wanted or accounts))
+                self.queue.change_accounts(waiter, tuple(wanted or accounts))
             else:
                 message = "No account of this gateway serves this model any more."
                 self._refuse(waiter, UpstreamRefused(message, param="model"))
         self._joined = True
-        self._rouse()
+        self._wake()
 
     def leave(self, waiter: Waiter) -> None:
-        if waiter in self.line:
-            self.line.leave(waiter)
-            if not self.line.size:
-                self._rouse()
+        if waiter in self.queue:
+            self.queue.leave(waiter)
+            if not self.queue.size:
+                self._wake()
 
     def sent(self, grant: Grant) -> None:
         """Tells the other workers, too, if that was late."""
         account, now = grant.account, self._loop.time()
         self._unsent.get(account, {}).pop(grant.slot_us, None)
         if self._leaves_out:
-            self._rouse()
+            self._wake()
         last = self._last.get(account)
         if last is None or last.grant is not grant or last.at is not None:
             return
         last.at = now
         if now - last.due > self._slots.tolerance_s(self._model, account):
-            interval = self._slots.rhythm(self._model, [account])[0][1]
+            interval = self._slots.schedule(self._model, [account])[0][1]
             self._note(self._slots.back_off(self._model, account, interval))
         if self._is_holding:
-            self._rouse()
+            self._wake()
 
     def give_back(self, grant: Grant) -> None:
         """To somebody who waits here, or to the store."""
@@ -127,8 +127,8 @@ class ModelScheduler:
     def expected_in_s(self, tenant: str, position: int) -> float:
         """Seconds until the slot of a call with `position` calls of its tenant before it."""
         now = self._loop.time()
-        rhythm = self._slots.rhythm(self._model, self.line.accounts())
-        return slot_at(rhythm, self._outlook.before(tenant, position), now) - now
+        schedule = self._slots.schedule(self._model, self.queue.accounts())
+        return slot_at(schedule, self._estimate.before(tenant, position), now) - now
 
     async def aclose(self) -> None:
         tasks = [*self._notes, *([self._task] if self._task else [])]
@@ -144,9 +144,9 @@ class ModelScheduler:
 
     def _hand(self, grant: Grant, due: float) -> bool:
         """Give the slot to whose turn it is; false: nobody wants it."""
-        while (waiter := self.line.pick(grant.tenant, grant.account)) is not None:
-            self.line.leave(waiter)
-            if waiter.ready(Slot(grant.account, grant)):
+        while (waiter := self.queue.pick(grant.tenant, grant.account)) is not None:
+            self.queue.leave(waiter)
+            if waiter.give(Slot(grant.account, grant)):
                 handed_at = self._loop.time()
                 self._last[grant.account] = _Sending(grant, due, handed_at)
                 self._unsent.setdefault(grant.account, {})[grant.slot_us] = handed_at
@@ -154,14 +154,14 @@ class ModelScheduler:
         return False
 
     def _refuse(self, waiter: Waiter, outcome: Exception) -> None:
-        self.line.leave(waiter)
-        waiter.ready(outcome)
+        self.queue.leave(waiter)
+        waiter.refuse(outcome)
 
     # -- the task
 
-    def _rouse(self) -> None:
+    def _wake(self) -> None:
         if self._task is None:
-            if not self.line.size:
+            if not self.queue.size:
                 return
             self._task = asyncio.create_task(self._run(), name=f"pacing {self._model}")
         elif self._sleep and not self._sleep.done():
@@ -169,11 +169,11 @@ class ModelScheduler:
 
     async def _run(self) -> None:
         try:
-            while self.line.size:
+            while self.queue.size:
                 await self._serve()
         except Exception as error:
             log.exception("pacing of %s failed; whoever waits is refused", self._model)
-            for waiters in list(self.line.tenants.values()):
+            for waiters in list(self.queue.tenants.values()):
                 for waiter in list(waiters):
                     # Each raises its own, or its traceback would grow with every one of them.
                     self._refuse(waiter, copy.copy(error).with_traceback(None))
@@ -184,23 +184,23 @@ class ModelScheduler:
         """One claim and what follows from it."""
         report, self._joined = self._joined, False
         claimed_at = self._loop.time()
-        waiting = self.line.waiting()
+        waiting = self.queue.waiting()
         stuck = self._stuck()
         self._leaves_out = bool(stuck)
-        turn = await self._slots.claim(
-            self._model, self.line.accounts(), waiting, report=report, stuck=stuck
+        claimed = await self._slots.claim(
+            self._model, self.queue.accounts(), waiting, report=report, stuck=stuck
         )
         # A busy loop takes note of the answer late; the way itself hardly ever takes longer.
         self._way_s = min(self._loop.time() - claimed_at, self._way_s * 1.25)
-        if report and self.line.size:  # they may all have left meanwhile
-            self._weigh(turn)
-        if turn.grant and not await self._pass_on(turn.grant, claimed_at + self._way_s):
-            await self._slots.give_back(self._model, turn.grant)
+        if report and self.queue.size:  # they may all have left meanwhile
+            self._reject_too_late(claimed)
+        if claimed.grant and not await self._pass_on(claimed.grant, claimed_at + self._way_s):
+            await self._slots.give_back(self._model, claimed.grant)
             if self._was_late:
                 return
-        await self._rest(claimed_at, turn.wait_us / 1e6)
+        await self._rest(claimed_at, claimed.wait_us / 1e6)
         self._expire()
-        if not self.line.size and sum(waiting.values()) > (turn.grant is not None):
+        if not self.queue.size and sum(waiting.values()) > (claimed.grant is not None):
             await self._slots.claim(self._model, (), {}, report=False)
 
     def _stuck(self) -> set[str]:
@@ -239,10 +239,10 @@ class ModelScheduler:
         """Sleep until a slot may be had, a deadline passes or a call joins."""
         # The next claim is to reach the store by then, which takes it as long as this one took.
         until = claimed_at + min(wait_s, REFRESH_S)
-        first = self.line.next_deadline()
+        first = self.queue.next_deadline()
         if first:
             until = min(until, first.deadline)
-        if self.line.size and not self._joined:
+        if self.queue.size and not self._joined:
             preparing = self._prepare_next()
             try:
                 await self._sleep_until(until)
@@ -253,9 +253,9 @@ class ModelScheduler:
 
     def _prepare_next(self) -> asyncio.TimerHandle:
         """Announce the next slot shortly before it comes."""
-        accounts = self.line.accounts()
-        rhythm = self._slots.rhythm(self._model, accounts)
-        (free_at, _), account = min(zip(rhythm, accounts, strict=True))
+        accounts = self.queue.accounts()
+        schedule = self._slots.schedule(self._model, accounts)
+        (free_at, _), account = min(zip(schedule, accounts, strict=True))
         return self._loop.call_at(free_at - AHEAD_S, self._prepare, self._model, account)
 
     async def _sleep_until(self, until: float) -> None:
@@ -270,30 +270,34 @@ class ModelScheduler:
     def _expire(self) -> None:
         """Refuse those whose time is up, others having come in between."""
         now = self._loop.time()
-        while (first := self.line.next_deadline()) and first.deadline <= now:
+        while (first := self.queue.next_deadline()) and first.deadline <= now:
             self._refuse(first, SlotTooLate(self.expected_in_s(first.tenant, 0)))
 
-    def _weigh(self, turn: ClaimResult) -> None:
+    def _reject_too_late(self, claimed: ClaimResult) -> None:
         """Refuse those who joined since the last look and whose slot would come too late.
 
         Before the slot just granted is given to anyone: it may be one of them that asks for many.
         """
-        own = Counter(self.line.waiting())
-        granted = Counter([turn.grant.tenant] if turn.grant else ())
-        self._outlook = WaitEstimate(turn, self._slots.worker, own - granted)
+        own = Counter(self.queue.waiting())
+        granted = Counter([claimed.grant.tenant] if claimed.grant else ())
+        self._estimate = WaitEstimate(claimed, self._slots.worker, own - granted)
         now = self._loop.time()
-        rhythm = self._slots.rhythm(self._model, self.line.accounts())
-        all_served_at = slot_at(rhythm, self._outlook.total, now)
-        for tenant in list(self.line.tenants):
+        schedule = self._slots.schedule(self._model, self.queue.accounts())
+        all_served_at = slot_at(schedule, self._estimate.total, now)
+        for tenant in list(self.queue.tenants):
             gone = granted[tenant]
             refused: Waiter | None = None
-            for position, waiter in reversed(list(self.line.unweighed(tenant))):
+            for position, waiter in reversed(list(self.queue.unweighed(tenant))):
                 waiter.weighed = True
                 latest = waiter.deadline - MARGIN_S
                 if waiter.calls == 1 and all_served_at <= latest and not refused:
                     continue
                 last = position - gone + waiter.calls - 1
-                at = slot_at(rhythm, self._outlook.before(tenant, last), now) if last >= 0 else now
+                at = (
+                    slot_at(schedule, self._estimate.before(tenant, last), now)
+                    if last >= 0
+                    else now
+                )
                 if at > latest or (refused and waiter.follows(refused)):
                     self._refuse(waiter, SlotTooLate(at - now))
                     gone += 1

@@ -11,15 +11,8 @@ from typing import Protocol
 from msgspec import Struct
 from msgspec.structs import replace
 
-from gateway.store.base import (
-    Claim,
-    ClaimResult,
-    Grant,
-    PacedAccount,
-    PaceStore,
-    Share,
-    StoreUnavailable,
-)
+from gateway.store.availability import Share, StoreUnavailable
+from gateway.store.pacing import ClaimResult, Grant, PacedAccount, PaceStore, SlotRequest
 
 HEADROOM = 0.03
 """Slots are this much further apart than the account's rate says: room for jitter on the way."""
@@ -74,7 +67,7 @@ class Slots:
         self.worker = worker
         self._alone = alone
         self._free_at: dict[tuple[str, str], float] = {}
-        self._turn_at: dict[tuple[str, str], float] = {}
+        self._own_slot_at: dict[tuple[str, str], float] = {}
         self._lost: dict[str, float] = {}
         """Models whose slots the store did not give when it was last asked, and when that was; of a
         cluster, one node may be away."""
@@ -104,19 +97,19 @@ class Slots:
         fit = self._accounts.fit(model, accounts) or accounts
         names = [name for name in fit if name not in stuck] or fit
         paced = tuple(self._paced(model, name, now) for name in names)
-        claim = Claim(model, self.worker, paced, waiting, report)
+        claim = SlotRequest(model, self.worker, paced, waiting, report)
         try:
-            turn = await self._store.claim(claim)
+            claimed = await self._store.claim(claim)
         except StoreUnavailable as lost:
             if self._alone is None:
                 raise
             self._set_degraded(model, lost)
             return await self._claim_alone(self._alone, claim, now)
         self._set_degraded(model, None)
-        for name, free_us in turn.free_us.items():
+        for name, free_us in claimed.free_us.items():
             # From before the claim was sent, so never later than the truth.
             self._free_at[model, name] = now + free_us / 1e6
-        return turn
+        return claimed
 
     async def give_back(self, model: str, grant: Grant) -> None:
         """Return a slot that nobody here wants."""
@@ -130,18 +123,18 @@ class Slots:
     async def back_off(self, model: str, account: str, delay_s: float) -> None:
         """Push the next slot of an account away, for everyone who can be reached."""
         until = asyncio.get_running_loop().time() + delay_s
-        self._turn_at.pop((model, account), None)
+        self._own_slot_at.pop((model, account), None)
         self._free_at[model, account] = max(self._free_at.get((model, account), 0), until)
         try:
             await self._store.back_off(model, account, round(delay_s * 1000))
         except StoreUnavailable as lost:
             self._set_degraded(model, lost)
 
-    def rhythm(self, model: str, accounts: Sequence[str]) -> list[tuple[float, float]]:
+    def schedule(self, model: str, accounts: Sequence[str]) -> list[tuple[float, float]]:
         """For each account: when it is next free, in the loop's seconds, and its interval."""
         is_lost = model in self._lost
         workers = self._alone.share().workers if self._alone and is_lost else 1
-        known = self._turn_at if is_lost else self._free_at
+        known = self._own_slot_at if is_lost else self._free_at
         return [
             (known.get((model, name), 0.0), self._interval_us(model, name) * workers / 1e6)
             for name in accounts
@@ -164,30 +157,30 @@ class Slots:
         rate = self._accounts.rate(model, name)
         return round(1e6 / rate * (1 + HEADROOM)) if rate else 1
 
-    async def _claim_alone(self, alone: Alone, claim: Claim, now: float) -> ClaimResult:
-        """Claim at this worker's own moments on each account."""
+    async def _claim_alone(self, alone: Alone, claim: SlotRequest, now: float) -> ClaimResult:
+        """SlotRequest at this worker's own moments on each account."""
         accounts = tuple(
-            PacedAccount(account.name, 1, self._turn_in_us(alone, claim.model, account, now))
+            PacedAccount(account.name, 1, self._own_slot_in_us(alone, claim.model, account, now))
             for account in claim.accounts
         )
-        turn = await alone.store.claim(replace(claim, accounts=accounts))
-        if turn.grant:
-            key = claim.model, turn.grant.account
-            taken_at = now + turn.grant.delay_us / 1e6
+        claimed = await alone.store.claim(replace(claim, accounts=accounts))
+        if claimed.grant:
+            key = claim.model, claimed.grant.account
+            taken_at = now + claimed.grant.delay_us / 1e6
             interval = self._interval_us(*key) / 1e6
             self._free_at[key] = taken_at + interval
             half_a_round = interval * alone.share().workers / 2
-            self._turn_at[key] = _next_turn(alone, taken_at + half_a_round, now, interval)
-        return turn
+            self._own_slot_at[key] = _next_own_slot(alone, taken_at + half_a_round, now, interval)
+        return claimed
 
-    def _turn_in_us(self, alone: Alone, model: str, account: PacedAccount, now: float) -> int:
+    def _own_slot_in_us(self, alone: Alone, model: str, account: PacedAccount, now: float) -> int:
         key = model, account.name
-        turn_at = self._turn_at.get(key, 0.0)
-        if turn_at < now - FLOOR_SLACK_US / 1e6:
+        own_slot_at = self._own_slot_at.get(key, 0.0)
+        if own_slot_at < now - FLOOR_SLACK_US / 1e6:
             earliest = max(now, self._free_at.get(key, now))
-            turn_at = _next_turn(alone, earliest, now, account.interval_us / 1e6)
-            self._turn_at[key] = turn_at
-        return max(0, round((turn_at - now) * 1e6))
+            own_slot_at = _next_own_slot(alone, earliest, now, account.interval_us / 1e6)
+            self._own_slot_at[key] = own_slot_at
+        return max(0, round((own_slot_at - now) * 1e6))
 
     def _set_degraded(self, model: str, lost: StoreUnavailable | None) -> None:
         before = bool(self._lost)
@@ -199,7 +192,7 @@ class Slots:
             log.warning("pacing %s", f"without the store: {lost}" if lost else "by the store again")
 
 
-def _next_turn(alone: Alone, earliest: float, now: float, interval: float) -> float:
+def _next_own_slot(alone: Alone, earliest: float, now: float, interval: float) -> float:
     """The first of this worker's moments from `earliest` on: every W-th slot by the wall clock."""
     share = alone.share()
     wall = alone.wall() + earliest - now

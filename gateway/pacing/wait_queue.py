@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 import heapq
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 
 from msgspec import Struct
 
-from gateway.store.base import Grant
+from gateway.store.pacing import Grant
 
 
 class NoSlot(Exception):
@@ -44,24 +45,37 @@ class Slot(Struct, frozen=True):
     """None where the account is not paced."""
 
 
-Ready = Callable[[Slot | Exception], bool]
-"""Told the slot, or why there is none; false: nobody wants it any more."""
-
-
 class Waiter:
     """One call in the queue; five thousand of them must be cheap."""
 
-    __slots__ = ("accounts", "calls", "deadline", "ready", "tenant", "weighed")
+    __slots__ = ("accounts", "calls", "deadline", "slot", "tenant", "weighed")
 
     def __init__(
-        self, tenant: str, accounts: tuple[str, ...], deadline: float, calls: int, ready: Ready
+        self,
+        tenant: str,
+        accounts: tuple[str, ...],
+        deadline: float,
+        calls: int,
+        slot: asyncio.Future[Slot],
     ) -> None:
         self.tenant = tenant
         self.accounts = accounts
         self.deadline = deadline
         self.calls = calls
-        self.ready = ready
+        self.slot = slot
+        """Raises NoSlot."""
         self.weighed = False
+
+    def give(self, slot: Slot) -> bool:
+        """Whether the call still wants it."""
+        if self.slot.done():
+            return False
+        self.slot.set_result(slot)
+        return True
+
+    def refuse(self, why: Exception) -> None:
+        if not self.slot.done():
+            self.slot.set_exception(why)
 
     def __lt__(self, other: Waiter) -> bool:
         """For the heap: whose time is up first."""

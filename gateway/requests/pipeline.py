@@ -1,47 +1,54 @@
-"""One image request from the caller's body to its result.
+"""One image request from the caller's body to its result, top to bottom.
 
-translate → find its place in the ledger, and admit it → lead, follow, or take what is there
-
-Delivering the result is `gateway.api.images`' part.
+translate → enter the store: find its place and be admitted → follow, or wait for a slot and make
+the calls → end → leave behind the answer. `gateway.api` delivers the result.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Coroutine
-from typing import Any, TypeVar
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from functools import partial
+from typing import cast
+
+from msgspec import Struct
 
 from gateway.domain.catalogue import Catalogue
 from gateway.domain.clock import Clock
 from gateway.domain.errors import (
-    ClientGone,
     GatewayError,
     IdempotencyConflict,
     NotCached,
     UpstreamAmbiguous,
 )
-from gateway.observability.context import RequestContext
-from gateway.pacing import Waiter
+from gateway.observability.context import ClientFate, RequestContext
 from gateway.protocol.openai import ImageRequest
-from gateway.requests.calls import First, Generator, Run
-from gateway.requests.pending import Job, RequestOptions, Result
+from gateway.requests.calls import Generator, Work
+from gateway.requests.client import Client, Stopped
 from gateway.results import (
     Done,
     Entry,
-    Failed,
     Follow,
     How,
+    Idempotency,
     Lead,
     Ledger,
-    Place,
     Refusal,
+    Repeated,
 )
-from gateway.results.cache_policy import Record, fingerprint, is_cacheable, record_of, scope_of
-from gateway.tenants.admission import Admission, AdmissionTicket
+from gateway.results.cache_policy import (
+    CacheControl,
+    Record,
+    fingerprint,
+    is_cacheable,
+    record_of,
+    scope_of,
+)
+from gateway.store.requests import ClientOutcome, EnterRequest, Leave
+from gateway.tenants.admission import Admission, Ticket
 from gateway.tenants.keys import Caller, choose_model
 from gateway.translate.request import Plan, to_dashscope
-
-T = TypeVar("T")
 
 CACHE = {
     How.HIT: "hit",
@@ -55,6 +62,34 @@ since its picture would be paid for and come too late."""
 LAST_S = 1.0
 """How long calls that were sent may yet be answered at an end that waits for nothing more, and then
 how long what is given up may take to say so."""
+
+
+class RequestOptions(Struct, frozen=True, kw_only=True):
+    """What a client says beside the body: how old a result may be, and whether it asked before."""
+
+    retry_key: str
+    """Hash of tenant, key and body."""
+    control: CacheControl = CacheControl()
+    idempotency: Idempotency | None = None
+    is_retry: bool = False
+    client_timeout_s: float
+    """How long it waits."""
+    deadline_s: float
+    """How long a generation may take, whether it still waits or not."""
+
+
+class Result(Struct, frozen=True):
+    """All images of a request, and where they came from."""
+
+    plan: Plan
+    place: Done | Lead
+    record: Record
+    cache: str
+    """`x-cache`."""
+    cache_s: float
+    """How long the tenant's cache keeps it."""
+    deadline: float
+    """Until when the images may be fetched, in steady seconds."""
 
 
 class Pipeline:
@@ -76,203 +111,196 @@ class Pipeline:
         self._ledger = ledger
         self._generator = generator
         self._clock = clock
-        self._running: set[asyncio.Task[Any]] = set()
+        self._tasks: set[asyncio.Task[object]] = set()
+        """Of the requests that are being served."""
 
     def use(self, catalogue: Catalogue, default_model: str) -> None:
         """Follow a changed configuration, from the next request on."""
         self._catalogue = catalogue
         self._default_model = default_model
 
-    async def begin(
-        self,
-        caller: Caller,
-        request: ImageRequest,
-        context: RequestContext,
-        options: RequestOptions,
-    ) -> Job:
-        """Translate a request, find its place, admit it, and begin to serve it.
+    def plan(self, caller: Caller, request: ImageRequest, context: RequestContext) -> Plan:
+        """What the request asks of the vendor.
 
         Raises:
-            GatewayError: it cannot be honoured; nothing was begun.
+            GatewayError: it cannot be honoured.
         """
         tenant = caller.tenant
         choice = choose_model(self._catalogue, tenant, request.model, self._default_model)
         context.model = choice.family
-        plan = to_dashscope(request, choice, tenant.size_policy)
-        entry = to_entry(caller, plan, options, context)
-        now, client_timeout_s = (
-            self._clock.steady(),
-            min(options.client_timeout_s, options.deadline_s),
+        return to_dashscope(request, choice, tenant.size_policy)
+
+    async def serve(
+        self,
+        caller: Caller,
+        plan: Plan,
+        context: RequestContext,
+        options: RequestOptions,
+        client: Client,
+    ) -> Result:
+        """Find the images of a request, or have them made; the client may leave meanwhile.
+
+        Raises:
+            GatewayError: why there are none for this client.
+        """
+        began_at = self._clock.steady()
+        ticket = self._admission.ticket(caller, plan, context)
+        request = EnterRequest(
+            entry=to_entry(ticket, options),
+            take=self._admission.take(ticket),
+            lead_ms=self._ledger.times.lead_ms,
         )
-        run = Run(
-            tenant.name,
-            context,
-            slot_by=now + client_timeout_s - min(GENERATION_S, client_timeout_s / 2),
-            deadline=now + options.deadline_s,
-        )
-        place, held = await self._enter(caller, plan, entry, context)
-        job = Job(place, held, entry, run, self, client_timeout_s=options.client_timeout_s)
-        if isinstance(place, Lead) and not place.parts and len(plan.calls) == 1:
-            job.wait(self._generator)
-        else:
-            job.begin()
-        return job
+        with context.phase("store"):
+            decision = await self._ledger.enter(request)
+        self._admission.check(ticket, decision.verdict, entered=False)
+        if not isinstance(decision.place, Refusal):
+            self._leave_after(request, ticket, decision.place)
+        place = decision.place
+        deadline, cache_s = began_at + options.deadline_s, caller.tenant.cache.ttl_s
+        with context.waiting(), self._under_way(client, options.client_timeout_s):
+            while isinstance(place, Follow):
+                decision = await self._ledger.follow(request, place, client.wait)
+                self._admission.check(ticket, decision.verdict, entered=True)
+                place = decision.place
+                self._leave_after(request, ticket, place)
+            match place:
+                case Lead():
+                    record = await self._lead(
+                        place, self._work(ticket, client, options, place, began_at)
+                    )
+                    result = Result(plan, place, record, cached(place), cache_s, deadline)
+                case Done():
+                    result = Result(plan, place, place.record, CACHE[place.how], cache_s, deadline)
+                case _:
+                    raise refusal(place, context)
+            client.check()
+        return result
 
     async def attach_rate_limit_headers(self, caller: Caller, context: RequestContext) -> None:
         """Where its tenant's limits stand, for a request that failed before they were asked."""
-        await self._admission.attach_rate_limit_headers(caller, context)
-
-    def now(self) -> float:
-        """Steady seconds."""
-        return self._clock.steady()
-
-    def serve(self, job: Job, first: First) -> asyncio.Task[Result]:
-        """Begin the work; `first` is what waiting for a slot came to."""
-        return self._spawn(self._serve(job, first))
-
-    def withdraw(self, job: Job, waiter: Waiter) -> None:
-        """The caller left before its turn."""
-        self._generator.leave(job.plan, waiter)
-        self._spawn(self._give_up(job))
-
-    def let_go(self, place: Done | Lead) -> None:
-        """Its client has left; its retry may have the result."""
-        self._spawn(self._ledger.let_go(place))
-
-    async def delivered(self, place: Done | Lead) -> None:
-        """Its client has all of it."""
-        await self._ledger.delivered(place)
+        limits = self._admission.limits_of(caller)
+        if context.has_limits or (
+            limits.requests_per_minute is None and limits.images_per_minute is None
+        ):
+            return
+        with context.phase("store"):
+            verdict = await self._ledger.levels(caller.tenant.name, limits)
+        self._admission.note(caller.tenant.name, verdict, context)
 
     async def drain(self, given_up: asyncio.Event) -> None:
-        """Wait for what is under way for callers that have left.
+        """Wait for what is under way for clients that have left.
 
         Once that is given up, all of it leaves the ledger and the limits, and gets a moment for it.
         """
-        if self._running:
-            ended = asyncio.create_task(asyncio.wait(set(self._running)))
+        if self._tasks:
+            ended = asyncio.create_task(asyncio.wait(set(self._tasks)))
             cut = asyncio.create_task(given_up.wait())
             await asyncio.wait([ended, cut], return_when=asyncio.FIRST_COMPLETED)
             ended.cancel()
             cut.cancel()
-        if self._running:
-            _, rest = await asyncio.wait(set(self._running), timeout=LAST_S)
+        if self._tasks:
+            _, rest = await asyncio.wait(set(self._tasks), timeout=LAST_S)
             for task in rest:
                 task.cancel()
-        if self._running:
-            await asyncio.wait(set(self._running), timeout=LAST_S)
+        if self._tasks:
+            await asyncio.wait(set(self._tasks), timeout=LAST_S)
 
-    def _spawn(self, work: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
-        task = asyncio.create_task(work)
-        self._running.add(task)
-        task.add_done_callback(self._ended)
-        return task
-
-    def _ended(self, task: asyncio.Task[Any]) -> None:
-        """Let go of a task; a failure that nobody waits for any more has been logged already."""
-        self._running.discard(task)
-        if not task.cancelled():
-            task.exception()
-
-    async def _serve(self, job: Job, first: First) -> Result:
-        job.run.pausing()
+    @contextmanager
+    def _under_way(self, client: Client, timeout_s: float) -> Iterator[None]:
+        """This task is serving; what stops it is raised as the error for its client."""
+        task = cast("asyncio.Task[object]", asyncio.current_task())
+        self._tasks.add(task)
+        client.starts(timeout_s)
         try:
-            if isinstance(job.place, Follow):
-                job.place = await self._followed(job.place, job)
-                job.held = await self._paying(job.held, job.place)
-            return await self._result(job.place, job, first)
+            yield
+        except Stopped as stopped:
+            raise stopped.error from None
         finally:
-            await self._settle(job)
+            client.stops()
+            self._tasks.discard(task)
 
-    async def _give_up(self, job: Job) -> None:
-        await leave(job.place)
-        await self._settle(job)
+    def _leave_after(self, request: EnterRequest, ticket: Ticket, place: object) -> None:
+        """Behind its answer, the request frees its place, and its client's fate is noted."""
+        generation: str | None = getattr(place, "id", None)
 
-    async def _settle(self, job: Job) -> None:
-        context = job.run.context
-        context.external_wait_s += self._clock.steady() - job.began_at
-        await self._admission.settle(job.held, job.run.generated, context.request_id)
+        async def leave(fate: ClientFate) -> None:
+            await self._ledger.leave(
+                Leave(
+                    settlement=ticket.settlement(),
+                    outcome=ClientOutcome(fate),
+                    scope=request.entry.scope,
+                    generation=generation,
+                    retry_key=request.entry.retry_key,
+                )
+            )
 
-    async def _enter(
-        self, caller: Caller, plan: Plan, entry: Entry, context: RequestContext
-    ) -> tuple[Done | Follow | Lead, AdmissionTicket]:
-        """Find the request's place, then admit it: only a lead reserves images and money."""
-        place = await self._ledger.enter(entry)
-        if isinstance(place, Refusal | Failed):
-            raise refusal(place)
-        pays = isinstance(place, Lead)
+        ticket.context.after_answer = leave
+
+    def _work(
+        self, ticket: Ticket, client: Client, options: RequestOptions, lead: Lead, began_at: float
+    ) -> Work:
+        is_single = len(ticket.plan.calls) == 1
+
+        async def keep(index: int, urls: Sequence[str]) -> None:
+            is_last = is_single and len(urls) == ticket.plan.images
+            await lead.progress(index, urls, None if is_last else ticket.settlement())
+
+        left_s = min(options.client_timeout_s, options.deadline_s)
+        work = Work(
+            ticket,
+            client,
+            slot_by=began_at + left_s - min(GENERATION_S, left_s / 2),
+            deadline=began_at + options.deadline_s,
+            parts=lead.parts,
+            keep=keep,
+        )
+        client.is_served = work.is_under_way
+        client.on_leave = partial(self._ledger.client_gone, lead)
+        return work
+
+    async def _lead(self, lead: Lead, work: Work) -> Record:
+        """Generate for everyone who waits."""
+        ticket = work.ticket
+        verdict = None
         try:
-            if pays:
-                await self._generator.require_delivery(plan)
-            held = await self._admission.admit(caller, plan, context, pays=pays)
-        except BaseException as error:
-            await leave(place)
-            if isinstance(error, GatewayError):
-                self._spawn(self._ledger.excuse(entry))
+            urls = await self._generator.generate(work)
+            record = record_of(work.plan, urls, self._clock.now())
+            cache_s = ticket.caller.tenant.cache.ttl_s if lead.entry.cache_key else 0.0
+            with ticket.context.phase("store"):
+                verdict = await lead.finish(record, cache_s, ticket.settlement())
+        except Stopped:
+            verdict = await lead.hand_over(ticket.settlement())
             raise
-        return place, held
-
-    async def _followed(self, follow: Follow, job: Job) -> Done | Lead:
-        outcome = await follow.outcome(job.began_at + job.client_timeout_s)
-        if isinstance(outcome, Failed):
-            self._spawn(self._ledger.excuse(job.entry))
-            raise outcome.error
-        return outcome
-
-    async def _paying(self, held: AdmissionTicket, place: Done | Lead) -> AdmissionTicket:
-        """Reserve for who was admitted to be given another's images, and has to make them now."""
-        if isinstance(place, Done) or held.reservation.images:
-            return held
-        try:
-            return await self._admission.pay(held)
-        except BaseException:
-            await leave(place)
-            raise
-
-    async def _result(self, place: Done | Lead, job: Job, first: First) -> Result:
-        if isinstance(place, Done):
-            return Result(place, place.record, CACHE[place.how])
-        is_shared = job.entry.cache_key is not None
-        record = await self._lead(place, job, job.cache_s if is_shared else 0.0, first)
-        return Result(place, record, "miss" if is_shared else "bypass")
-
-    async def _lead(self, lead: Lead, job: Job, keep_s: float, first: First) -> Record:
-        """Generate for everyone who waits; the result stays in the cache for `keep_s`."""
-        plan, run = job.plan, job.run
-        run.parts, run.keep = lead.parts, lead.progress
-        try:
-            urls = await self._generator.generate(plan, run, first)
         except GatewayError as error:
-            if run.sent:
-                await lead.fail(error, answered=not run.left)
-            elif run.left:
-                await leave(lead)
-            else:  # this request's own deadline: one that waits longer may still be served
-                await lead.step_down()
+            verdict = await lead.fail(error, ticket.settlement())
             raise
         except BaseException:
-            if run.sent:  # given up in the middle, at the end of the process: a retry is told
+            if ticket.doubtful:  # given up in the middle, at the end of the process
                 message = "The gateway ended before the image service answered."
-                await lead.fail(UpstreamAmbiguous(message), answered=False)
+                await lead.fail(UpstreamAmbiguous(message), ticket.settlement())
             else:
-                await leave(lead)
+                await lead.hand_over(ticket.settlement())
             raise
-        if len(urls) < plan.images:
-            await lead.step_down(answered=False)
-            raise ClientGone("The client closed the connection.")
-        record = record_of(plan, urls, self._clock.now())
-        await lead.finish(record, keep_s)
+        finally:
+            self._admission.settled(ticket, verdict)
         return record
 
 
-def to_entry(caller: Caller, plan: Plan, options: RequestOptions, context: RequestContext) -> Entry:
+def cached(lead: Lead) -> str:
+    """`x-cache` of who paid."""
+    return "bypass" if lead.entry.cache_key is None else "miss"
+
+
+def to_entry(ticket: Ticket, options: RequestOptions) -> Entry:
     """Everything by which the request may find a result."""
-    cache, control = caller.tenant.cache, options.control
+    plan, cache = ticket.plan, ticket.caller.tenant.cache
+    control = options.control
     key = fingerprint(plan)
     shared = is_cacheable(cache.mode, plan) and not control.no_store
     max_age_s = control.max_age_s
     return Entry(
-        scope=scope_of(caller.tenant.name, cache.group),
-        request=context.request_id,
+        scope=scope_of(ticket.tenant, cache.group),
+        request=ticket.context.request_id,
         plan=key,
         images=plan.images,
         cache_key=key if shared else None,
@@ -281,22 +309,19 @@ def to_entry(caller: Caller, plan: Plan, options: RequestOptions, context: Reque
         only_if_cached=control.only_if_cached,
         needs_url=plan.response_format == "url",
         idempotency=options.idempotency,
-        adoption=options.adoption,
+        retry_key=options.retry_key,
         is_retry=options.is_retry,
-        takes_orphans=not control.no_store and max_age_s is None,
+        may_reuse_unclaimed=not control.no_store and max_age_s is None,
     )
 
 
-async def leave(place: Place) -> None:
-    """Give a lead up before anything was sent; one of those who wait for it takes over."""
-    if isinstance(place, Lead) and not await place.abandon():
-        await place.step_down(answered=False)
-
-
-def refusal(place: Refusal | Failed) -> GatewayError:
+def refusal(place: object, context: RequestContext) -> GatewayError:
     """The error for a request that can have no place."""
-    if isinstance(place, Failed):
-        return place.error
-    if place is Refusal.CONFLICT:
-        return IdempotencyConflict("This Idempotency-Key came before with a different body.")
-    return NotCached("No result is kept for this request, and only-if-cached was asked.")
+    match place:
+        case Repeated(error=error, age_s=age_s):
+            context.answer_headers["x-gateway-repeated-error"] = f"{age_s:.0f}s"
+            return error
+        case Refusal.CONFLICT:
+            return IdempotencyConflict("This Idempotency-Key came before with a different body.")
+        case _:
+            return NotCached("No result is kept for this request, and only-if-cached was asked.")

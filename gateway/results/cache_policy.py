@@ -58,9 +58,9 @@ def scope_of(tenant: str, group: str | None = None) -> str:
     return f"tenant:{tenant}" if group is None else f"group:{group}"
 
 
-def adoption_hash(tenant: str, key_hash: str, body: bytes) -> str:
+def retry_hash(tenant: str, key_hash: str, body: bytes) -> str:
     """Where an SDK's retry looks: it repeats the body byte for byte, with the same key."""
-    return digest("adoption", tenant, key_hash, body)
+    return digest("retry", tenant, key_hash, body)
 
 
 def idempotency(tenant: str, key: str, body: dict[str, Any]) -> Idempotency:

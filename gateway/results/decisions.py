@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Coroutine, Sequence
-from typing import Any, Protocol
+from collections.abc import Sequence
+from typing import Protocol
 
 from msgspec import Struct
 
 from gateway.domain.errors import GatewayError
 from gateway.results.cache_policy import Record
-from gateway.store.generations import Claim, Entry, How, Parts, Refusal
+from gateway.store.generations import Entry, How, Leadership, Parts, Refusal
+from gateway.store.limits import Settlement, Verdict
 
 
 class Done(Struct, frozen=True):
-    """A complete result; its URLs are alive, or its images' bytes are held."""
+    """A complete result; its URLs are alive, or its images' bytes are pinned."""
 
     entry: Entry
     id: str
@@ -22,90 +23,85 @@ class Done(Struct, frozen=True):
     age_s: float
 
 
-class Failed(Struct, frozen=True):
-    """The leader's failure, or this request's own deadline; each is given an instance to raise."""
+class Follow(Struct, frozen=True):
+    """Another request is paying for the same."""
 
+    id: str
+    how: How
+
+
+class Repeated(Struct, frozen=True):
+    """An earlier attempt ended without anybody knowing whether it was billed: its error again."""
+
+    id: str
     error: GatewayError
+    age_s: float
 
 
 class Leading(Protocol):
     """What a leader asks of its ledger."""
 
-    async def keep_part(self, claim: Claim, index: int, urls: Sequence[str]) -> None: ...
-
-    async def finish(self, claim: Claim, entry: Entry, record: Record, cache_s: float) -> None: ...
-
-    async def fail(
-        self, claim: Claim, entry: Entry, error: GatewayError | None, *, answered: bool
+    async def progress(
+        self, leadership: Leadership, index: int, urls: Sequence[str], paid: Settlement | None
     ) -> None: ...
 
-    async def abandon(self, claim: Claim) -> bool: ...
+    async def finish(
+        self, lead: Lead, record: Record, cache_s: float, paid: Settlement
+    ) -> Verdict | None: ...
 
-
-class Following(Protocol):
-    """What a follower asks of its ledger."""
-
-    def outcome(self, entry: Entry, id_: str, deadline: float) -> Outcome: ...
+    async def fail(
+        self, lead: Lead, error: GatewayError | None, paid: Settlement
+    ) -> Verdict | None: ...
 
 
 class Lead:
-    """This request pays. It must end by `finish`, `fail`, `step_down` or `abandon`.
+    """This request pays. It must end by `finish`, `fail` or `hand_over`.
 
     None of them raises: what the store cannot be told now it is told later.
     """
 
-    __slots__ = ("_ledger", "claim", "entry", "parts")
+    __slots__ = ("_ledger", "entry", "leadership", "parts")
 
-    def __init__(self, ledger: Leading, entry: Entry, claim: Claim, parts: Parts) -> None:
+    def __init__(self, ledger: Leading, entry: Entry, leadership: Leadership, parts: Parts) -> None:
         self._ledger = ledger
         self.entry = entry
-        self.claim = claim
+        self.leadership = leadership
         self.parts = parts
         """What an earlier leader has paid for already: URLs by upstream call, perhaps not all."""
 
     @property
     def id(self) -> str:
-        return self.claim.id
+        return self.leadership.id
 
-    async def progress(self, index: int, urls: Sequence[str]) -> None:
-        """One upstream call has brought these images, all that it has brought so far."""
-        await self._ledger.keep_part(self.claim, index, urls)
+    async def progress(self, index: int, urls: Sequence[str], paid: Settlement | None) -> None:
+        """One upstream call has brought these images, all that it has brought so far.
 
-    async def finish(self, record: Record, cache_s: float = 0.0) -> None:
-        """Give the result to all who wait, and keep it: in the cache for `cache_s`."""
-        await self._ledger.finish(self.claim, self.entry, record, cache_s)
-
-    async def fail(self, error: GatewayError, *, answered: bool = True) -> None:
-        """Give the failure to all who wait; what was paid for stays for the retry.
-
-        `answered`: the client is told, too, and may send the request again for that reason.
+        `paid` is all that was paid for so far; None keeps it in this worker only, for a request
+        whose end follows at once.
         """
-        await self._ledger.fail(self.claim, self.entry, error, answered=answered)
+        await self._ledger.progress(self.leadership, index, urls, paid)
 
-    async def step_down(self, *, answered: bool = True) -> None:
-        """Leave it to one of those who wait: the obstacle is this request's own, as its limits."""
-        await self._ledger.fail(self.claim, self.entry, None, answered=answered)
+    async def finish(self, record: Record, cache_s: float, paid: Settlement) -> Verdict | None:
+        """Give the result to all who wait, and keep it: in the cache for `cache_s`.
 
-    async def abandon(self) -> bool:
-        """Give up, the client having hung up before anything was sent; False: somebody waits."""
-        return await self._ledger.abandon(self.claim)
-
-
-class Follow(Struct, frozen=True):
-    """Another request is paying for the same."""
-
-    ledger: Following
-    entry: Entry
-    id: str
-    how: How
-
-    def outcome(self, deadline: float) -> Outcome:
-        """Wait for the result until `deadline`, in the event loop's seconds.
-
-        Lead: the leader is gone, and this request took over. Cancelled, it leaves by itself.
+        This and the others say where the tenant's limits stand then, or None if nobody knows.
         """
-        return self.ledger.outcome(self.entry, self.id, deadline)
+        return await self._ledger.finish(self, record, cache_s, paid)
+
+    async def fail(self, error: GatewayError, paid: Settlement) -> Verdict | None:
+        """Give the failure to all who wait; what was paid for stays for the retry."""
+        return await self._ledger.fail(self, error, paid)
+
+    async def hand_over(self, paid: Settlement) -> Verdict | None:
+        """Leave it to one of those who wait: the obstacle is this request's own."""
+        return await self._ledger.fail(self, None, paid)
 
 
-Outcome = Coroutine[Any, Any, Done | Lead | Failed]
-Place = Lead | Follow | Done | Failed | Refusal
+Place = Lead | Follow | Done | Repeated | Refusal
+
+
+class Decision(Struct, frozen=True):
+    """Where a request stands with its tenant's limits, and its place unless they refuse it."""
+
+    verdict: Verdict
+    place: Place | None

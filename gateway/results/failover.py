@@ -3,36 +3,50 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 from collections.abc import Awaitable, Callable
 from typing import Protocol, TypeVar
 
-from gateway.store.base import StoreUnavailable
-from gateway.store.generations import FlightNotes, FlightStore
+import structlog
+from msgspec.structs import replace
+
+from gateway.results.cache_policy import scope_of
+from gateway.store.availability import Membership, StoreUnavailable
+from gateway.store.generations import GenerationNotes, GenerationStore, Led
+from gateway.store.limits import Limits, LimitStore, Reason, Reservation, Verdict
+from gateway.store.requests import Entered, EnterRequest, RequestStore
+from gateway.tenants.limiter import LocalLimits
 
 T = TypeVar("T")
 
-log = logging.getLogger(__name__)
+ALONE_RETRY_MS = 1_000
+"""Suggested wait when the store's absence refuses: it is looked for four times a second."""
+
+log = structlog.get_logger()
 
 
-class LedgerStore(FlightStore, FlightNotes, Protocol):
+class LedgerStore(RequestStore, GenerationStore, GenerationNotes, LimitStore, Membership, Protocol):
     """What the ledger needs of the store."""
 
 
-class Access:
+class FailoverStore:
     """Which store is asked, for each scope by itself: of a cluster, one node may be away.
 
-    Once lost, the shared one is not asked before `found` says so. `fallback` shadows what this
-    worker leads, so that it knows what is running when the store is lost. Without one the store,
-    being in this process itself, is never lost.
+    Once lost, the shared one is not asked before `found` says so. `fallback` mirrors what this
+    worker was admitted and leads, so that it knows both when the store is lost. Without one the
+    store, being in this process itself, is never lost.
     """
 
-    def __init__(self, store: LedgerStore, fallback: LedgerStore | None) -> None:
+    def __init__(
+        self, store: LedgerStore, fallback: LedgerStore | None, local: LocalLimits
+    ) -> None:
         self.store = store
         self._fallback = fallback
+        self._local = local
         self._lost: dict[str, None] = {}
         self.changed = asyncio.Event()
         """Set when a scope is lost."""
+        self.has_reached = fallback is None
+        """Whether the store has ever done what it was asked; until then it may be set up wrong."""
 
     @property
     def degraded(self) -> bool:
@@ -48,6 +62,78 @@ class Access:
         """Whether the store is not asked for this one."""
         return scope in self._lost
 
+    async def enter(self, request: EnterRequest) -> tuple[Entered, bool]:
+        """The store's decision, or this worker's by its share of the limits.
+
+        And whether the store may have admitted the request all the same, unheard.
+
+        Raises:
+            StoreUnavailable: there is no fallback.
+        """
+        is_in_doubt = False
+        homes = {request.entry.scope, scope_of(request.take.tenant)}
+        if self._fallback is None:
+            return await self.store.enter(request), False
+        if homes.isdisjoint(self._lost):
+            try:
+                entered = await self.store.enter(request)
+            except StoreUnavailable as lost:
+                is_in_doubt = lost.in_doubt
+                for home in homes:
+                    self.lost(home, lost)
+            else:
+                self.has_reached = True
+                return entered, False
+        return await self._enter_alone(self._fallback, request), is_in_doubt
+
+    async def _enter_alone(self, fallback: LedgerStore, request: EnterRequest) -> Entered:
+        take = request.take
+        limits = self._local.enforced(take.limits)
+        if limits is None:
+            verdict = await self.levels_alone(take.tenant, take.limits) or Verdict(allowed=False)
+            refused = replace(
+                verdict,
+                allowed=False,
+                by_store=False,
+                reason=Reason.STORE_UNAVAILABLE,
+                retry_after_ms=ALONE_RETRY_MS,
+            )
+            return Entered(refused, None)
+        entered = await fallback.enter(replace(request, take=replace(take, limits=limits)))
+        verdict = replace(entered.verdict, by_store=False)
+        if not verdict.allowed and verdict.retry_after_ms is None:
+            # Too large for the share, perhaps not for the limit.
+            verdict = replace(verdict, retry_after_ms=ALONE_RETRY_MS)
+        return Entered(verdict, entered.place)
+
+    async def mirror_entry(self, request: EnterRequest, entered: Entered) -> None:
+        """Have the fallback know what the store has admitted, and who leads."""
+        if self._fallback is None or not entered.verdict.by_store:
+            return
+        take, place = request.take, entered.place
+        await self._fallback.renew(take.tenant, [booked(request, entered)], take.lease_ms)
+        if isinstance(place, Led):
+            await self._fallback.restore(
+                place.leadership, request.entry, request.lead_ms, place.parts
+            )
+
+    async def levels(self, tenant: str, limits: Limits) -> Verdict | None:
+        """Where the limits stand, as far as anybody here knows."""
+        home = scope_of(tenant)
+        if home not in self._lost:
+            try:
+                return await self.store.levels(tenant, limits)
+            except StoreUnavailable as lost:
+                self.lost(home, lost)
+        return await self.levels_alone(tenant, limits)
+
+    async def levels_alone(self, tenant: str, limits: Limits) -> Verdict | None:
+        """Where this worker's share of the rates stands, if it enforces one."""
+        share = self._local.shown(limits)
+        if self._fallback is None or share is None:
+            return None
+        return replace(await self._fallback.levels(tenant, share), by_store=False)
+
     async def ask(self, scope: str, operation: Callable[[LedgerStore], Awaitable[T]]) -> T:
         """The store's answer, or else the fallback's. Raises StoreUnavailable without one."""
         if scope not in self._lost or self._fallback is None:
@@ -59,23 +145,33 @@ class Access:
                 self.lost(scope, lost)
         return await operation(self._fallback)
 
-    async def shadow(self, operation: Callable[[LedgerStore], Awaitable[object]]) -> None:
+    async def mirror(self, operation: Callable[[LedgerStore], Awaitable[T]]) -> T | None:
         """Do to the fallback what is done to the store."""
-        if self._fallback is not None:
-            await operation(self._fallback)
+        return None if self._fallback is None else await operation(self._fallback)
 
     def lost(self, scope: str, why: StoreUnavailable) -> None:
         """The store does not answer."""
         if not self._lost:
-            log.warning("generations are shared only inside this worker: %s", why)
+            log.warning("store_lost", cause=str(why))
         if scope not in self._lost:
             self.changed.set()
         self._lost.pop(scope, None)
         self._lost[scope] = None  # at the end
 
     def found(self, scope: str) -> None:
-        """The store answers, and knows of everything that this worker leads there."""
+        """The store answers, and knows everything that this worker holds there."""
+        self.has_reached = True
         if scope in self._lost:
             del self._lost[scope]
             if not self._lost:
-                log.warning("generations are shared by the store again")
+                log.warning("store_found")
+
+
+def booked(request: EnterRequest, entered: Entered) -> Reservation:
+    """What an admitted request holds of its tenant's limits."""
+    wanted, place = request.take.reservation, entered.place
+    if not isinstance(place, Led):
+        return replace(wanted, images=0, cost=0)
+    known = sum(len(urls) for urls in place.parts.values())
+    images = max(0, wanted.images - known)
+    return replace(wanted, images=images, cost=wanted.cost * images // max(1, wanted.images))

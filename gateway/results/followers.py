@@ -6,7 +6,7 @@ import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 
-from gateway.store.generations import Phase, Sight
+from gateway.store.generations import GenerationStatus, State
 
 TICK_S = 0.1
 EVERY_MAX_S = 1.0
@@ -18,10 +18,10 @@ log = logging.getLogger(__name__)
 
 Key = tuple[str, str]
 """Scope and id of a generation."""
-Waiter = asyncio.Future[Sight]
+Waiter = asyncio.Future[GenerationStatus]
 Waiters = dict[Waiter, None]
 """A set, but a third of one's size while it is empty, as that of most generations is."""
-Look = Callable[[str, Sequence[str]], Awaitable[Sequence[Sight]]]
+Poll = Callable[[str, Sequence[str]], Awaitable[Sequence[GenerationStatus]]]
 
 
 class FollowerPoller:
@@ -32,8 +32,8 @@ class FollowerPoller:
     leader puts it back.
     """
 
-    def __init__(self, look: Look, *, missing_s: float) -> None:
-        self._look = look
+    def __init__(self, poll: Poll, *, missing_s: float) -> None:
+        self._poll = poll
         self._missing_s = missing_s
         self._watches: dict[Key, _Watch] = {}
         self._task: asyncio.Task[None] | None = None
@@ -91,24 +91,24 @@ class FollowerPoller:
                     due.setdefault(scope, []).append(id_)
             for scope, ids in due.items():
                 try:
-                    sights = await self._look(scope, ids)
+                    statuses = await self._poll(scope, ids)
                 except Exception:
                     log.exception("those who wait in %s could not be told", scope)
                     continue
-                for id_, sight in zip(ids, sights, strict=True):
-                    self._tell((scope, id_), sight, loop.time())
+                for id_, status in zip(ids, statuses, strict=True):
+                    self._tell((scope, id_), status, loop.time())
 
-    def _tell(self, key: Key, sight: Sight, now: float) -> None:
+    def _tell(self, key: Key, status: GenerationStatus, now: float) -> None:
         watch = self._watches.get(key)
         if watch is None:
             return
-        is_over = sight.phase in {Phase.DONE, Phase.FAILED}
+        is_over = status.state in {State.DONE, State.FAILED}
         if is_over:
-            tell(self.take(key), sight)
-        elif watch.is_orphaned(sight.phase, now, self._missing_s):
+            tell(self.take(key), status)
+        elif watch.is_orphaned(status.state, now, self._missing_s):
             watch.due = now + AGAIN_S
             waiter = next(iter(watch.waiters))
-            tell({waiter}, sight)
+            tell({waiter}, status)
             self.leave(key, waiter)
 
 
@@ -121,11 +121,11 @@ class _Watch:
         self._every = TICK_S
         self._missing_since: float | None = None
 
-    def is_orphaned(self, phase: Phase, now: float, missing_s: float) -> bool:
+    def is_orphaned(self, state: State, now: float, missing_s: float) -> bool:
         """Whether somebody has to take over; if not, the next look comes later than the last."""
-        if phase is Phase.DEAD:
+        if state is State.DEAD:
             return True
-        if phase is Phase.MISSING:
+        if state is State.MISSING:
             self._missing_since = self._missing_since or now
             self.due = now + TICK_S
             return now - self._missing_since >= missing_s
@@ -135,8 +135,8 @@ class _Watch:
         return False
 
 
-def tell(waiters: Iterable[Waiter], sight: Sight) -> None:
+def tell(waiters: Iterable[Waiter], status: GenerationStatus) -> None:
     """Wake them all."""
     for waiter in waiters:
         if not waiter.done():
-            waiter.set_result(sight)
+            waiter.set_result(status)

@@ -16,8 +16,9 @@ from gateway.config import ImageCache as Settings
 from gateway.delivery import CopySink
 from gateway.observability.metrics import Metrics
 from gateway.results import Done, Lead, Ledger
-from gateway.store.base import StoreUnavailable
-from gateway.store.generations import MARGIN_MS, ImagePlace, ImageStore
+from gateway.store.availability import StoreUnavailable
+from gateway.store.generations import MARGIN_MS
+from gateway.store.images import ImagePlace, ImageStore
 
 MARGIN_S = MARGIN_MS / 1000
 
@@ -60,7 +61,7 @@ class ImageCache:
             except StoreUnavailable as lost:
                 missed("store_unavailable", len(image), str(lost))
             if len(kept) == lead.entry.images:
-                await self._ledger.hold(lead, keep_s)
+                await self._ledger.pin_images(lead, keep_s)
 
         return CopySink(receive, self._settings.max_image_bytes, missed)
 

@@ -5,10 +5,9 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from collections.abc import Awaitable, Callable, Coroutine, Sequence
-from typing import Any
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Any, Protocol
 
-import structlog
 from msgspec.structs import replace
 
 from gateway.domain.errors import (
@@ -16,358 +15,375 @@ from gateway.domain.errors import (
     IncompleteResult,
     ServiceUnavailable,
     UpstreamAmbiguous,
-    UpstreamTimeout,
 )
 from gateway.results.cache_policy import Record, decode, encode
-from gateway.results.decisions import Done, Failed, Follow, Lead, Place
-from gateway.results.failover import Access, LedgerStore
-from gateway.results.followers import FollowerPoller, Key, Waiter, tell
-from gateway.results.leases import Flights
+from gateway.results.decisions import Decision, Done, Follow, Lead, Place, Repeated
+from gateway.results.failover import FailoverStore, LedgerStore, booked
+from gateway.results.followers import FollowerPoller, Key, Waiter
+from gateway.results.holdings import Generation, Holdings, LeaseTimes
+from gateway.results.leases import LeaseKeeper
 from gateway.results.shared_errors import decode_error, encode_error
-from gateway.store.base import StoreUnavailable
+from gateway.results.upkeep import Upkeep
+from gateway.store.availability import StoreUnavailable
 from gateway.store.generations import (
     IDEMPOTENCY_MS,
-    UNDELIVERED_ADOPTED_MS,
-    Begun,
-    Claim,
-    Departure,
-    Ending,
+    UNDELIVERED_REUSED_MS,
+    Completion,
+    Doubtful,
     Entry,
     Failure,
     Found,
+    GenerationStatus,
     How,
     Joined,
+    Leadership,
     Led,
-    Phase,
     Refusal,
-    Sight,
+    State,
 )
+from gateway.store.limits import Limits, Settlement, Verdict
+from gateway.store.requests import ClientOutcome, End, Entered, EnterRequest, Leave
+from gateway.tenants.limiter import LocalLimits
 
-UNKNOWN = 1_000_000
-"""Index of the part that holds an error after which nobody knows whether images were billed.
-
-It is told again to whoever repeats the request by itself, an SDK or the holder of an idempotency
-key. Somebody who asks anew pays for what is missing, having been told.
-"""
-TRIES = 3
-"""Useless results that one request discards before it leads unseen."""
+TRIES = 4
+"""How often a request looks again after a result that is none; each is discarded."""
 LAST_NOTES_S = 1.0
 """How long the end of the worker waits for what was left to tell the store."""
 TRUST_AFTER_S = 1.0
 """After a loss of the store other workers' leaders are given so long to come back."""
-LATE = Sight(Phase.RUNNING)
-"""What a follower is told at its deadline."""
+
+
+class Wait(Protocol):
+    """Waits for a future, unless there is a reason not to, which it raises."""
+
+    def __call__(self, waiter: Waiter, /) -> Awaitable[GenerationStatus]: ...
 
 
 class Ledger:
-    """Finds each request its place, and keeps this worker's leaderships alive.
+    """Finds each request its place, and keeps alive what this worker holds.
 
-    `fallback` is an in-process store that shadows what this worker leads; without one (the store
-    itself being in-process) the store is taken to be always there. `now` gives Unix seconds. A
-    generation that has not ended after `longest_s` is given up as forgotten.
+    `fallback` is an in-process store that mirrors what this worker holds; without one (the store
+    itself being in-process) the store is taken to be always there. `now` gives Unix seconds.
     """
 
     def __init__(
         self,
         store: LedgerStore,
         *,
+        worker: str,
         fallback: LedgerStore | None = None,
+        local: LocalLimits | None = None,
         now: Callable[[], float] = time.time,
-        lease_s: float = 10.0,
-        longest_s: float = 3600.0,
+        times: LeaseTimes = LeaseTimes(),
     ) -> None:
-        self._access = Access(store, fallback)
+        self.local = local or LocalLimits()
+        self.times = times
+        self._store = store
+        self._worker = worker
+        self._stores = FailoverStore(store, fallback, self.local)
         self._now = now
-        self._lease_ms = round(lease_s * 1000)
-        self._watcher = FollowerPoller(self._look, missing_s=lease_s / 3 + 1)
-        self._flights = Flights(
-            self._access, self._watcher.adopt, lease_s=lease_s, longest_s=longest_s
+        self._poller = FollowerPoller(self._poll, missing_s=times.lead_s / 3 + 1)
+        self._holdings = Holdings()
+        self._leases = LeaseKeeper(
+            self._stores, self._holdings, self._poller.adopt, lead_ms=times.lead_ms
+        )
+        self._upkeep = Upkeep(
+            self._stores,
+            self._holdings,
+            self._leases,
+            self.local,
+            worker=worker,
+            times=times,
         )
         self._trust_at: dict[str, float] = {}
         self._background: set[asyncio.Task[Any]] = set()
-        self._upkeep: asyncio.Task[None] | None = None
+        self._task: asyncio.Task[None] | None = None
 
     @property
     def degraded(self) -> bool:
-        """Whether, at least for some, only this worker's own generations are seen, and no cache."""
-        return self._access.degraded
+        """Whether, at least for some, only this worker's own requests are seen, and no cache."""
+        return self._stores.degraded
+
+    @property
+    def has_reached(self) -> bool:
+        """Whether the store has ever done what it was asked."""
+        return self._stores.has_reached
 
     @property
     def leading(self) -> int:
         """Generations that this worker is making."""
-        return self._flights.live
+        return self._holdings.leading
 
     @property
     def followed(self) -> int:
         """Generations of other workers that somebody here waits for."""
-        return self._watcher.followed
+        return self._poller.followed
 
     @property
     def owed(self) -> int:
-        """Endings that wait for the store to come back."""
-        return self._flights.owed
+        """Ends that wait for the store to come back."""
+        return self._leases.backlog.size
 
     @property
     def dropped(self) -> int:
-        """Endings lost because too many were owed."""
-        return self._flights.dropped
+        """Ends lost because too many were owed."""
+        return self._leases.backlog.dropped
 
     def start(self) -> None:
-        """Keep leaderships alive in the background, from within a running event loop."""
-        self._upkeep = asyncio.create_task(self._flights.keep_up(), name="ledger-upkeep")
+        """Keep leases alive in the background, from within a running event loop."""
+        self._task = asyncio.create_task(self._upkeep.run(), name="ledger-upkeep")
 
     async def aclose(self) -> None:
-        """Stop, and hand over what is owed and what is led if the store is there."""
-        if self._upkeep:
-            self._upkeep.cancel()
-            await asyncio.wait([self._upkeep])
-        await self._watcher.aclose()
+        """Stop, hand over what is owed and led if the store is there, and sign this worker off."""
+        if self._task:
+            self._task.cancel()
+            await asyncio.wait([self._task])
+        await self._poller.aclose()
         if self._background:
             await asyncio.wait(self._background, timeout=LAST_NOTES_S)
-        await self._flights.step_down()
-        await self._flights.pay()
+        for generation in self._holdings.generations():
+            await self._leases.end(handed_over(generation), None)
+        for scope in self._leases.backlog.scopes():
+            with contextlib.suppress(StoreUnavailable):
+                await self._leases.backlog.pay(scope, self._leases.write)
+        with contextlib.suppress(StoreUnavailable):
+            await self._store.heartbeat(self._worker, 0)
         if self.owed:
-            structlog.get_logger().error(
-                "endings_lost",
-                cause="the store was away when this worker ended",
-                endings=self.owed,
-                scopes=self._flights.owed_by_scope(),
-            )
+            self._leases.backlog.log_lost()
         for task in self._background:
             task.cancel()
 
     # -- a request
 
-    async def enter(self, entry: Entry) -> Place:
-        """Find a request its place. Never raises StoreUnavailable."""
-        if entry.idempotency and entry.adoption:
-            entry = replace(entry, adoption=None)  # the key says it all
-        return await self._enter(entry, None)
+    async def enter(self, request: EnterRequest) -> Decision:
+        """Find a request its place and admit it, or neither. Never raises StoreUnavailable."""
+        entry = request.entry
+        if entry.idempotency and entry.retry_key:
+            # The key says it all.
+            request = replace(request, entry=replace(entry, retry_key=None))
+        return await self._enter(request)
 
-    async def excuse(self, entry: Entry) -> None:
-        """A request that never led was answered by an error that SDKs retry.
+    async def follow(self, request: EnterRequest, follow: Follow, wait: Wait) -> Decision:
+        """Wait for what another request pays for, by `wait`, whatever that raises.
 
-        Its retry is then a new request, and adopts nothing that somebody else waits for.
+        Lead: the leader is gone, and this request takes over if its limits let it.
+
+        Raises:
+            GatewayError: the leader's failure.
         """
-        adoption = entry.adoption
-        if adoption and not entry.idempotency:
-            await self._note(
-                entry.scope, lambda store: store.excuse(entry.scope, adoption, entry.request)
-            )
+        waiter = self._wait((request.entry.scope, follow.id))
+        try:
+            status = await wait(waiter)
+        except BaseException:
+            self._unfollow((request.entry.scope, follow.id), waiter)
+            raise
+        return await self._after(request, follow.id, status)
 
-    async def delivered(self, place: Done | Lead) -> None:
-        """The client has all of its answer."""
-        await self._depart(place, Departure.DELIVERED)
+    def client_gone(self, lead: Lead) -> None:
+        """The leader's client waits no longer: its retry may have what is being made."""
+        scope, key = lead.entry.scope, lead.entry.retry_key
 
-    async def let_go(self, place: Done | Lead) -> None:
-        """The client hung up without it; its retry may have the result."""
-        await self._depart(place, Departure.LET_GO)
+        async def note(store: LedgerStore) -> None:
+            await store.client_gone(lead.leadership, key)
 
-    def let_go_soon(self, place: Done | Lead) -> None:
-        """As `let_go`, for whoever cannot wait."""
-        self._spawn(self.let_go(place))
+        self._spawn(self._stores.mirror(note))
+        self._spawn(self._note(scope, note))
 
-    async def hold(self, place: Done | Lead, hold_s: float) -> None:
+    async def leave(self, leave: Leave) -> None:
+        """A request is over, and so is the sending of its answer."""
+        await self._leases.leave(leave)
+
+    async def levels(self, tenant: str, limits: Limits) -> Verdict | None:
+        """Where a tenant's limits stand, as far as anybody here knows."""
+        return await self._stores.levels(tenant, limits)
+
+    async def pin_images(self, place: Done | Lead, pin_s: float) -> None:
         """Every image's bytes are held for so long."""
-        hold_ms = round(hold_s * 1000)
+        pin_ms = round(pin_s * 1000)
         scope = place.entry.scope
-        await self._note(scope, lambda store: store.hold(scope, place.id, hold_ms))
+        await self._note(scope, lambda store: store.pin_images(scope, place.id, pin_ms))
 
-    async def discard(self, done: Done) -> None:
-        """A result cannot be used: its bytes are gone, its URLs dead."""
-        scope = done.entry.scope
-        await self._note(scope, lambda store: store.discard(scope, done.id))
+    async def discard(self, place: Done | Lead) -> None:
+        """A result cannot be used: its bytes are gone, its URLs dead, or no image."""
+        scope = place.entry.scope
+        await self._note(scope, lambda store: store.discard(scope, place.id))
 
-    # -- for Lead and Follow
+    # -- for Lead
 
-    async def keep_part(self, claim: Claim, index: int, urls: Sequence[str]) -> None:
-        await self._flights.keep_part(claim, index, urls)
+    async def progress(
+        self, leadership: Leadership, index: int, urls: Sequence[str], paid: Settlement | None
+    ) -> None:
+        await self._leases.progress(leadership, index, urls, paid)
 
-    async def finish(self, claim: Claim, entry: Entry, record: Record, cache_s: float) -> None:
-        result = encode(record)
-        ending = Ending(
+    async def finish(
+        self, lead: Lead, record: Record, cache_s: float, paid: Settlement
+    ) -> Verdict | None:
+        entry, result = lead.entry, encode(record)
+        completion = Completion(
             result,
             life_ms=round(record.life_s(self._now()) * 1000),
-            keep_ms=IDEMPOTENCY_MS if entry.idempotency else UNDELIVERED_ADOPTED_MS,
+            keep_ms=IDEMPOTENCY_MS if entry.idempotency else UNDELIVERED_REUSED_MS,
             cache_key=entry.cache_key,
             cache_ms=round(cache_s * 1000),
         )
-        await self._flights.end(claim, ending, Sight(Phase.DONE, result))
+        end = End(
+            leadership=lead.leadership,
+            retry_key=entry.retry_key,
+            outcome=completion,
+            settlement=paid,
+        )
+        return await self._leases.end(end, GenerationStatus(State.DONE, result))
 
     async def fail(
-        self, claim: Claim, entry: Entry, error: GatewayError | None, *, answered: bool
-    ) -> None:
+        self, lead: Lead, error: GatewayError | None, paid: Settlement
+    ) -> Verdict | None:
         shared = None if error is None else encode_error(error)
-        if shared is not None and is_unknown(error):
-            await self._flights.keep_part(claim, UNKNOWN, (shared.hex(),))
-        sight = None if shared is None else Sight(Phase.FAILED, shared)
-        await self._flights.end(claim, Failure({}, shared, entry.adoption, answered), sight)
-
-    async def abandon(self, claim: Claim) -> bool:
-        return await self._flights.abandon(claim)
-
-    async def outcome(self, entry: Entry, id_: str, deadline: float) -> Done | Lead | Failed:
-        """One frame and one timer, since very many may wait."""
-        loop = asyncio.get_running_loop()
-        while True:
-            waiter = self._wait((entry.scope, id_))
-            timer = loop.call_at(deadline, tell, {waiter}, LATE)
-            try:
-                sight = await waiter
-            except asyncio.CancelledError:
-                self._leave_soon(entry, id_, waiter)
-                raise
-            finally:
-                timer.cancel()
-            if sight is LATE:
-                self._leave_soon(entry, id_, waiter)
-                return Failed(too_late())
-            outcome = await self._settle(entry, id_, sight)
-            if not isinstance(outcome, Follow):
-                return outcome
-            id_ = outcome.id
+        end = End(
+            leadership=lead.leadership,
+            retry_key=lead.entry.retry_key,
+            outcome=Failure(error=shared, doubtful=is_doubtful(error)),
+            settlement=paid,
+        )
+        status = None if shared is None else GenerationStatus(State.FAILED, shared)
+        return await self._leases.end(end, status)
 
     # -- finding a place
 
-    async def _enter(self, entry: Entry, follows: str | None) -> Place:
+    async def _enter(self, request: EnterRequest) -> Decision:
         for _ in range(TRIES):
-            begun = await self._begin(entry, follows)
-            place = await self._place(entry, begun)
+            entered = await self._ask(request)
+            if entered.place is None:
+                return Decision(entered.verdict, None)
+            await self._stores.mirror_entry(request, entered)
+            self._holdings.reserve(request.take.tenant, booked(request, entered))
+            place = await self._place(request, entered.place)
             if place is not None:
-                return place
-        return Lead(self, entry, Claim(entry.scope, entry.request, entry.request), {})
+                return Decision(entered.verdict, place)
+            request = replace(request, follows=getattr(entered.place, "id", None))
+        raise ServiceUnavailable("What is kept for this request cannot be read; try again.")
 
-    async def _begin(self, entry: Entry, follows: str | None) -> Begun:
+    async def _ask(self, request: EnterRequest) -> Entered:
         try:
-            return await self._access.ask(
-                entry.scope, lambda store: store.begin(entry, self._lease_ms, follows)
-            )
+            entered, is_in_doubt = await self._stores.enter(request)
         except asyncio.CancelledError:
-            self._spawn(self._undo(entry, follows))
+            # The store may have been asked: its answer would be nobody's.
+            self._spawn(self._leases.leave(unused(request)))
             raise
+        if is_in_doubt and not entered.verdict.allowed:
+            self._leases.owe(unused(request))
+        return entered
 
-    async def _undo(self, entry: Entry, follows: str | None) -> None:
-        """The store may have been asked: ask again, since that changes nothing, and give it up."""
-        scope = entry.scope
-        begun = await self._access.ask(
-            scope, lambda store: store.begin(entry, self._lease_ms, follows)
-        )
-        if isinstance(begun, Led):
-            claim, left = begun.claim, Failure({}, None, entry.adoption, answered=False)
-            if not await self._access.ask(
-                scope, lambda store: store.abandon(claim, entry.adoption)
-            ):
-                await self._access.ask(scope, lambda store: store.fail(claim, left))
-        elif isinstance(begun, Joined | Found):
-            await self._leave(entry, begun.id)
-
-    async def _place(self, entry: Entry, begun: Begun) -> Place | None:
+    async def _place(self, request: EnterRequest, place: object) -> Place | None:
         """None: what was found is no result of this gateway's."""
-        match begun:
-            case Led(claim, parts):
-                waiters = self._watcher.take((claim.scope, claim.id))
-                known = {index: urls for index, urls in parts.items() if index != UNKNOWN}
-                await self._flights.open(entry, claim, known, waiters)
-                if parts.get(UNKNOWN) and (entry.is_retry or entry.idempotency):
-                    error = decode_error(bytes.fromhex(parts[UNKNOWN][0]))
-                    await self.fail(claim, entry, error, answered=False)
-                    return Failed(error)
-                return Lead(self, entry, claim, known)
+        entry = request.entry
+        match place:
+            case Led(leadership, parts):
+                paid = unused(request).settlement
+                until = asyncio.get_running_loop().time() + self.times.longest_s
+                generation = Generation(entry, leadership, parts, until=until, paid=paid)
+                generation.waiters = self._poller.take(generation.key)
+                generation.is_stored = not self._stores.is_lost(entry.scope)
+                self._holdings.lead(generation)
+                return Lead(self, entry, leadership, parts)
             case Joined(id_, how):
-                return Follow(self, entry, id_, how)
+                return Follow(id_, how)
             case Found(id_, result, age_ms, how):
-                return await self._read(entry, id_, Sight(Phase.DONE, result, age_ms), how)
+                return await self._read(
+                    entry, id_, GenerationStatus(State.DONE, result, age_ms), how
+                )
+            case Doubtful(id_, payload, age_ms):
+                return Repeated(id_, decode_error(payload), age_ms / 1000)
             case Refusal():
-                return begun
+                return place
+        raise TypeError(place)
 
-    async def _read(self, entry: Entry, id_: str, sight: Sight, how: How) -> Done | None:
-        record = decode(sight.payload, entry.images)
+    async def _read(
+        self, entry: Entry, id_: str, status: GenerationStatus, how: How
+    ) -> Done | None:
+        record = decode(status.payload, entry.images)
         if record is None:
             await self._note(entry.scope, lambda store: store.discard(entry.scope, id_))
             return None
-        return Done(entry, id_, record, how, sight.age_ms / 1000)
+        return Done(entry, id_, record, how, status.age_ms / 1000)
 
     # -- following
 
     def _wait(self, key: Key) -> Waiter:
-        """Wait here for a generation of this worker, by the watcher for another's."""
-        flight = self._flights.find(key)
-        if flight is None:
-            return self._watcher.wait(key)
+        """Wait here for a generation of this worker, by the poller for another's."""
+        generation = self._holdings.find(key)
+        if generation is None:
+            return self._poller.wait(key)
         waiter: Waiter = asyncio.get_running_loop().create_future()
-        flight.waiters[waiter] = None
+        generation.waiters[waiter] = None
         return waiter
 
-    async def _settle(self, entry: Entry, id_: str, sight: Sight) -> Done | Follow | Lead | Failed:
-        """What a follower makes of the end, or of there being none."""
-        if sight.phase is Phase.FAILED:
-            return Failed(decode_error(sight.payload))
-        if sight.phase is Phase.DONE:
-            done = await self._read(entry, id_, sight, How.JOINED)
-            if done is not None:
-                return done
-        place = await self._enter(entry, id_)
-        if isinstance(place, Refusal):
-            return Failed(ServiceUnavailable("The images that were waited for are lost."))
-        return place
-
-    def _leave_soon(self, entry: Entry, id_: str, waiter: Waiter) -> None:
+    def _unfollow(self, key: Key, waiter: Waiter) -> None:
         """The generation may have changed hands meanwhile."""
-        key = (entry.scope, id_)
-        flight = self._flights.find(key)
-        if flight is not None:
-            flight.waiters.pop(waiter, None)
-        self._watcher.leave(key, waiter)
-        self._spawn(self._leave(entry, id_))
+        generation = self._holdings.find(key)
+        if generation is not None:
+            generation.waiters.pop(waiter, None)
+        self._poller.leave(key, waiter)
 
-    async def _look(self, scope: str, ids: Sequence[str]) -> list[Sight]:
+    async def _after(self, request: EnterRequest, id_: str, status: GenerationStatus) -> Decision:
+        """What a follower makes of the end, or of there being none."""
+        if status.state is State.FAILED:
+            raise decode_error(status.payload)
+        if status.state is State.DONE:
+            done = await self._read(request.entry, id_, status, How.JOINED)
+            if done is not None:
+                return Decision(Verdict(allowed=True), done)
+        decision = await self._enter(replace(request, follows=id_))
+        if isinstance(decision.place, Refusal):
+            raise ServiceUnavailable("The images that were waited for are lost.")
+        return decision
+
+    async def _poll(self, scope: str, ids: Sequence[str]) -> Sequence[GenerationStatus]:
         """What the store sees; without it, and just after, other workers' leaders are trusted."""
         loop = asyncio.get_running_loop()
-        sights = await self._access.ask(scope, lambda store: store.look(scope, ids))
-        unknown = {Phase.MISSING}
-        if self._access.is_lost(scope):
+        statuses = await self._stores.ask(scope, lambda store: store.poll(scope, ids))
+        unknown = {State.MISSING}
+        if self._stores.is_lost(scope):
             self._trust_at[scope] = loop.time() + TRUST_AFTER_S
         elif loop.time() < self._trust_at.get(scope, 0.0):
-            unknown.add(Phase.DEAD)
+            unknown.add(State.DEAD)
         else:
             self._trust_at.pop(scope, None)
-            return sights
-        return [Sight(Phase.RUNNING) if one.phase in unknown else one for one in sights]
+            return statuses
+        running = GenerationStatus(State.RUNNING)
+        return [running if one.state in unknown else one for one in statuses]
 
     # -- notes
-
-    async def _depart(self, place: Done | Lead, how: Departure) -> None:
-        """Only adoption asks for it."""
-        entry = place.entry
-        is_repeat = isinstance(place, Done) and place.how in {How.HIT, How.REPLAYED}
-        if entry.adoption and not is_repeat:
-            claim = Claim(entry.scope, place.id, entry.request)
-            await self._note(entry.scope, lambda store: store.depart(claim, entry.adoption, how))
-
-    async def _leave(self, entry: Entry, id_: str) -> None:
-        claim = Claim(entry.scope, id_, entry.request)
-        await self._note(
-            entry.scope, lambda store: store.depart(claim, entry.adoption, Departure.LET_GO)
-        )
 
     async def _note(self, scope: str, note: Callable[[LedgerStore], Awaitable[None]]) -> None:
         """Tell the store what it can do without."""
         with contextlib.suppress(StoreUnavailable):
-            await self._access.ask(scope, note)
+            await self._stores.ask(scope, note)
 
-    def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
+    def _spawn(self, work: Any) -> None:  # noqa: ANN401 - any coroutine
         task = asyncio.create_task(work)
         self._background.add(task)
         task.add_done_callback(self._background.discard)
 
 
-def too_late() -> UpstreamTimeout:
-    """A follower's own deadline: its retry finds what is being made, and pays nothing."""
-    error = UpstreamTimeout("The images were not ready in time; they are still being made.")
-    error.should_retry = True
-    return error
+def unused(request: EnterRequest) -> Leave:
+    """The leaving of a request that did nothing."""
+    take = request.take
+    settlement = Settlement(
+        take.tenant, take.reservation.id, take.reservation.family, images=0, cost=0
+    )
+    return Leave(settlement=settlement, outcome=ClientOutcome.ANSWERED, scope=request.entry.scope)
 
 
-def is_unknown(error: GatewayError | None) -> bool:
-    """Whether a call's outcome is not known; one that brought too few images was answered."""
+def handed_over(generation: Generation) -> End:
+    """The end of a generation whose worker ends: nobody elsewhere need wait for its lease."""
+    return End(
+        leadership=generation.leadership,
+        retry_key=generation.entry.retry_key,
+        outcome=Failure(),
+        settlement=generation.paid,
+    )
+
+
+def is_doubtful(error: GatewayError | None) -> bool:
+    """Whether nobody knows what was made; a call that brought too few images was answered."""
     return isinstance(error, UpstreamAmbiguous) and not isinstance(error, IncompleteResult)

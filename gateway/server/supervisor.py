@@ -24,7 +24,7 @@ from gateway.config.reload import FOLLOWED, Follower
 from gateway.observability.logs import configure_logs
 from gateway.observability.metrics import share_between_workers, worker_ended
 from gateway.server.worker import BACKLOG, REPEAT_S, SIGNALS, Orders, advice, last_words, run_worker
-from gateway.store.base import Share
+from gateway.store.availability import Share
 from gateway.tenants.usage_log import UsageLog
 
 RESTART_WAIT_S = 0.5

@@ -26,7 +26,7 @@ from gateway.app import create_app
 from gateway.config import Config, sections
 from gateway.observability.log_writer import log_writer
 from gateway.server.http import HttpProtocol
-from gateway.store.base import Share
+from gateway.store.availability import Share
 
 BACKLOG = 4096
 DRAIN_S = sections.DRAIN_S

@@ -1,4 +1,4 @@
-"""Tenants' limits at the door of a request, and the books at its end."""
+"""Tenants' limits at the entry of a request, and the books while it is served."""
 
 from __future__ import annotations
 
@@ -6,10 +6,8 @@ import math
 from collections.abc import Callable, Iterable
 from datetime import UTC, datetime
 from functools import partial
-from itertools import count
 
 import msgspec
-from msgspec import Struct
 from msgspec.structs import replace
 
 from gateway.config import Limits as LimitsConfig
@@ -24,17 +22,17 @@ from gateway.domain.errors import (
 )
 from gateway.observability.context import RequestContext
 from gateway.observability.metrics import Metrics
-from gateway.store.base import (
+from gateway.store.limits import (
     CONCURRENCY_RETRY_MS,
     Limits,
     LimitStatus,
     Reason,
     Reservation,
     Settlement,
+    TakeRequest,
     Verdict,
 )
 from gateway.tenants.keys import Caller
-from gateway.tenants.limiter import Limiter
 from gateway.tenants.usage_log import Generation, UsageLog
 from gateway.translate.request import Plan
 
@@ -50,43 +48,81 @@ SMOOTHING = 8
 """Requests over which a tenant's usual duration is smoothed."""
 LONGEST_HINT_S = 59.0
 """OpenAI's SDKs take no `retry-after` of a minute or more."""
+LEASE_MS = 30_000
+"""A request of a killed worker holds what it reserved for so long."""
 
 
-class AdmissionTicket(Struct, frozen=True):
-    """An admitted request: what it holds until it is settled, and how to book it."""
+class Ticket:
+    """One request's claim on its tenant's limits, and what it has paid for so far."""
 
-    caller: Caller
-    plan: Plan
-    reservation: Reservation
-    context: RequestContext
-    since: float
-    """Steady time."""
+    __slots__ = ("_admission", "caller", "calls", "context", "doubtful", "images", "plan", "since")
+
+    def __init__(
+        self,
+        admission: Admission,
+        caller: Caller,
+        plan: Plan,
+        context: RequestContext,
+        since: float,
+    ) -> None:
+        self._admission = admission
+        self.caller = caller
+        self.plan = plan
+        self.context = context
+        self.since = since
+        """Steady time."""
+        self.images = 0
+        """Images that the vendor has made for it."""
+        self.doubtful = 0
+        """Images of calls whose outcome nobody knows."""
+        self.calls = 0
+        """Calls that were recorded."""
+
+    @property
+    def tenant(self) -> str:
+        return self.caller.tenant.name
+
+    def book(self, images: int) -> None:
+        """The vendor has made so many more, and bills them."""
+        self.images += images
+        self._admission.record(self, images, doubtful=False)
+        self.calls += 1
+
+    def doubt(self, images: int) -> None:
+        """The vendor may have made so many more; nobody knows."""
+        self.doubtful += images
+        self._admission.record(self, images, doubtful=True)
+        self.calls += 1
+
+    def settlement(self) -> Settlement:
+        """What it has paid for so far."""
+        return self._admission.settlement(self)
 
 
 class Admission:
-    """Admits requests against their tenants' limits, and books what they used.
+    """Asks for what requests may use, reads the verdicts, and books what they used.
 
-    `usage` is None where no usage record is configured; `now` gives Unix seconds, `steady` those
-    of a clock that is never set.
+    `usage` is None where no usage record is configured; `books_doubtful` is whether images of
+    unknown outcome count against the budgets; `now` gives Unix seconds, `steady` those of a clock
+    that is never set.
     """
 
     def __init__(
         self,
-        limiter: Limiter,
         tenants: Iterable[Tenant],
         *,
         metrics: Metrics,
         usage: UsageLog | None,
         now: Callable[[], float],
         steady: Callable[[], float],
+        books_doubtful: bool = True,
     ) -> None:
-        self._limiter = limiter
         self.use(tenants)
         self._metrics = metrics
         self._usage = usage
         self._now = now
         self._steady = steady
-        self._admissions = count()
+        self._books_doubtful = books_doubtful
         self._held_s: dict[str, float] = {}
         """How long a generation of each tenant holds its place, smoothed."""
         self._verdicts: dict[str, Verdict] = {}
@@ -100,98 +136,83 @@ class Admission:
         """Follow a changed configuration, from the next request on."""
         self._limits = {tenant.name: to_store_limits(tenant.limits) for tenant in tenants}
 
-    async def admit(
-        self, caller: Caller, plan: Plan, context: RequestContext, *, pays: bool = True
-    ) -> AdmissionTicket:
-        """Reserve everything the request may use; rate-limit headers go to its answer.
+    def ticket(self, caller: Caller, plan: Plan, context: RequestContext) -> Ticket:
+        """For a request that is about to enter."""
+        context.log_fields |= {"model": plan.model, "n": plan.images, "size": size_of(plan)}
+        return Ticket(self, caller, plan, context, self._steady())
 
-        `pays` is false for one that will be given another's images: it counts as a request only.
+    def take(self, ticket: Ticket) -> TakeRequest:
+        """Everything that the request may use, if it has to make all of its images."""
+        plan = ticket.plan
+        reservation = Reservation(
+            ticket.context.request_id, plan.family, plan.images, cost_of(plan, plan.images)
+        )
+        return TakeRequest(ticket.tenant, self.limits_of(ticket.caller), reservation, LEASE_MS)
+
+    def check(self, ticket: Ticket, verdict: Verdict, *, entered: bool) -> None:
+        """Read the verdict; rate-limit headers go to the request's answer.
+
+        `entered`: it was admitted before, to be given another's images, and has to pay now.
 
         Raises:
             RateLimited, BudgetExhausted, ServiceUnavailable: refused, and nothing was reserved.
         """
-        images = plan.images if pays else 0
-        cost = cost_of(plan, images)
-        # One that the store did not answer may be carried out and taken back later, by its name:
-        # no other admission of the same request may go by it.
-        name = f"{context.request_id}-{next(self._admissions)}"
-        reservation = Reservation(name, plan.family, images, cost)
-        context.log_fields |= {"model": plan.model, "n": plan.images, "size": size_of(plan)}
-        verdict = await self._take(caller, reservation, context)
-        by = "store" if verdict.by_store else "worker"
-        self._metrics.admitted.labels(caller.tenant.name, by).inc()
-        return AdmissionTicket(caller, plan, reservation, context, self._steady())
-
-    async def pay(self, held: AdmissionTicket) -> AdmissionTicket:
-        """Reserve images and money, too, for one that has to make what it was to be given.
-
-        Raises:
-            RateLimited, ServiceUnavailable: refused, and its place is left to it.
-        """
-        plan = held.plan
-        cost = cost_of(plan, plan.images)
-        wanted = replace(held.reservation, images=plan.images, cost=cost)
-        try:
-            await self._take(held.caller, wanted, held.context)
-        except BudgetExhausted as full:
-            # Where the one that made them was killed, its part is given back with its lease.
-            message = "Whoever made these images ended without them; try again."
-            raise ServiceUnavailable(message, retry_after_s=self._limiter.lease_s) from full
-        return replace(held, reservation=wanted)
-
-    async def _take(self, caller: Caller, wanted: Reservation, context: RequestContext) -> Verdict:
-        tenant, limits = caller.tenant.name, self._limits_of(caller)
-        with context.phase("store"):
-            verdict = await self._limiter.admit(tenant, limits, wanted)
-        self._tell(tenant, verdict, context)
-        if not verdict.allowed:
-            self._metrics.limited.labels(tenant, verdict.reason or Reason.STORE_UNAVAILABLE).inc()
-            raise refusal(self._with_hint(tenant, verdict), limits, wanted)
-        return verdict
-
-    async def attach_rate_limit_headers(self, caller: Caller, context: RequestContext) -> None:
-        """Where the limits stand, for the answer to a request that was never taken to them."""
-        limits = self._limits_of(caller)
-        is_told = context.headers is not dict
-        if is_told or (limits.requests_per_minute is None and limits.images_per_minute is None):
+        tenant = ticket.tenant
+        self.note(tenant, verdict, ticket.context)
+        if verdict.allowed:
+            if not entered:
+                by = "store" if verdict.by_store else "worker"
+                self._metrics.admitted.labels(tenant, by).inc()
             return
-        with context.phase("store"):
-            verdict = await self._limiter.levels(caller.tenant.name, limits)
-        if verdict is not None:
-            self._tell(caller.tenant.name, verdict, context)
+        reason = verdict.reason or Reason.STORE_UNAVAILABLE
+        self._metrics.limited.labels(tenant, reason).inc()
+        take = self.take(ticket)
+        refused = refusal(self._with_hint(tenant, verdict), take.limits, take.reservation)
+        if entered and isinstance(refused, BudgetExhausted):
+            # Where the one that made them was killed, its part is given back with its lease.
+            message = "The request that made these images ended without them; try again."
+            raise ServiceUnavailable(message, retry_after_s=LEASE_MS / 1000) from refused
+        raise refused
 
-    async def settle(self, held: AdmissionTicket, images: int, request_id: str) -> None:
-        """End the request; `images` were generated and billed, the rest is given back.
+    def note(self, tenant: str, verdict: Verdict | None, context: RequestContext) -> None:
+        """Where the limits stand; an answer that was not sent yet says so."""
+        if verdict is None:
+            return
+        if verdict.requests is not None or verdict.images is not None:
+            context.headers = partial(rate_headers, verdict)
+        if verdict.day is not None or verdict.month is not None:
+            self._verdicts[tenant] = verdict
 
-        An answer that was not sent yet tells the limits as they are then.
-        """
-        plan, tenant = held.plan, held.caller.tenant.name
-        cost = cost_of(plan, images)
-        if images:
-            self._book(held, images, cost, request_id)
-        held.context.log_fields |= {"images": images, "cost": str(Money(cost))}
-        settlement = Settlement(
-            tenant, held.reservation.id, plan.family, images, cost, self._limits_of(held.caller)
+    def settlement(self, ticket: Ticket) -> Settlement:
+        """What a request has paid for so far."""
+        plan = ticket.plan
+        images = ticket.images + (ticket.doubtful if self._books_doubtful else 0)
+        return Settlement(
+            ticket.tenant,
+            ticket.context.request_id,
+            plan.family,
+            images,
+            cost_of(plan, images),
+            self.limits_of(ticket.caller),
         )
-        with held.context.phase("store"):
-            verdict = await self._limiter.settle(settlement)
-        if verdict is not None:
-            self._tell(tenant, verdict, held.context)
-        if held.reservation.images:
-            self._learn(tenant, self._steady() - held.since)
 
-    def _limits_of(self, caller: Caller) -> Limits:
-        # A tenant may have been removed while its request was being read or served.
+    def settled(self, ticket: Ticket, verdict: Verdict | None) -> None:
+        """A generation has ended."""
+        plan, images = ticket.plan, ticket.images
+        ticket.context.log_fields |= {"images": images, "cost": str(Money(cost_of(plan, images)))}
+        self.note(ticket.tenant, verdict, ticket.context)
+        held_s = self._steady() - ticket.since
+        known_s = self._held_s.get(ticket.tenant, held_s)
+        self._held_s[ticket.tenant] = known_s + (held_s - known_s) / SMOOTHING
+
+    def limits_of(self, caller: Caller) -> Limits:
+        """Those of now: a tenant may have been removed while its request was being read."""
         return self._limits.get(caller.tenant.name) or to_store_limits(caller.tenant.limits)
-
-    def _learn(self, tenant: str, held_s: float) -> None:
-        known_s = self._held_s.get(tenant, held_s)
-        self._held_s[tenant] = known_s + (held_s - known_s) / SMOOTHING
 
     def _with_hint(self, tenant: str, verdict: Verdict) -> Verdict:
         """With a better guess of when a place is free.
 
-        Of so many requests, begun at any time, one ends in each such part of their usual duration.
+        Among so many requests, begun at any time, one ends in each such part of their duration.
         """
         places = verdict.concurrent
         if verdict.reason is not Reason.CONCURRENT_REQUESTS or places is None or not places.limit:
@@ -199,27 +220,30 @@ class Admission:
         hint_s = min(LONGEST_HINT_S, self._held_s.get(tenant, 0.0) / places.limit)
         return replace(verdict, retry_after_ms=max(CONCURRENCY_RETRY_MS, math.ceil(hint_s * 1000)))
 
-    def _tell(self, tenant: str, verdict: Verdict, context: RequestContext) -> None:
-        context.headers = partial(rate_headers, verdict)
-        if verdict.day is not None or verdict.month is not None:
-            self._verdicts[tenant] = verdict
-
-    def _book(self, held: AdmissionTicket, images: int, cost: int, request_id: str) -> None:
-        plan, caller = held.plan, held.caller
-        tenant = caller.tenant.name
-        self._metrics.images.labels(tenant, plan.family, tier(plan)).inc(images)
-        self._metrics.spend.labels(tenant, plan.family).inc(cost / 1_000_000)
+    def record(self, ticket: Ticket, images: int, *, doubtful: bool) -> None:
+        """One upstream call brought so many images, or may have."""
+        if not images:
+            return
+        plan, caller = ticket.plan, ticket.caller
+        tenant, cost = ticket.tenant, cost_of(plan, images)
+        if doubtful:
+            self._metrics.doubtful.labels(tenant, plan.family).inc(images)
+        else:
+            self._metrics.images.labels(tenant, plan.family, tier(plan)).inc(images)
+            self._metrics.spend.labels(tenant, plan.family).inc(cost / 1_000_000)
         if self._usage is None:
             return
         generation = Generation(
             at=datetime.fromtimestamp(self._now(), UTC),
-            request_id=request_id,
+            request_id=ticket.context.request_id,
             tenant=tenant,
             key=caller.key.label,
             model=plan.model,
             size=size_of(plan),
             images=images,
             cost=cost,
+            call=ticket.calls,
+            doubtful=doubtful,
         )
         try:
             self._usage.append(generation)
@@ -227,7 +251,7 @@ class Admission:
             # The images are paid for: their client gets them, and the log gets the line.
             self._metrics.usage_lost.inc()
             lost = msgspec.to_builtins(generation)
-            held.context.log.exception("usage_record_lost", cause=str(fault), record=lost)
+            ticket.context.log.exception("usage_record_lost", cause=str(fault), record=lost)
 
 
 def cost_of(plan: Plan, images: int) -> int:

@@ -1,9 +1,10 @@
-"""The usage record: one line for each generation that was paid for, appended and never changed.
+"""The usage record: one line for each upstream call that was paid for, appended, never changed.
 
     {"at": "2026-11-22T13:45:01.123Z", "request_id": "req_…", "tenant": "acme", "key": "ci",
      "model": "qwen-image-2.0-pro", "size": "2048x2048", "images": 2, "cost": 1000000}
 
-`cost` is in millionths of the catalogue's currency.
+`cost` is in millionths of the catalogue's currency. The further calls of a request have a `call`
+of 1, 2 …; a call whose outcome nobody knows has `doubtful`, and the images that it asked for.
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ TURN_LOOK_S = 0.001
 NAMED_MAX = 10
 
 
-class Generation(Struct, frozen=True, kw_only=True):
+class Generation(Struct, frozen=True, kw_only=True, omit_defaults=True):
     """One line."""
 
     at: datetime
@@ -42,14 +43,21 @@ class Generation(Struct, frozen=True, kw_only=True):
     size: str | None
     images: int
     cost: int
+    call: int = 0
+    """Among those of its request."""
+    doubtful: bool = False
 
 
 class Total(Struct):
     """A sum over lines; `cost` in millionths."""
 
     generations: int = 0
+    """Requests that paid."""
     images: int = 0
     cost: int = 0
+    doubtful: int = 0
+    """Images beside those whose calls nobody knows the outcome of, and what they may have cost."""
+    doubtful_cost: int = 0
 
 
 class UsageLog:
@@ -182,9 +190,13 @@ def sum_by(
     totals: dict[tuple[str, ...], Total] = {}
     for generation in generations:
         total = totals.setdefault(tuple(value(generation, d) for d in dimensions), Total())
-        total.generations += 1
-        total.images += generation.images
-        total.cost += generation.cost
+        total.generations += generation.call == 0
+        if generation.doubtful:
+            total.doubtful += generation.images
+            total.doubtful_cost += generation.cost
+        else:
+            total.images += generation.images
+            total.cost += generation.cost
     return dict(sorted(totals.items()))
 
 

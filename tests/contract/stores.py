@@ -9,13 +9,17 @@ from typing import Any
 
 import pytest
 
-from gateway.store.base import Limits, Reservation, Settlement, Store, TakeRequest, Verdict
+from gateway.store.base import Store
+from gateway.store.generations import Entry
+from gateway.store.limits import Limits, Reservation, Settlement, TakeRequest, Verdict
 from gateway.store.memory import MemoryStore
 from gateway.store.redis import RedisStore, Timeouts
+from gateway.store.requests import ClientOutcome, EnterRequest, Leave
 from tests.redis_server import RedisServer, available_redis_servers, redis_releases
 
 NOON = datetime(2026, 3, 14, 12, 0, 0, 100_000, UTC).timestamp()
 """Early in a second: what a command takes on its way, even on a busy machine, changes no bucket."""
+UNLIMITED = Limits()
 PATIENT = Timeouts(connect_s=5.0, command_s=5.0)
 """For tests of decisions, on machines that may be busy."""
 
@@ -77,19 +81,34 @@ def ask(
     cost: int = 0,
     tenant: str = "acme",
     lease_ms: int = 30_000,
-) -> TakeRequest:
-    reservation = Reservation(f"r{number}", "qwen-image", images, cost)
-    return TakeRequest(tenant, limits, reservation, lease_ms)
+) -> EnterRequest:
+    """A request that can be given nobody's images, and so is about its tenant's limits alone."""
+    take = TakeRequest(tenant, limits, Reservation(f"r{number}", "qwen", images, cost), lease_ms)
+    entry = Entry(scope=f"tenant:{tenant}", request=f"r{number}", plan="p", images=images)
+    return EnterRequest(entry=entry, take=take, lead_ms=10_000)
+
+
+async def take(store: Store, wanted: EnterRequest) -> Verdict:
+    """What its limits say to a request."""
+    return (await store.enter(wanted)).verdict
 
 
 def used(
     number: object,
     images: int = 1,
     cost: int = 0,
-    model: str = "qwen-image",
-    limits: Limits = Limits(),
+    family: str = "qwen",
+    limits: Limits = UNLIMITED,
 ) -> Settlement:
-    return Settlement("acme", f"r{number}", model, images, cost, limits)
+    return Settlement("acme", f"r{number}", family, images, cost, limits)
+
+
+async def release(store: Store, settlement: Settlement) -> Verdict:
+    """The end of a request of `ask`."""
+    scope = f"tenant:{settlement.tenant}"
+    return await store.leave(
+        Leave(settlement=settlement, outcome=ClientOutcome.DELIVERED, scope=scope)
+    )
 
 
 def remaining(verdict: Verdict) -> list[int | None]:

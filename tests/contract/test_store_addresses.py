@@ -16,9 +16,10 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
-from gateway.store.base import Limits, StoreUnavailable
+from gateway.store.availability import StoreUnavailable
+from gateway.store.limits import Limits
 from gateway.store.redis import RedisStore
-from tests.contract.stores import PATIENT, ask
+from tests.contract.stores import PATIENT, ask, take
 from tests.redis_server import RedisServer
 
 LIMITS = Limits(requests_per_minute=10)
@@ -91,7 +92,7 @@ async def over_tls(server: RedisServer, certificate: Path) -> AsyncIterator[int]
 async def check(url: str, server: RedisServer) -> None:
     """It counts there, in the database that the address names."""
     store = RedisStore(url, timeouts=PATIENT)
-    assert (await store.take(ask(1, LIMITS))).allowed
+    assert (await take(store, ask(1, LIMITS))).allowed
     await store.ping()
     await store.aclose()
     with redis.Redis(port=server.port, db=DB) as client:
@@ -120,7 +121,7 @@ async def test_a_server_that_cannot_prove_itself_is_unavailable(
     async with over_tls(server, certificate) as port:
         store = RedisStore(f"rediss://{LOGIN}localhost:{port}/0{options}", timeouts=PATIENT)
         with pytest.raises(StoreUnavailable):
-            await store.take(ask(1, LIMITS))
+            await take(store, ask(1, LIMITS))
         await store.aclose()
 
 
@@ -131,7 +132,7 @@ async def test_a_name_that_is_not_in_the_certificate_counts_only_if_asked(
         url = f"rediss://{LOGIN}127.0.0.1:{port}/{DB}?ssl_ca_certs={certificate}"
         store = RedisStore(url, timeouts=PATIENT)
         with pytest.raises(StoreUnavailable):
-            await store.take(ask(1, LIMITS))
+            await take(store, ask(1, LIMITS))
         await store.aclose()
         await check(f"{url}&ssl_check_hostname=false", server)
 
@@ -144,7 +145,7 @@ async def test_a_wrong_password_is_unavailable(login: str, server: RedisServer) 
         try:
             store = RedisStore(f"redis://{login}127.0.0.1:{server.port}", timeouts=PATIENT)
             with pytest.raises(StoreUnavailable):
-                await store.take(ask(1, LIMITS))
+                await take(store, ask(1, LIMITS))
             await store.aclose()
         finally:
             client.execute_command("ACL", "SETUSER", "default", "+@all")

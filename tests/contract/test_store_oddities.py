@@ -11,11 +11,12 @@ from typing import Any
 
 import pytest
 
-from gateway.store.base import Limits, StoreUnavailable
+from gateway.store.availability import StoreUnavailable
+from gateway.store.limits import Limits
 from gateway.store.redis import RedisStore, Timeouts
 from gateway.store.redis.dns import DnsProbe
 from gateway.store.redis.router import SingleNode
-from tests.contract.stores import ask
+from tests.contract.stores import ask, take
 from tests.redis_server import RedisServer
 from tests.reliability.client import eventually
 
@@ -55,7 +56,7 @@ async def test_what_is_no_redis_is_unavailable(
         store = RedisStore(form.format(f"127.0.0.1:{port}"), timeouts=QUICK)
         for number in range(3):
             with pytest.raises(StoreUnavailable):
-                await store.take(ask(number, LIMITS))
+                await take(store, ask(number, LIMITS))
         await store.aclose()
     assert [one.levelno for one in caplog.records] == [logging.WARNING]
 
@@ -65,7 +66,7 @@ async def test_a_cluster_that_tells_no_map_is_unavailable() -> None:
     async with answering(b"+OK\r\n" * 8) as port:
         store = RedisStore(f"redis+cluster://127.0.0.1:{port}", timeouts=QUICK)
         with pytest.raises(StoreUnavailable, match="no Redis node serves this key"):
-            await store.take(ask(1, LIMITS))
+            await take(store, ask(1, LIMITS))
         await store.aclose()
 
 
@@ -91,7 +92,7 @@ async def test_a_server_that_answers_only_pings_holds_up_one_call_a_second(
     while loop.time() - started < 4:
         before = loop.time()
         with pytest.raises(StoreUnavailable):
-            await store.take(ask(1, LIMITS))
+            await take(store, ask(1, LIMITS))
         if loop.time() - before > 0.04:
             held_up.append(before - started)
         await asyncio.sleep(0.01)
@@ -115,7 +116,7 @@ async def test_a_name_that_is_not_found_is_looked_up_once_at_a_time(
     monkeypatch.setattr(loop, "getaddrinfo", look_up)
     store = RedisStore("redis://redis.example", timeouts=Timeouts(0.05, 0.05))
     with pytest.raises(StoreUnavailable):
-        await store.take(ask(1, LIMITS))
+        await take(store, ask(1, LIMITS))
     for_requests = len(asked)
     await asyncio.sleep(1.2)
     assert len(asked) == for_requests + 1
@@ -163,7 +164,7 @@ async def test_an_exception_that_nobody_foresaw_is_an_outage_that_ends(
 
     async def answers() -> bool:
         try:
-            return (await store.take(ask(1, LIMITS))).allowed
+            return (await take(store, ask(1, LIMITS))).allowed
         except StoreUnavailable as lost:
             assert str(lost) == "Redis: TypeError: nobody foresaw this"  # noqa: PT017 - each of them
             return False

@@ -7,7 +7,15 @@ from itertools import pairwise
 
 import pytest
 
-from gateway.store.base import FLOW_TTL_MS, GRACE_US, Claim, ClaimResult, Grant, PacedAccount, Store
+from gateway.store.base import Store
+from gateway.store.pacing import (
+    FLOW_TTL_MS,
+    GRACE_US,
+    ClaimResult,
+    Grant,
+    PacedAccount,
+    SlotRequest,
+)
 from tests.contract.stores import Clock, clock, store
 
 __all__ = ["clock", "store"]
@@ -27,7 +35,7 @@ async def claim(
     *,
     report: bool = False,
 ) -> ClaimResult:
-    return await store.claim(Claim("qwen-image", worker, accounts, waiting, report))
+    return await store.claim(SlotRequest("qwen-image", worker, accounts, waiting, report))
 
 
 async def granted(store: Store, waiting: dict[str, int], worker: str = "w1") -> Grant:
@@ -92,7 +100,7 @@ async def test_idle_time_is_not_saved_up(store: Store, clock: Clock) -> None:
 
 async def test_models_do_not_share_slots(store: Store) -> None:
     await claim(store, {"acme": 1})
-    other = await store.claim(Claim("z-image", "w1", ONE, {"acme": 1}))
+    other = await store.claim(SlotRequest("z-image", "w1", ONE, {"acme": 1}))
     assert other.grant is not None
 
 
@@ -282,7 +290,9 @@ async def test_names_may_be_anything(store: Store, clock: Clock) -> None:
     tenants = {"1": 1, "2": 1, "été {x}": 1, "order": 1}
     seen = set()
     for _ in range(4):
-        turn = await store.claim(Claim("m:1", "7", (PacedAccount("a:b", 1),), tenants, report=True))
+        turn = await store.claim(
+            SlotRequest("m:1", "7", (PacedAccount("a:b", 1),), tenants, report=True)
+        )
         assert turn.grant is not None
         seen.add(turn.grant.tenant)
         tenants.pop(turn.grant.tenant)

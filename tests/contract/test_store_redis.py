@@ -11,10 +11,13 @@ import pytest
 import redis.asyncio
 from redis.crc import key_slot
 
-from gateway.store.base import Claim, Limits, PacedAccount, Store, StoreUnavailable
+from gateway.store.availability import StoreUnavailable
+from gateway.store.base import Store
+from gateway.store.limits import Limits
+from gateway.store.pacing import PacedAccount, SlotRequest
 from gateway.store.redis import RedisStore, Timeouts
 from gateway.store.redis.router import NodeRouter
-from tests.contract.stores import PATIENT, ask, used
+from tests.contract.stores import PATIENT, ask, release, take, used
 from tests.redis_server import RedisServer
 
 LIMITS = Limits(requests_per_minute=1_000_000, concurrent_requests=1_000_000)
@@ -43,7 +46,7 @@ async def take_seconds(store: Store, number: object) -> tuple[bool, float]:
     """Whether the store answered, and how long that took."""
     started = time.perf_counter()
     try:
-        await store.take(ask(number, LIMITS, tenant="probe"))
+        await take(store, ask(number, LIMITS, tenant="probe"))
     except StoreUnavailable:
         return False, time.perf_counter() - started
     return True, time.perf_counter() - started
@@ -77,9 +80,9 @@ async def test_commands_of_one_tick_are_one_pipeline(
 ) -> None:
     """The server reads them as they fit into its buffer: three times or so, not a hundred."""
     store = RedisStore(own_redis_server.url, timeouts=PATIENT)
-    await store.take(ask("first", LIMITS))
+    await take(store, ask("first", LIMITS))
     before = await server.info("stats")
-    await asyncio.gather(*(store.take(ask(number, LIMITS)) for number in range(100)))
+    await asyncio.gather(*(take(store, ask(number, LIMITS)) for number in range(100)))
     after = await server.info("stats")
     reads = after["total_reads_processed"] - before["total_reads_processed"]
     received = after["total_net_input_bytes"] - before["total_net_input_bytes"]
@@ -93,7 +96,7 @@ async def test_a_cancelled_call_is_not_sent(
     shared: RedisStore, server: redis.asyncio.Redis
 ) -> None:
     await shared.ping()
-    call = asyncio.ensure_future(shared.take(ask(1, LIMITS)))
+    call = asyncio.ensure_future(take(shared, ask(1, LIMITS)))
     await asyncio.sleep(0)
     call.cancel()
     await asyncio.gather(call, return_exceptions=True)
@@ -115,11 +118,11 @@ async def test_all_keys_of_a_call_are_in_one_cluster_slot(
     account = PacedAccount("a", 1000)
     for tenant in ("acme", "a}b", "{x}", "été"):
         for operation in (
-            shared.take(ask(1, LIMITS, tenant=tenant)),
-            shared.renew(tenant, [ask(1, LIMITS).reservation], 1000),
-            shared.release(used(1)),
+            take(shared, ask(1, LIMITS, tenant=tenant)),
+            shared.renew(tenant, [ask(1, LIMITS).take.reservation], 1000),
+            release(shared, used(1)),
             shared.usage(tenant, LIMITS),
-            shared.claim(Claim(tenant, "w", (account,), {"t": 1})),
+            shared.claim(SlotRequest(tenant, "w", (account,), {"t": 1})),
             shared.back_off(tenant, "a", 1),
             shared.give_back(tenant, account, 1),
             shared.heartbeat("w", 1),
@@ -135,13 +138,13 @@ async def test_all_keys_of_a_call_are_in_one_cluster_slot(
 async def test_every_key_has_a_time_to_live(
     shared: RedisStore, server: redis.asyncio.Redis
 ) -> None:
-    await shared.take(ask(1, LIMITS, images=2, cost=10))
-    await shared.take(ask(2, LIMITS, images=2, cost=10))
-    await shared.release(used(1))
-    await shared.claim(Claim("m", "w", (PacedAccount("a", 1000),), {"t": 2}))
+    await take(shared, ask(1, LIMITS, images=2, cost=10))
+    await take(shared, ask(2, LIMITS, images=2, cost=10))
+    await release(shared, used(1))
+    await shared.claim(SlotRequest("m", "w", (PacedAccount("a", 1000),), {"t": 2}))
     await shared.heartbeat("w", 1000)
     keys = await server.keys("*")
-    assert len(keys) == 8
+    assert len(keys) == 10
     assert all(str(key).startswith("b'gateway:") for key in keys)
     assert all([await server.pttl(key) > 0 for key in keys])
 
@@ -151,7 +154,7 @@ async def test_prefixes_keep_gateways_apart(own_redis_server: RedisServer) -> No
     stores = [
         RedisStore(own_redis_server.url, prefix=prefix, timeouts=PATIENT) for prefix in ("a:", "b:")
     ]
-    assert all([(await store.take(ask(1, limits))).allowed for store in stores])
+    assert all([(await take(store, ask(1, limits))).allowed for store in stores])
     for store in stores:
         await store.aclose()
 
@@ -161,7 +164,7 @@ async def test_two_stores_share_what_is_counted(own_redis_server: RedisServer) -
     limits = Limits(requests_per_minute=100)
     stores = [RedisStore(own_redis_server.url, timeouts=PATIENT) for _ in range(2)]
     verdicts = await asyncio.gather(
-        *(stores[number % 2].take(ask(number, limits)) for number in range(200))
+        *(take(stores[number % 2], ask(number, limits)) for number in range(200))
     )
     assert sum(verdict.allowed for verdict in verdicts) == 100
     for store in stores:
@@ -185,7 +188,7 @@ async def test_the_living_have_places(own_redis_server: RedisServer) -> None:
 
 async def test_a_unix_socket_is_a_server_too(own_redis_server: RedisServer) -> None:
     store = RedisStore(own_redis_server.unix_url, timeouts=PATIENT)
-    assert (await store.take(ask(1, LIMITS))).allowed
+    assert (await take(store, ask(1, LIMITS))).allowed
     await store.aclose()
 
 
@@ -193,11 +196,11 @@ async def test_user_and_password_are_sent(tmp_path: Path) -> None:
     with RedisServer(config="user gateway on >s3cret/+ ~* &* +@all") as locked:
         url = locked.url.replace("redis://", "redis://gateway:s3cret%2F%2B@")
         store = RedisStore(url, timeouts=PATIENT)
-        assert (await store.take(ask(1, LIMITS))).allowed
+        assert (await take(store, ask(1, LIMITS))).allowed
         await store.aclose()
         store = RedisStore(locked.url.replace("redis://", "redis://gateway:wrong@"))
         with pytest.raises(StoreUnavailable):
-            await store.take(ask(1, LIMITS))
+            await take(store, ask(1, LIMITS))
         await store.aclose()
 
 
@@ -207,25 +210,25 @@ async def test_user_and_password_are_sent(tmp_path: Path) -> None:
 async def test_scripts_are_sent_again_when_the_server_has_lost_them(
     shared: RedisStore, server: redis.asyncio.Redis
 ) -> None:
-    await shared.take(ask(1, LIMITS))
+    await take(shared, ask(1, LIMITS))
     await server.script_flush()
-    assert (await shared.take(ask(2, LIMITS))).allowed
+    assert (await take(shared, ask(2, LIMITS))).allowed
 
 
 async def test_a_server_restarted_between_two_requests_is_not_noticed(
     shared: RedisStore, own_redis_server: RedisServer
 ) -> None:
     """It is empty, and the connection is dead; the request just works."""
-    await shared.take(ask(1, LIMITS))
+    await take(shared, ask(1, LIMITS))
     own_redis_server.restart()
-    assert (await shared.take(ask(2, LIMITS))).allowed
+    assert (await take(shared, ask(2, LIMITS))).allowed
     assert shared.failures == []
 
 
 async def test_a_killed_server_costs_nothing_and_is_found_again(
     shared: RedisStore, own_redis_server: RedisServer
 ) -> None:
-    await shared.take(ask(1, LIMITS))
+    await take(shared, ask(1, LIMITS))
     own_redis_server.kill()
     waits = await outage(shared, 1.5)
     assert max(seconds for at, seconds in waits if at > 1) < 0.005
@@ -239,7 +242,7 @@ async def test_a_hung_server_is_noticed_by_its_silence(
     shared: RedisStore, own_redis_server: RedisServer
 ) -> None:
     """It refuses nothing and answers nothing; the first requests wait, later ones do not."""
-    await shared.take(ask(1, LIMITS))
+    await take(shared, ask(1, LIMITS))
     own_redis_server.stop()
     waits = await outage(shared, 1.5)
     assert waits[0][1] < 0.5
@@ -256,7 +259,7 @@ async def test_replies_are_not_mixed_up_after_a_hang(
     own_redis_server.stop()
     for number in range(3):
         with pytest.raises(StoreUnavailable):
-            await shared.take(ask(number, LIMITS, tenant="hung"))
+            await take(shared, ask(number, LIMITS, tenant="hung"))
     own_redis_server.cont()
     await recovery_seconds(shared)
     tenants = [f"t{number}" for number in range(50)]
@@ -272,9 +275,9 @@ async def test_an_operation_in_doubt_says_so(
     await shared.ping()
     own_redis_server.stop()
     with pytest.raises(StoreUnavailable) as sent:
-        await shared.take(ask(1, LIMITS))
+        await take(shared, ask(1, LIMITS))
     with pytest.raises(StoreUnavailable) as unsent:
-        await shared.take(ask(2, LIMITS))
+        await take(shared, ask(2, LIMITS))
     assert sent.value.in_doubt
     assert not unsent.value.in_doubt
     own_redis_server.cont()
@@ -288,10 +291,10 @@ async def test_a_take_that_hung_is_settled_by_its_release(
     await shared.ping()
     own_redis_server.stop()
     with pytest.raises(StoreUnavailable):
-        await shared.take(ask(1, limits, images=4))
+        await take(shared, ask(1, limits, images=4))
     own_redis_server.cont()
     await recovery_seconds(shared)
-    await shared.release(used(1, images=0))
+    await release(shared, used(1, images=0))
     levels = (await shared.usage("acme", limits)).levels
     assert levels.day is not None
     assert levels.concurrent is not None
@@ -302,7 +305,7 @@ async def test_a_busy_process_does_not_take_the_server_for_dead(shared: RedisSto
     """It was held up itself for longer than the timeout; the reply lay in the socket."""
     await shared.ping()
     for number in range(5):
-        call = asyncio.ensure_future(shared.take(ask(number, LIMITS)))
+        call = asyncio.ensure_future(take(shared, ask(number, LIMITS)))
         await asyncio.sleep(0)
         await asyncio.sleep(0)
         time.sleep(0.12)  # noqa: ASYNC251 - blocking the loop is the point
@@ -313,7 +316,7 @@ async def test_a_busy_process_does_not_take_the_server_for_dead(shared: RedisSto
 async def test_many_at_once_are_no_silence(shared: RedisStore) -> None:
     """More than fits in one timeout: every reply starts it anew."""
     limits = Limits(requests_per_minute=100)
-    verdicts = await asyncio.gather(*(shared.take(ask(number, limits)) for number in range(5000)))
+    verdicts = await asyncio.gather(*(take(shared, ask(number, limits)) for number in range(5000)))
     assert sum(verdict.allowed for verdict in verdicts) == 100
 
 
@@ -331,17 +334,17 @@ async def test_a_read_only_server_is_unavailable(
     shared: RedisStore, server: redis.asyncio.Redis
 ) -> None:
     """The master was demoted: it answers, but decides nothing."""
-    await shared.take(ask(1, LIMITS))
+    await take(shared, ask(1, LIMITS))
     await server.replicaof("127.0.0.1", "1")
     with pytest.raises(StoreUnavailable):
-        await shared.take(ask(2, LIMITS))
+        await take(shared, ask(2, LIMITS))
     await server.replicaof("NO", "ONE")
-    assert (await shared.take(ask(3, LIMITS))).allowed
+    assert (await take(shared, ask(3, LIMITS))).allowed
 
 
 async def test_a_closed_store_says_so(own_redis_server: RedisServer) -> None:
     store = RedisStore(own_redis_server.url)
-    await store.take(ask(1, LIMITS))
+    await take(store, ask(1, LIMITS))
     await store.aclose()
     with pytest.raises(StoreUnavailable):
-        await store.take(ask(2, LIMITS))
+        await take(store, ask(2, LIMITS))

@@ -6,11 +6,12 @@ import time
 
 import pytest
 
-from gateway.store.base import Limits, StoreUnavailable
-from gateway.store.generations import ImagePlace
+from gateway.store.availability import StoreUnavailable
+from gateway.store.images import ImagePlace
+from gateway.store.limits import Limits
 from gateway.store.redis import RedisStore, Timeouts
 from gateway.store.redis.images import RedisImages
-from tests.contract.stores import PATIENT, ask, used
+from tests.contract.stores import PATIENT, ask, release, take, used
 from tests.redis_server import RedisServer
 
 LIMITS = Limits(requests_per_minute=100)
@@ -31,8 +32,8 @@ async def test_every_call_is_told_with_its_own_time(own_redis_server: RedisServe
     store = RedisStore(own_redis_server.url, timeouts=PATIENT, took=told)
     images = RedisImages(own_redis_server.url, timeouts=PATIENT, took=told)
     started = time.perf_counter()
-    await store.take(ask(1, LIMITS))
-    await store.release(used(1))
+    await take(store, ask(1, LIMITS))
+    await release(store, used(1))
     await store.heartbeat("worker", 1000)
     place = ImagePlace("tenant:acme", "r1", 0)
     await images.put_image(place, b"png", 1000, 1000)
@@ -42,8 +43,8 @@ async def test_every_call_is_told_with_its_own_time(own_redis_server: RedisServe
     await images.aclose()
 
     assert [operation for operation, _ in told.calls] == [
-        *("take", "release", "heartbeat"),
-        *("setrange", "pexpire", "image_keep", "image_size", "getrange"),
+        *("enter", "leave", "heartbeat"),
+        *("setrange", "pexpire", "images_keep", "images_size", "getrange"),
     ]
     assert all(seconds > 0 for _, seconds in told.calls)
     assert sum(seconds for _, seconds in told.calls) < whole
@@ -55,11 +56,11 @@ async def test_silence_is_told_and_a_call_that_never_left_is_not(
     """Else the time-outs of an outage would drown in what was refused at once."""
     told = Told()
     store = RedisStore(own_redis_server.url, timeouts=Timeouts(5.0, 0.05), took=told)
-    await store.take(ask(1, LIMITS))
+    await take(store, ask(1, LIMITS))
     own_redis_server.stop()
     for number in range(2, 10):
         with pytest.raises(StoreUnavailable):
-            await store.take(ask(number, LIMITS))
+            await take(store, ask(number, LIMITS))
     own_redis_server.cont()
     await store.aclose()
 

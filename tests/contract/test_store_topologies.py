@@ -4,37 +4,36 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import Iterator
 from contextlib import ExitStack
-from pathlib import Path
-from typing import Any
 
 import pytest
-import redis
 from redis.crc import key_slot
 
-from gateway.store.base import Limits, StoreUnavailable
-from gateway.store.redis import RedisStore, Timeouts
-from tests.contract.stores import ask, used
-from tests.redis_server import (
-    CLUSTER_BUS_OFFSET,
-    RedisServer,
-    available_redis_servers,
-    redis_releases,
+from gateway.store.availability import StoreUnavailable
+from gateway.store.limits import Limits
+from gateway.store.redis import RedisStore
+from tests.contract.stores import ask, release, take, used
+from tests.contract.topologies import (
+    QUICK,
+    SENTINEL,
+    Nodes,
+    Replicated,
+    clustered,
+    connect,
+    nodes,
+    replicated,
 )
+from tests.redis_server import RedisServer, available_redis_servers, redis_releases
+
+__all__ = ["clustered", "nodes", "replicated"]
 
 LIMITS = Limits(requests_per_minute=1_000_000)
-QUICK = Timeouts(connect_s=0.2, command_s=0.2)
-
-
-def connect(port: int) -> Any:
-    """redis-py's own client; its types do not know most of the cluster's commands."""
-    return redis.Redis(port=port)
 
 
 async def answered(store: RedisStore, number: object, tenant: str = "acme") -> bool:
     try:
-        return (await store.take(ask(number, LIMITS, tenant=tenant))).allowed
+        return (await take(store, ask(number, LIMITS, tenant=tenant))).allowed
     except StoreUnavailable:
         return False
 
@@ -50,54 +49,11 @@ async def until_answered(store: RedisStore, within_s: float, tenant: str = "acme
 # --- Sentinel
 
 
-SENTINEL = """
-sentinel monitor main 127.0.0.1 {port} 1
-sentinel down-after-milliseconds main 300
-sentinel failover-timeout main 2000
-"""
-
-
-class Replicated:
-    """A master, a replica and a sentinel."""
-
-    def __init__(self, stack: ExitStack, binary: Path | None = None) -> None:
-        self.master = stack.enter_context(RedisServer(binary))
-        leader = ["127.0.0.1", str(self.master.port)]
-        follow = ["--replicaof", *leader, "--repl-diskless-sync-delay", "0"]
-        self.replica = stack.enter_context(RedisServer(binary, follow))
-        config = SENTINEL.format(port=self.master.port)
-        self.sentinel = stack.enter_context(RedisServer(binary, ["--sentinel"], config=config))
-
-    @property
-    def url(self) -> str:
-        # A sentinel that is not there must not be in the way.
-        return f"redis+sentinel://127.0.0.1:1,127.0.0.1:{self.sentinel.port}/main/0"
-
-    def wait_until_complete(self) -> None:
-        client = connect(port=self.sentinel.port)
-        deadline = time.monotonic() + 30
-        while True:
-            state = client.sentinel_master("main")
-            link = connect(port=self.replica.port).info("replication")["master_link_status"]
-            if state["num-slaves"] >= 1 and link == "up":
-                return
-            assert time.monotonic() < deadline
-            time.sleep(0.05)
-
-
-@pytest.fixture(params=redis_releases())
-def replicated(request: pytest.FixtureRequest) -> Iterator[Replicated]:
-    with ExitStack() as stack:
-        servers = Replicated(stack, available_redis_servers()[request.param])
-        servers.wait_until_complete()
-        yield servers
-
-
 async def test_sentinel_leads_to_the_master_and_to_the_next_one(replicated: Replicated) -> None:
     """The master dies; what it had counted is with its replica."""
     limits = Limits(images_per_day=10)
     store = RedisStore(replicated.url, timeouts=QUICK)
-    await store.take(ask(1, limits, images=4))
+    await take(store, ask(1, limits, images=4))
     connect(port=replicated.master.port).wait(1, 5000)
     replicated.master.kill()
     assert not await answered(store, 2)
@@ -133,72 +89,6 @@ async def test_a_sentinel_may_have_a_password_of_its_own(guarded: str) -> None:
 # --- Cluster
 
 
-class Nodes:
-    """Three masters with a third of the slots each."""
-
-    def __init__(self, stack: ExitStack, binary: Path | None = None) -> None:
-        args = ["--cluster-enabled", "yes", "--cluster-node-timeout", "1000"]
-        self.servers = [stack.enter_context(RedisServer(binary, args)) for _ in range(3)]
-        self.clients = [connect(port=server.port) for server in self.servers]
-        for number, client in enumerate(self.clients):
-            slots = range(16384 * number // 3, 16384 * (number + 1) // 3)
-            client.execute_command("CLUSTER", "ADDSLOTS", *slots)
-            client.execute_command("CLUSTER", "SET-CONFIG-EPOCH", number + 1)
-        for client in self.clients[1:]:
-            first = self.servers[0].port
-            client.execute_command(
-                "CLUSTER", "MEET", "127.0.0.1", first, first + CLUSTER_BUS_OFFSET
-            )
-        self._wait_until_agreed()
-        self.ids = [client.execute_command("CLUSTER", "MYID") for client in self.clients]
-
-    @property
-    def url(self) -> str:
-        hosts = ",".join(f"127.0.0.1:{server.port}" for server in self.servers)
-        return f"redis+cluster://{hosts}"
-
-    def owner(self, slot: int) -> int:
-        return next(number for number in range(3) if slot < 16384 * (number + 1) // 3)
-
-    def move(self, slot: int, target: int, *, keys: bool = True) -> None:
-        source = self.owner(slot)
-        giver, taker = self.clients[source], self.clients[target]
-        taker.execute_command("CLUSTER", "SETSLOT", slot, "IMPORTING", self.ids[source])
-        giver.execute_command("CLUSTER", "SETSLOT", slot, "MIGRATING", self.ids[target])
-        if keys:
-            self.finish(slot, target)
-
-    def finish(self, slot: int, target: int) -> None:
-        giver, port = self.clients[self.owner(slot)], self.servers[target].port
-        while held := giver.execute_command("CLUSTER", "GETKEYSINSLOT", slot, 100):
-            giver.execute_command("MIGRATE", "127.0.0.1", port, "", 0, 5000, "KEYS", *held)
-        for client in (self.clients[target], *self.clients):
-            client.execute_command("CLUSTER", "SETSLOT", slot, "NODE", self.ids[target])
-
-    def _wait_until_agreed(self) -> None:
-        deadline = time.monotonic() + 30
-        while not all(self._knows_all(client) for client in self.clients):
-            assert time.monotonic() < deadline
-            time.sleep(0.05)
-
-    def _knows_all(self, client: Any) -> bool:
-        info = client.execute_command("CLUSTER", "INFO")
-        return b"cluster_state:ok" in info and len(client.execute_command("CLUSTER", "SLOTS")) == 3
-
-
-@pytest.fixture(params=redis_releases())
-def nodes(request: pytest.FixtureRequest) -> Iterator[Nodes]:
-    with ExitStack() as stack:
-        yield Nodes(stack, available_redis_servers()[request.param])
-
-
-@pytest.fixture
-async def clustered(nodes: Nodes) -> AsyncIterator[RedisStore]:
-    store = RedisStore(nodes.url, timeouts=QUICK)
-    yield store
-    await store.aclose()
-
-
 def slot_of(tenant: str) -> int:
     return key_slot(f"gateway:{{t:{tenant}}}:window".encode())
 
@@ -212,7 +102,7 @@ async def test_a_cluster_counts_each_tenant_on_one_node(
     assert {nodes.owner(slot_of(tenant)) for tenant in tenants} == {0, 1, 2}
     verdicts = await asyncio.gather(
         *(
-            clustered.take(ask(f"{tenant}-{number}", limits, tenant=tenant))
+            take(clustered, ask(f"{tenant}-{number}", limits, tenant=tenant))
             for tenant in tenants
             for number in range(20)
         )
@@ -224,17 +114,17 @@ async def test_a_cluster_counts_each_tenant_on_one_node(
 async def test_a_slot_that_moved_is_followed(clustered: RedisStore, nodes: Nodes) -> None:
     """With what was counted in it."""
     limits = Limits(images_per_day=10)
-    await clustered.take(ask(1, limits, images=4))
+    await take(clustered, ask(1, limits, images=4))
     slot = slot_of("acme")
     nodes.move(slot, (nodes.owner(slot) + 1) % 3)
-    verdict = await clustered.take(ask(2, limits, images=1))
+    verdict = await take(clustered, ask(2, limits, images=1))
     assert verdict.day is not None
     assert verdict.day.remaining == 5
 
 
 async def test_a_slot_on_its_way_is_waited_for(clustered: RedisStore, nodes: Nodes) -> None:
     """Neither end will run a script over keys of which some are here and some there."""
-    await clustered.take(ask(1, LIMITS))
+    await take(clustered, ask(1, LIMITS))
     slot = slot_of("acme")
     target = (nodes.owner(slot) + 1) % 3
     nodes.move(slot, target, keys=False)
@@ -243,8 +133,8 @@ async def test_a_slot_on_its_way_is_waited_for(clustered: RedisStore, nodes: Nod
     assert not taking.done()
     await asyncio.to_thread(nodes.finish, slot, target)
     assert await taking
-    await clustered.release(used(1))
-    assert (await clustered.usage("acme", LIMITS)).today["qwen-image"].images == 1
+    await release(clustered, used(1))
+    assert (await clustered.usage("acme", LIMITS)).today["qwen"].images == 1
 
 
 async def test_a_lost_node_takes_only_its_own_tenants_away(

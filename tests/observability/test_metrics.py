@@ -140,7 +140,7 @@ def test_a_tally_shows_what_the_histogram_would_have() -> None:
     """On a bucket's bound, between two and beyond the last; twice flushed is counted once."""
     tallied, observed = Metrics(), Metrics()
     for amount in (0.0, 0.0005, 0.0006, 0.7, 1.0, 30.0):
-        for operation in ("take", "release"):
+        for operation in ("enter", "end"):
             tallied.store_seconds.observe(operation, amount)
             observed.store_seconds.histogram.labels(operation).observe(amount)
         tallied.store_seconds.flush()
@@ -166,12 +166,16 @@ def test_each_part_s_calls_of_redis_are_timed(
     paced = account(simulator.base_url, rates={"*": Rate(50)})
     gateway = start(config_for(paced, redis=Redis(url=Secret(redis_url))))
     gateway.generate(model=MODEL)
-    each = {"take", "release", "claim", "flight_begin", "flight_finish"}
+    each = {"enter", "end", "leave", "pacing_claim"}
     series = 'gateway_store_seconds_count{{operation="{}"}}'
 
     until(lambda: all(value(gateway, series.format(operation)) >= 1 for operation in each))
     text = gateway.http.get(f"{gateway.url}/metrics").text
-    scripts = {path.stem for path in (ROOT / "gateway" / "store" / "lua").glob("*.lua")}
+    lua = ROOT / "gateway" / "store" / "lua"
+    scripts = {
+        "_".join(path.relative_to(lua).with_suffix("").parts).removeprefix("requests_")
+        for path in lua.rglob("*.lua")
+    }
     assert set(re.findall(r'gateway_store_seconds_count{operation="(\w+)"}', text)) <= scripts
 
 

@@ -11,7 +11,7 @@ import time
 import aiohttp
 import pytest
 
-from gateway.store.base import Limits
+from gateway.store.limits import Limits
 from gateway.store.redis import RedisStore
 from tests.contract.stores import remaining
 from tests.operations.site import (

@@ -18,12 +18,14 @@ from msgspec.structs import replace
 from gateway.config import Limits as TenantLimits
 from gateway.config import Redis, with_catalogue
 from gateway.config.decode import Secret
-from gateway.store.base import Limits, StoreUnavailable
-from gateway.store.generations import Ending, Entry, Led, Phase, Refusal
+from gateway.store.availability import StoreUnavailable
+from gateway.store.generations import Completion, Entry, Led, Refusal, State
+from gateway.store.limits import Limits
 from gateway.store.redis import RedisStore, Timeouts
 from gateway.store.redis.eviction import eviction_warning
-from tests.contract.stores import ask, used
-from tests.contract.test_store_topologies import Nodes, Replicated
+from tests.contract.generations import end, enter, lead, progress, request_of
+from tests.contract.stores import ask, release, take, used
+from tests.contract.topologies import Nodes, Replicated
 from tests.paying.conftest import Figure
 from tests.paying.shop import MODEL, Vendor
 from tests.redis_server import RedisServer
@@ -69,27 +71,27 @@ async def test_what_survives_a_full_server(
     full: RedisServer, store: RedisStore, figure: Figure
 ) -> None:
     """Under `noeviction` everything; under each other policy the check at the start warns."""
-    await store.take(ask(1, LIMITS, images=4))
-    await store.release(used(1, images=4))
-    await store.take(ask(2, LIMITS, images=2))
-    await store.begin(running("leader"), DAY_MS)
+    await take(store, ask(1, LIMITS, images=4))
+    await release(store, used(1, images=4))
+    await take(store, ask(2, LIMITS, images=2))
+    await store.enter(replace(request_of(running("leader")), lead_ms=DAY_MS))
     written = await fill(store)
 
     usage = await store.usage("acme", LIMITS)
     levels = usage.levels
     assert levels.day is not None
     assert levels.concurrent is not None
-    (sight,) = await store.look("tenant:acme", ["leader"])
+    (status,) = await store.poll("tenant:acme", ["leader"])
     warning = await eviction_warning(store._servers)
     figure(
         f"{written} entries written; used of the day {50 - levels.day.remaining} of 6, "
-        f"requests running {10 - levels.concurrent.remaining} of 1, generation {sight.phase}, "
+        f"requests running {10 - levels.concurrent.remaining} of 1, generation {status.state}, "
         f"warning: {warning is not None}"
     )
     if full.args[-1] == "noeviction":
         assert warning is None
         assert (levels.day.remaining, levels.concurrent.remaining) == (44, 9)
-        assert sight.phase is Phase.RUNNING
+        assert status.state is State.RUNNING
     else:
         assert warning is not None
         assert full.args[-1] in warning
@@ -102,34 +104,34 @@ async def test_image_bytes_on_a_server_of_their_own_evict_no_limit(
     """However that one evicts, the main one holds what it held."""
     args = ["--maxmemory", MEMORY, "--maxmemory-policy", policy]
     main = RedisStore(own_redis_server.url, timeouts=PATIENT)
-    await main.take(ask(1, LIMITS, images=4))
-    await main.begin(running("leader"), DAY_MS)
+    await take(main, ask(1, LIMITS, images=4))
+    await main.enter(replace(request_of(running("leader")), lead_ms=DAY_MS))
     with RedisServer(args=args) as images:
         bytes_held = await asyncio.to_thread(fill_with_bytes, images)
         levels = (await main.usage("acme", LIMITS)).levels
-        (sight,) = await main.look("tenant:acme", ["leader"])
+        (status,) = await main.poll("tenant:acme", ["leader"])
     await main.aclose()
 
     assert levels.day is not None
     assert levels.concurrent is not None
     figure(f"{bytes_held >> 20} MiB held of 96 MiB of images; {own_redis_server.port} untouched")
     assert (levels.day.remaining, levels.concurrent.remaining) == (46, 9)
-    assert sight.phase is Phase.RUNNING
+    assert status.state is State.RUNNING
 
 
 @pytest.mark.parametrize("full", ["noeviction"], indirect=True)
 async def test_a_full_server_recovers_by_itself(full: RedisServer, store: RedisStore) -> None:
     """What was refused is accepted again once something has ended, and nothing was miscounted."""
-    await store.take(ask(1, LIMITS, images=4))
+    await take(store, ask(1, LIMITS, images=4))
     await fill(store)
     with pytest.raises(StoreUnavailable):
-        await store.take(ask(2, LIMITS, images=4))
+        await take(store, ask(2, LIMITS, images=4))
 
     client: Any = redis.Redis(port=full.port)
     client.config_set("maxmemory", "128mb")
     client.close()
 
-    verdict = await store.take(ask(3, LIMITS, images=4))
+    verdict = await take(store, ask(3, LIMITS, images=4))
     assert verdict.day is not None
     assert verdict.day.remaining == 42
 
@@ -137,16 +139,14 @@ async def test_a_full_server_recovers_by_itself(full: RedisServer, store: RedisS
 async def test_every_key_has_a_time_to_live(own_redis_server: RedisServer, figure: Figure) -> None:
     """So `noeviction` cannot fill up for good."""
     store = RedisStore(own_redis_server.url, timeouts=PATIENT)
-    await store.take(ask(1, LIMITS, images=4))
+    await take(store, ask(1, LIMITS, images=4))
     await store.heartbeat("worker", 10_000)
     for number in range(3):
         one = entry(f"g{number}")
-        begun = await store.begin(one, 10_000)
-        assert isinstance(begun, Led)
-        await store.progress(begun.claim, 0, ["https://images/1.png"])
+        claim = await lead(store, one)
+        await progress(store, claim, 0, ["https://images/1.png"])
         if number:
-            await store.finish(begun.claim, ending(one, b"result"))
-    await store.excuse("tenant:acme", "adoption", "g0")
+            await end(store, claim, completion(one, b"result"))
     await store.aclose()
 
     lives = await asyncio.to_thread(times_to_live, own_redis_server)
@@ -160,13 +160,12 @@ async def test_parts_of_a_fenced_leader_have_a_time_to_live(
 ) -> None:
     """They come after another request has taken over, which may never write again."""
     store = RedisStore(own_redis_server.url, timeouts=PATIENT)
-    first = await store.begin(entry("first"), 1)
-    assert isinstance(first, Led)
+    entered = await store.enter(replace(request_of(entry("first")), lead_ms=1))
+    assert isinstance(entered.place, Led)
+    first = entered.place.leadership
     await asyncio.sleep(0.05)
-    second = await store.begin(entry("second"), 10_000, follows="first")
-    assert isinstance(second, Led)
-    assert second.claim.id == "first"
-    await store.restore(first.claim, entry("first"), 10_000, {0: ("https://images/1.png",)})
+    assert (await lead(store, entry("second"), follows="first")).id == "first"
+    await store.restore(first, entry("first"), 10_000, {0: ("https://images/1.png",)})
     await store.aclose()
 
     lives = await asyncio.to_thread(times_to_live, own_redis_server)
@@ -335,7 +334,7 @@ def entry(request: str, **changes: Any) -> Entry:
         plan="plan",
         images=1,
         cache_key=f"key-{request}",
-        adoption="adoption",
+        retry_key="adoption",
     )
     return replace(base, **changes)
 
@@ -344,20 +343,22 @@ def running(request: str) -> Entry:
     return entry(request, cache_key=None)
 
 
-def ending(one: Entry, result: bytes) -> Ending:
-    return Ending(result, life_ms=DAY_MS, keep_ms=600_000, cache_key=one.cache_key, cache_ms=DAY_MS)
+def completion(one: Entry, result: bytes) -> Completion:
+    return Completion(
+        result, life_ms=DAY_MS, keep_ms=600_000, cache_key=one.cache_key, cache_ms=DAY_MS
+    )
 
 
 async def fill(store: RedisStore) -> int:
     """Cache entries, larger than any real one, until the server has no room or has made some."""
     written = 0
     for number in itertools.count():
-        one = entry(f"filler-{number}", adoption=None)
+        one = entry(f"filler-{number}", retry_key=None)
         try:
-            begun = await store.begin(one, 10_000)
-            assert not isinstance(begun, Refusal)
-            if isinstance(begun, Led):
-                await store.finish(begun.claim, ending(one, bytes(ENTRY_BYTES)))
+            place = await enter(store, one)
+            assert not isinstance(place, Refusal)
+            if isinstance(place, Led):
+                await end(store, place.leadership, completion(one, bytes(ENTRY_BYTES)))
         except StoreUnavailable:
             return written
         written += 1

@@ -10,7 +10,7 @@ from typing import Any
 import httpx
 import pytest
 
-from gateway.store.generations import Shelf
+from gateway.store.generations import CacheStats
 from gateway.store.redis import RedisStore, Timeouts
 from tests.paying.conftest import Figure
 from tests.paying.shop import MODEL, Fleet, Vendor, connected_to, kill, until_gone
@@ -121,10 +121,10 @@ async def until_all_wait(server: RedisServer) -> None:
     """Every request has found its place, one at the head."""
     store = RedisStore(server.url, timeouts=Timeouts(2, 2))
 
-    def standing(shelf: Shelf) -> int:
-        return shelf.counts.get("led", 0) + shelf.counts.get("joined", 0)
+    def standing(stats: CacheStats) -> int:
+        return stats.counts.get("led", 0) + stats.counts.get("joined", 0)
 
     async with asyncio.timeout(20):
-        while standing(await store.shelf(SCOPE)) < REQUESTS:  # noqa: ASYNC110 - other processes
+        while standing(await store.cache_stats(SCOPE)) < REQUESTS:  # noqa: ASYNC110 - other processes
             await asyncio.sleep(0.02)
     await store.aclose()

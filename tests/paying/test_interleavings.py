@@ -27,7 +27,7 @@ from gateway.app import create_app
 from gateway.config import Cache, Config, Images, Key, Tenant, with_catalogue
 from gateway.domain.clock import Clock
 from gateway.results.cache_policy import MARGIN_S
-from gateway.store.base import StoreUnavailable
+from gateway.store.availability import StoreUnavailable
 from gateway.store.memory import MemoryStore
 from gateway.tenants.keys import hash_key
 from tests.running import account, captured_logs, config_for, key_of

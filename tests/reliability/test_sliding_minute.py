@@ -1,6 +1,6 @@
 """Never more than the limit in any 60 seconds, over four workers of one Redis, at every rate.
 
-`tests/contract/test_store_model.py` tries every kind of burst on every store; here the limiters of
+`tests/contract/test_store_model.py` tries every kind of burst on every store; here the ledgers of
 four workers share one, and the bound is stated: at most the limit in any 60 seconds, and under load
 never less than the limit in any 61.
 """
@@ -12,10 +12,12 @@ from itertools import count
 
 import pytest
 
-from gateway.store.base import Limits, Reservation, Settlement
+from gateway.results import Ledger
+from gateway.store.limits import Limits
 from gateway.store.redis import RedisStore, Timeouts
-from gateway.tenants.limiter import Limiter
+from gateway.store.requests import ClientOutcome
 from tests.contract.stores import Clock
+from tests.unit.ledgers import Request, unshared
 
 LIMIT = 20
 MINUTES = 4
@@ -29,26 +31,28 @@ def clock() -> Clock:
 
 
 @pytest.fixture
-async def workers(redis_url: str, clock: Clock) -> AsyncIterator[list[Limiter]]:
+async def workers(redis_url: str, clock: Clock) -> AsyncIterator[list[Ledger]]:
     stores = [
         RedisStore(redis_url, timeouts=PATIENT, clock_offset_ms=clock.offset_ms)
         for _ in range(WORKERS)
     ]
-    yield [Limiter(store, worker=f"w{number}") for number, store in enumerate(stores)]
+    yield [Ledger(store, worker=f"w{number}") for number, store in enumerate(stores)]
     for store in stores:
         await store.aclose()
 
 
-async def admitted(workers: list[Limiter], clock: Clock, gaps_s: list[float]) -> list[float]:
+async def admitted(workers: list[Ledger], clock: Clock, gaps_s: list[float]) -> list[float]:
     """When requests that come at such distances, at one worker after the other, are let in."""
     times = []
     for number, gap_s in zip(count(), gaps_s):
         clock.advance(gap_s)
-        worker, reservation = workers[number % WORKERS], Reservation(f"r{number}", "m", 1, 0)
-        limits = Limits(requests_per_minute=LIMIT)
-        if (await worker.admit("acme", limits, reservation)).allowed:
+        wanted = unshared(f"r{number}", retry_key=None)
+        request = Request(workers[number % WORKERS], wanted, Limits(requests_per_minute=LIMIT))
+        leading = await request.enter()
+        if request.verdict.allowed:
             times.append(clock.now)
-            await worker.settle(Settlement("acme", reservation.id, "m", 1, 0))
+            await leading.hand_over()
+            await request.leave(ClientOutcome.ANSWERED)
     return times
 
 
@@ -62,7 +66,7 @@ RATES = {"half": 0.5, "just": 1.0, "twice": 2.0, "ten times": 10.0}
 
 @pytest.mark.parametrize("rate", RATES)
 async def test_at_a_steady_rate(
-    rate: str, workers: list[Limiter], clock: Clock, figure: Callable[[str], None]
+    rate: str, workers: list[Ledger], clock: Clock, figure: Callable[[str], None]
 ) -> None:
     gap_s = 60 / (LIMIT * RATES[rate])
     gaps = [gap_s] * int(MINUTES * 60 / gap_s)
@@ -74,7 +78,7 @@ async def test_at_a_steady_rate(
 
 
 async def test_in_bursts_at_the_edge_of_the_minute(
-    workers: list[Limiter], clock: Clock, figure: Callable[[str], None]
+    workers: list[Ledger], clock: Clock, figure: Callable[[str], None]
 ) -> None:
     """Where a fixed window lets twice the limit through."""
     burst = [0.0] * LIMIT

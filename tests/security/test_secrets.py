@@ -17,7 +17,7 @@ import pytest
 from gateway.app import Parts
 from gateway.config import load_config
 from gateway.domain.clock import Clock
-from gateway.store.base import Share
+from gateway.store.availability import Share
 from gateway.store.memory import MemoryStore
 from gateway.tenants.keys import hash_key, new_key
 from tests.redis_server import RedisServer

@@ -3,20 +3,28 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+import copy
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, Self
 
+from msgspec import Struct
 from msgspec.structs import replace
 
-from gateway.results import Done, Entry, Failed, Follow, Lead, Ledger
+from gateway.domain.errors import GatewayError, UpstreamTimeout
+from gateway.results import Decision, Done, Entry, Follow, How, Lead, Ledger, Refusal, Repeated
 from gateway.results.cache_policy import Record
-from gateway.store.base import StoreUnavailable
+from gateway.results.holdings import LeaseTimes
+from gateway.store.availability import Share, StoreUnavailable
+from gateway.store.limits import Limits, Reservation, Settlement, TakeRequest, Verdict
 from gateway.store.memory import MemoryStore
+from gateway.store.requests import ClientOutcome, EnterRequest, Leave
 
 NOON = 1_800_000_000.0
 LIFE_S = 86_400
 SCOPE = "tenant:acme"
-LEASE_S = 10.0
+TENANT = "acme"
+LEAD_S = 10.0
+PRICE = 1_000
 
 
 def now() -> float:
@@ -34,8 +42,20 @@ class FlakyStore(MemoryStore):
         """Scopes on a node that is away."""
         self.is_silent = False
         self.asked: list[str] = []
-        self.began: list[str] = []
+        self.entered: list[str] = []
         """The requests that asked for their place."""
+        self.share = Share()
+        """What a worker is told of itself."""
+        self.drop_next_end = False
+        """Answer the next end, and forget it: a master that dies before its replica has it."""
+
+    def lose_everything(self) -> None:
+        """As a server that was restarted without its data."""
+        vars(self).update(vars(MemoryStore(now)))
+
+    async def heartbeat(self, worker: str, ttl_ms: int) -> Share:
+        await super().heartbeat(worker, ttl_ms)
+        return self.share
 
     def __getattribute__(self, name: str) -> Any:
         found = super().__getattribute__(name)
@@ -48,44 +68,166 @@ class FlakyStore(MemoryStore):
     ) -> Callable[..., Awaitable[Any]]:
         async def ask(*args: Any) -> Any:
             self.asked.append(name)
-            if name == "begin":
-                self.began.append(args[0].request)
+            if name == "enter":
+                self.entered.append(args[0].entry.request)
             await asyncio.sleep(0.001)
             if self.is_away or scope_of(args[0]) in self.away_for:
                 raise StoreUnavailable("gone")
+            before = copy.deepcopy(vars(self)) if name == "end" and self.drop_next_end else None
             answer = await operation(*args)
+            if before is not None:
+                vars(self).update(before, drop_next_end=False)
             if self.is_silent:
                 raise StoreUnavailable("silent", in_doubt=True)
             return answer
 
         return ask
 
-    def lose_everything(self) -> None:
-        self._scopes.clear()
-
 
 def scope_of(first: Any) -> str:
-    """Of an operation's first argument."""
-    if isinstance(first, list):
-        (scope,) = {scope_of(one) for one in first}
-        return scope
-    return first if isinstance(first, str) else str(first.scope)
+    """The scope of an operation's first argument."""
+    match first:
+        case EnterRequest():
+            return first.entry.scope
+        case Leave():
+            return first.scope
+        case list():
+            (scope,) = {scope_of(one) for one in first}
+            return scope
+        case str():
+            return first if ":" in first else f"tenant:{first}"
+    owner = getattr(first, "leadership", first)
+    return str(owner.scope)
 
 
 OPERATIONS = {
-    "begin",
+    "enter",
+    "end",
+    "leave",
     "restore",
     "progress",
-    "finish",
-    "fail",
-    "abandon",
-    "keep_alive",
-    "look",
-    "depart",
-    "excuse",
-    "hold",
+    "renew",
+    "renew_leaderships",
+    "poll",
+    "levels",
+    "heartbeat",
+    "pin_images",
     "discard",
 }
+
+
+class Failed(Struct, frozen=True):
+    """A follower was told an error."""
+
+    error: GatewayError
+
+
+class Request:
+    """One request in one worker, as its pipeline would lead it through the ledger."""
+
+    def __init__(
+        self, ledger: Ledger, wanted: Entry, limits: Limits = Limits(), tenant: str | None = None
+    ) -> None:
+        self.ledger = ledger
+        self.tenant = tenant or wanted.scope.partition(":")[2]
+        self.entry = wanted
+        self.paid = 0
+        self.verdict = Verdict(allowed=True)
+        reservation = Reservation(wanted.request, "qwen", wanted.images, wanted.images * PRICE)
+        take = TakeRequest(self.tenant, limits, reservation)
+        self.request = EnterRequest(entry=wanted, take=take, lead_ms=round(LEAD_S * 1000))
+        self.place: Any = None
+
+    async def enter(self) -> Any:
+        return self._at(await self.ledger.enter(self.request))
+
+    def _at(self, decision: Decision) -> Any:
+        self.verdict, self.place = decision.verdict, decision.place
+        match self.place:
+            case Lead() as lead:
+                return Leading(self, lead)
+            case Follow() as follow:
+                return Following(self, follow)
+        return self.place
+
+    def settlement(self) -> Settlement:
+        return Settlement(
+            self.tenant, self.entry.request, "qwen", images=self.paid, cost=self.paid * PRICE
+        )
+
+    async def leave(self, outcome: ClientOutcome) -> None:
+        entry = (
+            self.entry if self.entry.idempotency is None else replace(self.entry, retry_key=None)
+        )
+        await self.ledger.leave(
+            Leave(
+                settlement=self.settlement(),
+                outcome=outcome,
+                scope=entry.scope,
+                generation=getattr(self.place, "id", None),
+                retry_key=entry.retry_key,
+            )
+        )
+
+
+class Leading:
+    """A request that pays."""
+
+    def __init__(self, request: Request, lead: Lead) -> None:
+        self.request = request
+        self.lead = lead
+        self.id, self.parts = lead.id, lead.parts
+        self.leadership = lead.leadership
+
+    async def progress(self, index: int, urls: Sequence[str]) -> None:
+        known = len(self.parts.get(index, ()))
+        self.request.paid += len(urls) - known
+        await self.lead.progress(index, urls, self.request.settlement())
+
+    async def finish(self, record: Record, cache_s: float = 0.0) -> None:
+        known = sum(map(len, self.parts.values()))
+        self.request.paid = max(self.request.paid, len(record.urls) - known)
+        await self.lead.finish(record, cache_s, self.request.settlement())
+
+    async def fail(self, error: GatewayError) -> None:
+        await self.lead.fail(error, self.request.settlement())
+
+    async def hand_over(self) -> None:
+        await self.lead.hand_over(self.request.settlement())
+
+    async def leave(self, outcome: ClientOutcome = ClientOutcome.DELIVERED) -> None:
+        await self.request.leave(outcome)
+
+
+class Following:
+    """A request that waits for another's images."""
+
+    def __init__(self, request: Request, follow: Follow) -> None:
+        self.request = request
+        self.follow = follow
+        self.id, self.how = follow.id, follow.how
+
+    async def outcome(self, within_s: float = 300.0) -> Any:
+        """Done, Leading or Failed; within its time, or else it has left."""
+
+        async def wait(waiter: asyncio.Future[Any]) -> Any:
+            try:
+                return await asyncio.wait_for(asyncio.shield(waiter), within_s)
+            except TimeoutError:
+                raise UpstreamTimeout("not ready in time") from None
+
+        request = self.request
+        try:
+            place = request._at(await request.ledger.follow(request.request, self.follow, wait))
+        except GatewayError as error:
+            return Failed(error)
+        if isinstance(place, Following):
+            self.follow = place.follow
+            return await self.outcome(within_s)
+        return place
+
+    async def leave(self, outcome: ClientOutcome = ClientOutcome.GONE) -> None:
+        await self.request.leave(outcome)
 
 
 class Gateway:
@@ -93,10 +235,15 @@ class Gateway:
 
     def __init__(self, workers: int = 2, **options: Any) -> None:
         self.store = FlakyStore()
-        self.workers = [
-            Ledger(self.store, fallback=MemoryStore(now), now=now, lease_s=LEASE_S, **options)
-            for _ in range(workers)
-        ]
+        self.workers: list[Ledger] = []
+        for number in range(workers):
+            self.add(worker=f"w{number}", **options)
+
+    def add(self, **options: Any) -> None:
+        fallback = MemoryStore(now)
+        longest_s = options.pop("longest_s", 3600.0)
+        times = LeaseTimes(lead_s=LEAD_S, longest_s=longest_s, beat_s=options.pop("beat_s", 0.5))
+        self.workers.append(Ledger(self.store, fallback=fallback, now=now, times=times, **options))
 
     async def __aenter__(self) -> Self:
         for worker in self.workers:
@@ -110,10 +257,10 @@ class Gateway:
     async def kill(self, number: int) -> None:
         """A worker ends without a word."""
         worker = self.workers[number]
-        for task in (worker._upkeep, worker._watcher._task):
+        for task in (worker._task, worker._poller._task):
             if task:
                 task.cancel()
-        worker._access.store = Dead()
+        worker._stores.store = worker._store = Dead()
 
 
 class Dead(FlakyStore):
@@ -130,7 +277,7 @@ def entry(request: str, **changes: object) -> Entry:
 
 
 def unshared(request: str, **changes: object) -> Entry:
-    return entry(request, **{"cache_key": None, "adoption": "same", **changes})
+    return entry(request, **{"cache_key": None, "retry_key": "same", **changes})
 
 
 def record(name: str = "a", images: int = 1, life_s: float = LIFE_S) -> Record:
@@ -142,24 +289,56 @@ def record(name: str = "a", images: int = 1, life_s: float = LIFE_S) -> Record:
     )
 
 
-async def lead(worker: Ledger, wanted: Entry) -> Lead:
-    place = await worker.enter(wanted)
-    assert isinstance(place, Lead), place
+async def enter(worker: Ledger, wanted: Entry, **options: Any) -> Any:
+    return await Request(worker, wanted, **options).enter()
+
+
+async def lead(worker: Ledger, wanted: Entry, **options: Any) -> Leading:
+    place = await enter(worker, wanted, **options)
+    assert isinstance(place, Leading), place
     return place
 
 
-async def follow(worker: Ledger, wanted: Entry) -> Follow:
-    place = await worker.enter(wanted)
-    assert isinstance(place, Follow), place
+async def follow(worker: Ledger, wanted: Entry, **options: Any) -> Following:
+    place = await enter(worker, wanted, **options)
+    assert isinstance(place, Following), place
     return place
 
 
-async def done(worker: Ledger, wanted: Entry) -> Done:
-    place = await worker.enter(wanted)
+async def done(worker: Ledger, wanted: Entry, **options: Any) -> Done:
+    place = await enter(worker, wanted, **options)
     assert isinstance(place, Done), place
     return place
 
 
-def waiting(place: Follow, within_s: float = 300.0) -> asyncio.Task[Done | Lead | Failed]:
-    deadline = asyncio.get_running_loop().time() + within_s
-    return asyncio.create_task(place.outcome(deadline))
+def remaining(verdict: Verdict) -> list[int | None]:
+    """What is left of each limit, in the order of `Limits`."""
+    levels = (verdict.requests, verdict.images, verdict.concurrent, verdict.day, verdict.month)
+    return [None if level is None else level.remaining for level in levels]
+
+
+def waiting(place: Following, within_s: float = 300.0) -> asyncio.Task[Any]:
+    return asyncio.create_task(place.outcome(within_s))
+
+
+__all__ = [
+    "LEAD_S",
+    "SCOPE",
+    "Done",
+    "Failed",
+    "Following",
+    "Gateway",
+    "How",
+    "Leading",
+    "Refusal",
+    "Repeated",
+    "done",
+    "enter",
+    "entry",
+    "follow",
+    "lead",
+    "record",
+    "remaining",
+    "unshared",
+    "waiting",
+]

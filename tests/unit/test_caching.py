@@ -17,13 +17,13 @@ from gateway.results.cache_policy import (
     LONGEST_HEADER,
     CacheControl,
     Record,
-    adoption_hash,
     decode,
     encode,
     fingerprint,
     idempotency,
     is_cacheable,
     record_of,
+    retry_hash,
     scope_of,
 )
 from gateway.translate.request import Plan, to_dashscope
@@ -116,9 +116,9 @@ def test_a_tenant_and_a_group_of_the_same_name_share_nothing() -> None:
 
 def test_a_retry_is_recognised_by_tenant_key_and_body() -> None:
     mine = ("acme", "sha256:1", b'{"prompt": "a fox"}')
-    assert adoption_hash(*mine) == adoption_hash(*mine)
+    assert retry_hash(*mine) == retry_hash(*mine)
     others = [("other", *mine[1:]), ("acme", "sha256:2", mine[2]), (*mine[:2], b"{}")]
-    assert len({adoption_hash(*one) for one in (mine, *others)}) == 4
+    assert len({retry_hash(*one) for one in (mine, *others)}) == 4
 
 
 def test_the_order_of_a_body_s_keys_makes_no_conflict() -> None:

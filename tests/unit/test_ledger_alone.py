@@ -4,19 +4,26 @@ from __future__ import annotations
 
 import asyncio
 
-import pytest
 from msgspec.structs import replace
 
 from gateway.domain.errors import RateLimited, UpstreamAmbiguous, UpstreamFailed
-from gateway.results import Done, Failed, Follow, How, Idempotency, Lead, Ledger, Refusal
-from gateway.results import leases as leading_module
-from gateway.store.generations import Phase
+from gateway.results import Idempotency, Ledger
+from gateway.results import upkeep as upkeep_module
+from gateway.results.backlog import Backlog
+from gateway.store.generations import State
 from gateway.store.memory import MemoryStore
 from tests.unit.ledgers import (
-    LEASE_S,
+    LEAD_S,
     SCOPE,
+    Done,
+    Following,
     Gateway,
+    How,
+    Leading,
+    Refusal,
+    Repeated,
     done,
+    enter,
     entry,
     follow,
     lead,
@@ -64,11 +71,13 @@ async def test_without_the_store_retries_and_keys_hold_inside_the_worker() -> No
         assert (await done(worker, replace(wanted, request="r5"))).how is How.REPLAYED
         lost = await lead(worker, replace(wanted, request="r7", idempotency=Idempotency("l", "b")))
         await lost.fail(UpstreamAmbiguous("lost"))
-        again = await worker.enter(replace(wanted, request="r8", idempotency=Idempotency("l", "b")))
-        assert isinstance(again, Failed)
+        again = await enter(
+            worker, replace(wanted, request="r8", idempotency=Idempotency("l", "b"))
+        )
+        assert isinstance(again, Repeated)
         assert isinstance(again.error, UpstreamAmbiguous)
         other = replace(wanted, request="r6", idempotency=Idempotency("k", "other"))
-        assert await worker.enter(other) is Refusal.CONFLICT
+        assert await enter(worker, other) is Refusal.CONFLICT
 
 
 @in_virtual_time
@@ -117,10 +126,10 @@ async def test_a_node_that_is_lost_takes_only_its_own_tenants_away() -> None:
         lost = await lead(one, entry("r1"))
         running = await lead(one, entry("r2", scope=OTHER))
         gateway.store.away_for = {SCOPE}
-        await asyncio.sleep(5 * LEASE_S)
+        await asyncio.sleep(5 * LEAD_S)
         assert one.degraded
         task = waiting(await follow(two, entry("r3", scope=OTHER)))
-        await asyncio.sleep(5 * LEASE_S)
+        await asyncio.sleep(5 * LEAD_S)
         await running.finish(record("two"), 3600)
         assert isinstance(await task, Done)
         assert (await done(two, entry("r4", scope=OTHER))).how is How.HIT
@@ -143,9 +152,7 @@ async def test_many_lost_tenants_are_brought_up_to_date_and_cost_little_till_the
         await asyncio.sleep(60)
         gateway.store.asked.clear()
         await asyncio.sleep(10)
-        assert (
-            len(gateway.store.asked) <= 10 / leading_module.PROBE_S * leading_module.AT_ONCE * 1.1
-        )
+        assert len(gateway.store.asked) <= 10 / upkeep_module.PROBE_S * upkeep_module.AT_ONCE * 1.1
         gateway.store.is_away = False
         await asyncio.sleep(1)
         assert not one.degraded
@@ -156,19 +163,18 @@ async def test_many_lost_tenants_are_brought_up_to_date_and_cost_little_till_the
 
 
 @in_virtual_time
-async def test_of_too_many_endings_the_longest_debt_loses_its_oldest(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    monkeypatch.setattr(leading_module, "OWED_MAX", 3)
+async def test_the_longest_backlog_loses_its_oldest_end() -> None:
     async with Gateway() as gateway:
         worker = gateway.workers[0]
+        worker._leases.backlog = Backlog(most=3)
         gateway.store.is_away = True
         for scope, requests in ((OTHER, 1), (SCOPE, 4)):
             for number in range(requests):
-                wanted = unshared(f"r{scope}{number}", scope=scope, adoption=f"{number}")
+                wanted = unshared(f"r{scope}{number}", scope=scope, retry_key=f"{number}")
                 await (await lead(worker, wanted)).finish(record("one"))
         assert (worker.owed, worker.dropped) == (3, 2)
-        assert worker._flights.owed_by_scope() == {OTHER: 1, SCOPE: 2}
+        owed = [owed.scope for owed in worker._leases.backlog.all()]
+        assert sorted(owed) == sorted([OTHER, SCOPE, SCOPE])
         gateway.store.is_away = False
         await asyncio.sleep(1)
         assert worker.owed == 0
@@ -204,8 +210,8 @@ async def test_a_store_that_comes_back_empty_is_told_what_runs() -> None:
         task = waiting(await follow(gateway.workers[1], entry("r2")))
         await asyncio.sleep(1)
         gateway.store.lose_everything()
-        await asyncio.sleep(LEASE_S / 3 + 0.1)
-        assert isinstance(await gateway.workers[1].enter(entry("r3")), Follow)
+        await asyncio.sleep(LEAD_S / 3 + 0.1)
+        assert isinstance(await enter(gateway.workers[1], entry("r3")), Following)
         await asyncio.sleep(20)
         await leader.finish(record("one"), 3600)
         assert isinstance(await task, Done)
@@ -220,8 +226,8 @@ async def test_a_store_that_lost_a_dead_leader_s_generation_leaves_its_followers
         await gateway.kill(0)
         gateway.store.lose_everything()
         started = loop_time()
-        assert isinstance(await task, Lead)
-        assert loop_time() - started <= LEASE_S
+        assert isinstance(await task, Leading)
+        assert loop_time() - started <= LEAD_S
 
 
 @in_virtual_time
@@ -235,7 +241,7 @@ async def test_what_was_led_alone_is_shared_once_the_store_is_back() -> None:
         task = waiting(await follow(gateway.workers[1], entry("r2")))
         await gateway.kill(0)
         outcome = await task
-        assert isinstance(outcome, Lead)
+        assert isinstance(outcome, Leading)
         assert outcome.parts == {0: ("a",)}
 
 
@@ -247,7 +253,7 @@ async def test_leaders_are_trusted_when_the_store_comes_back_after_their_leases(
         task = waiting(await follow(gateway.workers[1], entry("r2")))
         await asyncio.sleep(3)
         gateway.store.is_away = True
-        await asyncio.sleep(5 * LEASE_S)
+        await asyncio.sleep(5 * LEAD_S)
         gateway.store.is_away = False
         await asyncio.sleep(20)
         assert not task.done()
@@ -260,19 +266,19 @@ async def test_giving_up_while_the_store_is_away_is_told_later() -> None:
     async with Gateway() as gateway:
         leader = await lead(gateway.workers[0], entry("r1"))
         gateway.store.is_away = True
-        assert await leader.abandon()
+        await leader.hand_over()
         gateway.store.is_away = False
         await asyncio.sleep(1)
-        (sight,) = await gateway.store.look(SCOPE, ["r1"])
-        assert sight.phase is Phase.DEAD
+        (status,) = await gateway.store.poll(SCOPE, ["r1"])
+        assert status.state is State.MISSING
 
 
 @in_virtual_time
-async def test_only_so_many_endings_are_kept(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(leading_module, "OWED_MAX", 3)
+async def test_only_so_many_ends_are_kept() -> None:
     async with Gateway() as gateway:
         gateway.store.is_away = True
         worker = gateway.workers[0]
+        worker._leases.backlog = Backlog(most=3)
         for number in range(5):
             await (await lead(worker, entry(f"r{number}", cache_key=f"k{number}"))).finish(record())
         assert (worker.owed, worker.dropped) == (3, 2)
@@ -294,7 +300,7 @@ async def test_an_ending_told_late_says_how_long_it_still_lives() -> None:
 
 @in_virtual_time
 async def test_a_store_in_the_process_needs_no_fallback() -> None:
-    ledger = Ledger(MemoryStore(now), now=now)
+    ledger = Ledger(MemoryStore(now), worker="w", now=now)
     ledger.start()
     leader = await lead(ledger, entry("r1"))
     task = waiting(await follow(ledger, entry("r2")))
@@ -313,5 +319,5 @@ async def test_words_after_the_end_are_not_heard() -> None:
         await leader.finish(record("one"), 3600)
         await leader.progress(0, ["late"])
         await leader.fail(RateLimited("late"))
-        assert await leader.abandon()
+        await leader.hand_over()
         assert (await done(gateway.workers[1], entry("r2"))).record == record("one")

@@ -15,16 +15,35 @@ from hypothesis import strategies as st
 from msgspec import Struct
 
 from gateway.domain.errors import UpstreamFailed
-from gateway.results import Done, Entry, Failed, Follow, Idempotency, Lead, Refusal
+from gateway.results import Entry, Idempotency, Lead
 from gateway.results.cache_policy import Record
-from gateway.results.ledger import Ledger
-from tests.unit.ledgers import LEASE_S, Gateway, now
+from gateway.store.limits import Limits
+from gateway.store.requests import ClientOutcome
+from tests.unit.ledgers import (
+    LEAD_S,
+    PRICE,
+    Done,
+    Failed,
+    Following,
+    Gateway,
+    Leading,
+    Refusal,
+    now,
+)
+from tests.unit.ledgers import Request as InLedger
 from tests.virtual_time import run
 
 WORKERS = 3
 CALLS = 2
 URL_LIFE_S = 900.0
-PATIENCE_S = 120.0
+CLIENT_TIMEOUT_S = 120.0
+LIMITS = Limits(
+    requests_per_minute=1000,
+    images_per_day=1_000_000,
+    spend_per_month=10**12,
+    concurrent_requests=6,
+)
+REFUSING = Limits(requests_per_minute=1, concurrent_requests=1, images_per_day=3)
 
 
 class Request(Struct, frozen=True):
@@ -40,6 +59,8 @@ class Request(Struct, frozen=True):
     is_retry: bool
     fresh: bool
     max_age_s: int | None
+    is_limited: bool = False
+    """Its tenant has hardly any limits left."""
 
 
 class Fault(Struct, frozen=True):
@@ -55,13 +76,14 @@ REQUESTS = st.builds(
     worker=st.integers(0, WORKERS - 1),
     scope=st.sampled_from(["tenant:acme"] * 4 + ["tenant:other"]),
     body=st.sampled_from(["fox"] * 4 + ["owl"]),
-    mode=st.sampled_from(["cached"] * 4 + ["adopted", "keyed"]),
+    mode=st.sampled_from(["cached"] * 4 + ["retried", "keyed"]),
     call_s=st.sampled_from([0.01, 2.0, 30.0, 30.0]),
     fails_at=st.sampled_from([None, None, None, 0, 1]),
     hangs_up_s=st.sampled_from([None, None, None, 0.0005, 0.0025, 1.0, 40.0]),
     is_retry=st.booleans(),
     fresh=st.sampled_from([False, False, False, True]),
     max_age_s=st.sampled_from([None, None, 0, 60]),
+    is_limited=st.sampled_from([False, False, False, True]),
 )
 FAULTS = st.builds(
     Fault,
@@ -85,6 +107,10 @@ class World:
         self.leading: Counter[tuple[str, str]] = Counter()
         """By scope and body: shared generations under way in workers that live."""
         self.paid: Counter[tuple[str, str]] = Counter()
+        self.paid_by: Counter[str] = Counter()
+        """Images, by tenant."""
+        self.is_bookkeeping_whole = True
+        """Whether no worker was killed between a call and its booking, and no data were lost."""
         self.answers: list[str] = []
         self.tasks: list[asyncio.Task[Any]] = []
         self.running: set[asyncio.Task[Any]] = set()
@@ -106,14 +132,15 @@ class World:
             await self.kill(fault.number)
         elif fault.kind == "lose":
             store.lose_everything()
-            self.trouble(LEASE_S)
+            self.is_bookkeeping_whole = False
+            self.trouble(LEAD_S)
         elif fault.kind == "purge":
             await store.purge("tenant:acme")
         else:
             setattr(store, f"is_{fault.kind}", True)
             loop = asyncio.get_running_loop()
             loop.call_later(fault.lasts_s, setattr, store, f"is_{fault.kind}", False)
-            self.trouble(fault.lasts_s + LEASE_S)
+            self.trouble(fault.lasts_s + LEAD_S)
 
     def trouble(self, seconds: float) -> None:
         self.troubled_until = max(self.troubled_until, self.time + seconds)
@@ -122,6 +149,7 @@ class World:
         if number in self.dead:
             return
         self.dead.add(number)
+        self.is_bookkeeping_whole = False
         await self.gateway.kill(number)
         for task in [*self.tasks, *self.running]:
             if task.get_name() == str(number):
@@ -131,52 +159,52 @@ class World:
 
     async def client(self, number: int, request: Request) -> None:
         wanted = entry_of(number, request)
-        serving = asyncio.create_task(self.serve(request, wanted))
+        tenant = request.scope.partition(":")[2]
+        inside = InLedger(
+            self.gateway.workers[request.worker],
+            wanted,
+            REFUSING if request.is_limited else LIMITS,
+            tenant,
+        )
+        serving = asyncio.create_task(self.serve(request, inside))
         serving.set_name(str(request.worker))
         self.running.add(serving)
         await asyncio.wait([serving], timeout=request.hangs_up_s)
-        if not serving.done():
-            serving.cancel()
-            await asyncio.wait([serving])
-        if request.worker not in self.dead:
-            outcome = "hung up" if serving.cancelled() else serving.result()
-            assert outcome != "hung up" or request.hangs_up_s is not None
-            self.answers.append(outcome)
+        is_gone = not serving.done()
+        if is_gone and not isinstance(inside.place, Lead | None):
+            serving.cancel()  # what leads goes on, as money may have been spent
+        await asyncio.wait([serving])
+        if request.worker in self.dead:
+            return
+        answer = "hung up" if is_gone or serving.cancelled() else serving.result()
+        assert answer != "hung up" or request.hangs_up_s is not None
+        if inside.place is not None and not isinstance(inside.place, Refusal):
+            outcomes = {"done": ClientOutcome.DELIVERED, "hung up": ClientOutcome.GONE}
+            await inside.leave(outcomes.get(answer, ClientOutcome.ANSWERED))
+        self.answers.append(answer)
 
-    async def serve(self, request: Request, wanted: Entry) -> str:
-        worker = self.gateway.workers[request.worker]
-        deadline = self.time + PATIENCE_S
-        place = await worker.enter(wanted)
-        if isinstance(place, Follow):
-            outcome = await place.outcome(deadline)
-            assert self.time <= deadline + 0.1
-            if isinstance(outcome, Failed):
+    async def serve(self, request: Request, inside: InLedger) -> str:
+        place = await inside.enter()
+        if isinstance(place, Following):
+            started = self.time
+            place = await place.outcome(CLIENT_TIMEOUT_S)
+            assert self.time <= started + CLIENT_TIMEOUT_S + 0.1
+        match place:
+            case Failed():
                 return "failed"
-            place = outcome
-        if isinstance(place, Lead):
-            return await self.lead(worker, place, request)
+            case None:
+                return "refused"
+            case Leading():
+                return await self.make(place, request)
+            case Done(record=record):
+                self.check(record, inside.entry)
+                return "done"
         assert place is not Refusal.MISSING
-        if isinstance(place, Done):
-            self.check(place.record, wanted)
-            await worker.delivered(place)
-        return "done"
+        return "conflict"
 
-    async def lead(self, worker: Ledger, place: Lead, request: Request) -> str:
-        making = asyncio.create_task(self.make(place, request))
-        making.set_name(str(request.worker))
-        self.running.add(making)
-        try:
-            answer = await asyncio.shield(making)
-        except asyncio.CancelledError:
-            if request.worker not in self.dead:
-                await worker.let_go(place)
-            raise
-        await worker.delivered(place)
-        return answer
-
-    async def make(self, place: Lead, request: Request) -> str:
+    async def make(self, place: Leading, request: Request) -> str:
         """Two paid calls, one after the other, less those that the parts hold."""
-        wanted = place.entry
+        wanted = place.request.entry
         what = (wanted.scope, request.body)
         is_shared = wanted.cache_key is not None and not wanted.fresh
         if is_shared:
@@ -191,7 +219,8 @@ class World:
                     if request.fails_at == index:
                         await place.fail(UpstreamFailed("failed"))
                         return "failed"
-                    urls[index] = (f"{wanted.scope}/{wanted.plan}/{place.entry.request}/{index}",)
+                    self.paid_by[place.request.tenant] += 1
+                    urls[index] = (f"{wanted.scope}/{wanted.plan}/{wanted.request}/{index}",)
                     await place.progress(index, urls[index])
             record = Record(
                 urls=tuple(url for index in sorted(urls) for url in urls[index]),
@@ -224,6 +253,13 @@ class World:
             if number not in self.dead:
                 assert (worker.leading, worker.followed, worker.owed) == (0, 0, 0)
                 assert not worker.degraded
+        for tenant in ("acme", "other"):
+            usage = await self.gateway.store.usage(tenant, LIMITS)
+            assert usage.levels.concurrent is not None
+            assert usage.levels.concurrent.remaining == LIMITS.concurrent_requests
+            if self.is_bookkeeping_whole:
+                month = sum(use.cost for use in usage.this_month.values())
+                assert month == self.paid_by[tenant] * PRICE
 
 
 def entry_of(number: int, request: Request) -> Entry:
@@ -237,13 +273,13 @@ def entry_of(number: int, request: Request) -> Entry:
         max_age_ms=None if request.max_age_s is None else request.max_age_s * 1000,
         fresh=request.fresh,
         idempotency=Idempotency(request.body, request.body) if mode == "keyed" else None,
-        adoption=request.body,
+        retry_key=request.body,
         is_retry=request.is_retry,
     )
 
 
 async def live(history: list[tuple[float, Request | Fault]]) -> World:
-    async with Gateway(WORKERS) as gateway:
+    async with Gateway(WORKERS, beat_s=5.0) as gateway:
         world = World(gateway)
         for number, (pause, one) in enumerate(history):
             await asyncio.sleep(pause)
@@ -255,7 +291,7 @@ async def live(history: list[tuple[float, Request | Fault]]) -> World:
     return world
 
 
-MANY = settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+MANY = settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 
 
 @MANY
@@ -278,7 +314,7 @@ def test_without_faults_identical_requests_are_paid_once(
     requests = [
         (pause, Request(**{**fields(one), "fresh": False, "max_age_s": None, "fails_at": None}))
         for pause, one in history
-        if one.mode != "adopted"
+        if one.mode != "retried" and not one.is_limited
     ]
     span_s = sum(pause for pause, _ in requests) + 60
     world = run(live(list(requests)))

@@ -29,16 +29,9 @@ from gateway.pacing import (
 )
 from gateway.pacing.estimate import WaitEstimate, slot_at
 from gateway.pacing.scheduler import STUCK_S
-from gateway.store.base import (
-    Claim,
-    ClaimResult,
-    PacedAccount,
-    PaceStore,
-    QueueShare,
-    Share,
-    StoreUnavailable,
-)
+from gateway.store.availability import Share, StoreUnavailable
 from gateway.store.memory import MemoryStore
+from gateway.store.pacing import ClaimResult, PacedAccount, PaceStore, QueueShare, SlotRequest
 from gateway.store.redis import RedisStore
 from tests.contract.stores import PATIENT
 
@@ -72,7 +65,7 @@ class Flaky(MemoryStore):
         self.is_away = False
         self.claims = 0
 
-    async def claim(self, claim: Claim) -> ClaimResult:
+    async def claim(self, claim: SlotRequest) -> ClaimResult:
         self.claims += 1
         self._meet()
         return await super().claim(claim)
@@ -501,8 +494,10 @@ async def test_nothing_runs_when_nobody_waits() -> None:
     claims = store.claims
     await asyncio.sleep(0.1)
     assert store.claims == claims
-    assert callers.pacer._pumps[MODEL]._task is None
-    turn = await store.claim(Claim(MODEL, "w2", (PacedAccount("intl", 1),), {"x": 1}, report=True))
+    assert callers.pacer._schedulers[MODEL]._task is None
+    turn = await store.claim(
+        SlotRequest(MODEL, "w2", (PacedAccount("intl", 1),), {"x": 1}, report=True)
+    )
     assert {flow.worker for flow in turn.flows} <= {"w2"}
     await callers.stop()
 

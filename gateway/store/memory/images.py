@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 
-from gateway.store.generations import ImagePlace, ImageShelf
+from gateway.store.images import ImagePlace, ImageStats
 
 
 class MemoryImages:
@@ -32,9 +32,9 @@ class MemoryImages:
         found = self._held(place.scope).get(place)
         return found[1] if found else None
 
-    async def image_shelf(self, scope: str) -> ImageShelf:
+    async def image_stats(self, scope: str) -> ImageStats:
         held = self._held(scope)
-        return ImageShelf(len(held), sum(len(image) for _, image in held.values()))
+        return ImageStats(len(held), sum(len(image) for _, image in held.values()))
 
     async def purge_images(self, scope: str) -> int:
         return len(self._scopes.pop(scope, {}))

@@ -1,4 +1,4 @@
-"""Slots of the upstream accounts in one process; `store/lua/claim.lua` decides in the same way.
+"""Slots of the upstream accounts in one process; `lua/pacing/claim.lua` decides the same.
 
 Tenants are served by start-time fair queueing: each call moves its tenant's tag on by one, the
 lowest tag is next, and nobody's tag is behind that of the last call served, so that being idle
@@ -11,16 +11,16 @@ from collections.abc import Callable
 
 from msgspec import Struct, field
 
-from gateway.store.base import (
+from gateway.store.pacing import (
     BACK_OFF_MAX_MS,
     FLOW_TTL_MS,
     GRACE_US,
     LEAD_US,
-    Claim,
     ClaimResult,
     Grant,
     PacedAccount,
     QueueShare,
+    SlotRequest,
 )
 
 
@@ -31,8 +31,8 @@ class MemoryPace:
         self._clock = clock
         self._models: dict[str, _Model] = {}
 
-    async def claim(self, claim: Claim) -> ClaimResult:
-        return self._model(claim.model).claim(claim, self._now_us())
+    async def claim(self, request: SlotRequest) -> ClaimResult:
+        return self._model(request.model).claim(request, self._now_us())
 
     async def back_off(self, model: str, account: str, delay_ms: int) -> None:
         delay_us = min(delay_ms, BACK_OFF_MAX_MS) * 1000
@@ -65,14 +65,14 @@ class _Model:
         self._tags: dict[str, tuple[int, int]] = {}
         """(tag, when last served) of the tenants whose tag is ahead of the virtual time."""
 
-    def claim(self, claim: Claim, now_us: int) -> ClaimResult:
-        self._show(claim, now_us)
-        frees = {account.name: self._free(account, now_us) for account in claim.accounts}
-        if not claim.waiting or not frees:
+    def claim(self, request: SlotRequest, now_us: int) -> ClaimResult:
+        self._show(request, now_us)
+        frees = {account.name: self._free(account, now_us) for account in request.accounts}
+        if not request.waiting or not frees:
             return ClaimResult(None, 0, {})
-        account = min(claim.accounts, key=lambda account: frees[account.name])
+        account = min(request.accounts, key=lambda account: frees[account.name])
         places = {name: self._best_place(name) for name in self._workers}
-        place = places[claim.worker]
+        place = places[request.worker]
         before_me = sum(other < place for other in places.values())
         lead_us = min(LEAD_US, account.interval_us // 10)
         opens_us = frees[account.name] + before_me * GRACE_US - lead_us
@@ -81,14 +81,14 @@ class _Model:
             slot_us = max(frees[account.name], now_us)
             grant = Grant(place[2], account.name, slot_us - now_us, slot_us)
             frees[account.name] = self._free_us[account.name] = slot_us + account.interval_us
-            self._serve(claim.worker, place)
+            self._serve(request.worker, place)
             opens_us = min(frees.values()) - lead_us
         return ClaimResult(
             grant=grant,
             wait_us=max(0, opens_us - now_us),
             free_us={name: free_us - now_us for name, free_us in frees.items()},
             virtual_time=self._virtual_time,
-            flows=self._flows() if claim.report else (),
+            flows=self._flows() if request.report else (),
         )
 
     def back_off(self, account: str, until_us: int) -> None:
@@ -98,15 +98,15 @@ class _Model:
         if self._free_us.get(account.name) == slot_us + account.interval_us:
             self._free_us[account.name] = slot_us
 
-    def _show(self, claim: Claim, now_us: int) -> None:
+    def _show(self, request: SlotRequest, now_us: int) -> None:
         """Take note of the caller's queue and forget dead workers."""
-        old = self._workers.pop(claim.worker, None)
+        old = self._workers.pop(request.worker, None)
         served = old.served if old else {}
-        if claim.waiting:
-            self._workers[claim.worker] = _Worker(
+        if request.waiting:
+            self._workers[request.worker] = _Worker(
                 now_us + FLOW_TTL_MS * 1000,
-                dict(claim.waiting),
-                {tenant: served[tenant] for tenant in claim.waiting if tenant in served},
+                dict(request.waiting),
+                {tenant: served[tenant] for tenant in request.waiting if tenant in served},
             )
         for name in [name for name, other in self._workers.items() if other.expires_us <= now_us]:
             del self._workers[name]

@@ -1,4 +1,4 @@
-"""By what a generation is found in one process; `store/lua/flights.lua` keeps the same."""
+"""By what a generation is found in one process; `lua/generations/scope.lua` keeps the same."""
 
 from __future__ import annotations
 
@@ -7,39 +7,47 @@ from collections.abc import Callable, Container
 from msgspec import Struct, field
 
 from gateway.store.generations import (
-    ADOPTABLE_MAX,
     CANDIDATES,
-    DELIVERED_ADOPTED_MS,
-    EXCUSE_MS,
+    DELIVERED_REUSED_MS,
+    DOUBT_MS,
     IDEMPOTENCY_MS,
     PARTS_KEPT_MS,
-    UNDELIVERED_ADOPTED_MS,
+    RETRIED_MAX,
+    UNDELIVERED_REUSED_MS,
+    Entry,
+    How,
     Idempotency,
     Parts,
-    Phase,
+    State,
 )
 
-ORPHAN = 2**50
+UNCLAIMED = 2**50
 """Added to the time at which a generation began once nobody waits for it: it goes first."""
 
 
-class Generation(Struct):
+class StoredGeneration(Struct):
     """Times are Unix milliseconds; 0 is never."""
 
     id: str
     plan: str
     begun: int
     leader: str = ""
-    phase: Phase = Phase.RUNNING
+    state: State = State.RUNNING
     lease: int = 0
     clients: int = 0
+    """Requests that lead it, wait for it or are being sent it."""
+    is_leader_gone: bool = False
+    """Whether the leader's client is among them no more."""
     claimed: str = ""
     """The retry that adopted it."""
+    holder: str = ""
+    """The leader, or the latest repeat of its request: it has the place of concurrency."""
     parts: dict[int, tuple[str, ...]] = field(default_factory=dict)
     payload: bytes = b""
+    is_doubtful: bool = False
     ended: int = 0
     dies: int = 0
-    held: int = 0
+    pinned: int = 0
     cached: int = 0
     kept: int = 0
     """Until when retries and repeats have a right to it."""
@@ -48,140 +56,148 @@ class Generation(Struct):
     @property
     def gone(self) -> int:
         """When all of it may be forgotten."""
-        if self.phase is Phase.DONE:
-            return max(self.kept, self.held, min(self.cached, self.dies))
+        if self.state is State.DONE:
+            return max(self.kept, self.pinned, min(self.cached, self.dies))
         return max(self.lease, self.ended) + PARTS_KEPT_MS
 
     @property
-    def shelved(self) -> int:
-        """Until when the cache may serve it."""
-        return min(self.cached, max(self.dies, self.held))
+    def served_until(self) -> int:
+        """For how long the cache may serve it."""
+        return min(self.cached, max(self.dies, self.pinned))
 
     def is_led(self, now: int) -> bool:
         """Whether somebody works on it, as far as anybody knows."""
-        return self.phase is Phase.RUNNING and self.lease > now
+        return self.state is State.RUNNING and self.lease > now
 
     def is_led_by(self, request: str) -> bool:
-        return self.phase is Phase.RUNNING and self.leader == request
+        return self.state is State.RUNNING and self.leader == request
+
+    def is_doubt(self, entry: Entry, how: How, now: int) -> bool:
+        """Whether its unknown outcome is told again, and it is not taken over."""
+        if not self.is_doubtful or entry.fresh or self.plan != entry.plan:
+            return False
+        is_young = how is How.ADOPTED and now - self.ended <= DOUBT_MS
+        return is_young or entry.is_retry or how is How.REPLAYED
 
     def keep(self, parts: Parts, request: str) -> None:
         """The leader's parts replace older ones; another's are taken where there are none."""
         is_leader = self.leader == request
         self.parts = {**self.parts, **parts} if is_leader else {**parts, **self.parts}
 
-    def run(self, leader: str, lease: int) -> None:
-        self.leader, self.phase, self.lease = leader, Phase.RUNNING, lease
+    def run(self, entry: Entry, lease: int, *, is_client_new: bool) -> None:
+        """`entry` leads. A leader that died is a client no more."""
+        died = self.state is State.RUNNING and self.leader and not self.is_leader_gone
+        self.clients = max(1, self.clients - bool(died) + is_client_new)
+        if self.plan != entry.plan:
+            self.parts, self.plan = {}, entry.plan
+        self.leader = self.holder = entry.request
+        self.state, self.lease = State.RUNNING, lease
         self.claimed, self.payload, self.ended = "", b"", 0
+        self.is_doubtful = self.is_leader_gone = False
 
-    def end(self, phase: Phase, payload: bytes, now: int) -> None:
-        self.phase, self.payload, self.ended, self.lease = phase, payload, now, 0
+    def end(self, state: State, payload: bytes, now: int) -> None:
+        self.state, self.payload, self.ended, self.lease = state, payload, now, 0
 
-    def rank(self, request: str, now: int, *, is_orphan: bool) -> int | None:
-        """How well a retry is served by it. None: past adoption; 0: nobody waits for it."""
-        is_done = self.phase is Phase.DONE
-        since, allowed_ms = self.ended, UNDELIVERED_ADOPTED_MS
+    def rank(self, request: str, now: int, *, is_unclaimed: bool) -> int | None:
+        """How well a retry is served by it. None: past that; 0: nobody waits for it."""
+        is_done = self.state is State.DONE
+        since, allowed_ms = self.ended, UNDELIVERED_REUSED_MS
         if self.delivered:
-            since, allowed_ms = self.delivered, DELIVERED_ADOPTED_MS
+            since, allowed_ms = self.delivered, DELIVERED_REUSED_MS
         if is_done and now - since > allowed_ms:
             return None
         if self.claimed == request:
             return -1  # the same look, repeated
-        if is_orphan:
+        if is_unclaimed:
             return 0
         if self.delivered or self.claimed:
             return 3
         return 2 if is_done else 1
 
 
-class Slot(Struct):
-    """The generations of a cache key: the one that runs for all, and the one to be served."""
+class CacheKey(Struct):
+    """Its generations: the one that runs for all, and the one to be served."""
 
     running: str = ""
     done: str = ""
 
 
-class Adoptable:
-    """The generations that retries of one kind may adopt."""
+class RetryKey:
+    """The generations that an SDK's retry may mean."""
 
-    __slots__ = ("_excuses", "_scores")
+    __slots__ = ("_scores",)
 
     def __init__(self) -> None:
         self._scores: dict[str, int] = {}
-        """When each began, or that and ORPHAN."""
-        self._excuses: dict[str, int] = {}
-        """Requests answered by an error, and when."""
+        """When each began, or that and UNCLAIMED."""
 
-    def add(self, one: Generation) -> None:
+    def add(self, one: StoredGeneration) -> None:
         self._scores[one.id] = one.begun
-        while len(self._scores) > ADOPTABLE_MAX:
+        while len(self._scores) > RETRIED_MAX:
             del self._scores[min(self._scores, key=lambda id_: (self._scores[id_], id_))]
 
-    def score(self, one: Generation, extra: int = 0) -> None:
+    def score(self, one: StoredGeneration, extra: int = 0) -> None:
         if one.id in self._scores:
             self._scores[one.id] = one.begun + extra
 
     def drop(self, id_: str) -> None:
         self._scores.pop(id_, None)
 
-    def excuse(self, request: str, now: int) -> None:
-        self._excuses[request] = now
-
-    def is_excused(self, now: int) -> bool:
-        """Whether an answered error explains a retry; each explains one."""
-        self.forget(self._scores, now)
-        if not self._excuses:
-            return False
-        del self._excuses[min(self._excuses, key=lambda one: (self._excuses[one], one))]
-        return True
-
     def best(
-        self,
-        find: Callable[[str], Generation | None],
-        request: str,
-        now: int,
-        *,
-        is_retry: bool,
-    ) -> Generation | None:
-        """The first of the lowest rank; only orphans for who is no retry."""
+        self, find: Callable[[str], StoredGeneration | None], entry: Entry, now: int
+    ) -> StoredGeneration | None:
+        """The first of the lowest rank; only unclaimed ones for who is no retry."""
         best, best_rank = None, 9
-        for id_, score in self._first(0 if is_retry else ORPHAN):
+        for id_, score in self._first(0 if entry.is_retry else UNCLAIMED):
             one = find(id_)
-            rank = one.rank(request, now, is_orphan=score >= ORPHAN) if one else None
-            if rank is None:
+            is_unclaimed = score >= UNCLAIMED
+            rank = one.rank(entry.request, now, is_unclaimed=is_unclaimed) if one else None
+            if one is None or rank is None:
                 self.drop(id_)
-            elif rank < best_rank:
+            elif rank < best_rank and may_reuse(one, entry, now):
                 best, best_rank = one, rank
-        if is_retry and best_rank > 0 and self.is_excused(now):
-            return None
         return best
 
-    def forget(self, known: Container[str], now: int) -> bool:
+    def forget(self, known: Container[str]) -> bool:
         """Drop what is over, and say whether anything is left."""
         self._scores = {id_: score for id_, score in self._scores.items() if id_ in known}
-        self._excuses = {id_: at for id_, at in self._excuses.items() if at + EXCUSE_MS > now}
-        return bool(self._scores or self._excuses)
+        return bool(self._scores)
 
     def _first(self, least: int) -> list[tuple[str, int]]:
         ordered = sorted(self._scores.items(), key=lambda item: (item[1], item[0]), reverse=True)
         return [item for item in ordered if item[1] >= least][:CANDIDATES]
 
 
+def may_reuse(one: StoredGeneration, entry: Entry, now: int) -> bool:
+    """Who wants something new, and is no retry, is still told of a doubt."""
+    is_welcome = entry.is_retry or entry.may_reuse_unclaimed
+    return is_welcome or one.is_doubt(entry, How.ADOPTED, now)
+
+
 class Pointers:
     """Everything that leads to the generations of one scope."""
 
     def __init__(self) -> None:
-        self._slots: dict[str, Slot] = {}
+        self._cache_keys: dict[str, CacheKey] = {}
         self._keys: dict[str, tuple[str, str, int]] = {}
         """By idempotency key: id, body, expiry."""
-        self._adoptable: dict[str, Adoptable] = {}
+        self._retry_keys: dict[str, RetryKey] = {}
         self._taken: dict[str, tuple[str, int]] = {}
         """By the request that took it over: id, expiry."""
 
-    def slot(self, cache_key: str) -> Slot:
-        return self._slots.setdefault(cache_key, Slot())
+    def by_cache_key(self, cache_key: str) -> CacheKey:
+        """To read; what is to be kept is asked of `keep_cache_key`."""
+        return self._cache_keys.get(cache_key) or CacheKey()
 
-    def adoptable(self, adoption: str | None) -> Adoptable:
-        return self._adoptable.setdefault(adoption or "", Adoptable())
+    def keep_cache_key(self, cache_key: str) -> CacheKey:
+        return self._cache_keys.setdefault(cache_key, CacheKey())
+
+    def by_retry_key(self, retry_key: str | None) -> RetryKey:
+        """To read, and to change what is there."""
+        return self._retry_keys.get(retry_key or "") or RetryKey()
+
+    def keep_retry_key(self, retry_key: str) -> RetryKey:
+        return self._retry_keys.setdefault(retry_key, RetryKey())
 
     def by_key(self, idempotency: Idempotency, now: int) -> tuple[str, bool]:
         """The id behind a key, and whether it came with the same body."""
@@ -191,7 +207,7 @@ class Pointers:
     def point_key(self, idempotency: Idempotency, id_: str, now: int) -> None:
         self._keys[idempotency.key] = (id_, idempotency.body, now + IDEMPOTENCY_MS)
 
-    def lead(self, one: Generation) -> None:
+    def lead(self, one: StoredGeneration) -> None:
         """So that who takes it over is given the same again, if the answer is lost."""
         if one.id != one.leader:
             self._taken[one.leader] = one.id, one.lease
@@ -204,12 +220,12 @@ class Pointers:
     def forget(self, known: Container[str], now: int) -> None:
         """Drop the pointers to what is gone."""
         self._taken = {name: taken for name, taken in self._taken.items() if taken[1] > now}
-        self._slots = {
-            key: slot
-            for key, slot in self._slots.items()
-            if slot.running in known or slot.done in known
+        self._cache_keys = {
+            key: ids
+            for key, ids in self._cache_keys.items()
+            if ids.running in known or ids.done in known
         }
         self._keys = {key: value for key, value in self._keys.items() if value[0] in known}
-        self._adoptable = {
-            key: value for key, value in self._adoptable.items() if value.forget(known, now)
+        self._retry_keys = {
+            key: value for key, value in self._retry_keys.items() if value.forget(known)
         }

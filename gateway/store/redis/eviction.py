@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from redis.crc import key_slot
 from redis.exceptions import NoPermissionError, ResponseError
 
-from gateway.store.base import StoreUnavailable
+from gateway.store.availability import StoreUnavailable
 from gateway.store.redis.pipeliner import Reply
 from gateway.store.redis.router import NodeRouter
 

@@ -1,218 +1,174 @@
-"""Generations on Redis: one script per operation, the keys of a scope in one slot.
+"""Generations on Redis: the keys of a scope in one slot.
 
-<prefix>{f:<scope>}:shelf|sizes|counts|g:<id>|c:<key>|i:<key>|a:<hash>|x:<hash>
+<prefix>{t:<tenant>}:… or <prefix>{g:<group>}:…
+cached|sizes|counts|g:<id>|c:<cache key>|i:<idempotency key>|a:<retry key>|t:<request>
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 
 import msgspec
 
 from gateway.store.generations import (
-    Begun,
-    Claim,
-    Departure,
-    Ending,
+    CANDIDATES,
+    DELIVERED_REUSED_MS,
+    DOUBT_MS,
+    IDEMPOTENCY_MS,
+    MARGIN_MS,
+    PARTS_KEPT_MS,
+    RETRIED_MAX,
+    SHARED_ERROR_MS,
+    UNDELIVERED_REUSED_MS,
+    CacheStats,
+    Doubtful,
     Entry,
-    Failure,
+    FencingResult,
     Found,
+    GenerationStatus,
     How,
-    Idempotency,
     Joined,
+    Leadership,
     Led,
     Parts,
-    Phase,
+    Place,
     Refusal,
-    Shelf,
-    Sight,
-    Standing,
+    State,
 )
-from gateway.store.redis.pipeliner import Command, Reply
-from gateway.store.redis.scripts import Script, load
+from gateway.store.redis.pipeliner import Reply
+from gateway.store.redis.runner import ScriptRunner
+from gateway.store.redis.scripts import Args, load
 
-BEGIN = load("flights", "flight_begin")
-RESTORE = load("flights", "flight_restore")
-PROGRESS = load("flights", "flight_progress")
-FINISH = load("flights", "flight_finish")
-FAIL = load("flights", "flight_fail")
-ABANDON = load("flights", "flight_abandon")
-KEEP_ALIVE = load("flights", "flight_keep_alive")
-LOOK = load("flights", "flight_look")
-DEPART = load("flights", "flight_depart")
-EXCUSE = load("flights", "flight_excuse")
-HOLD = load("flights", "flight_hold")
-DISCARD = load("flights", "flight_discard")
-SHELF = load("flights", "flight_shelf")
-PURGE = load("flights", "flight_purge")
+CONSTANTS = {
+    "CANDIDATES": CANDIDATES,
+    "DELIVERED_REUSED_MS": DELIVERED_REUSED_MS,
+    "DOUBT_MS": DOUBT_MS,
+    "IDEMPOTENCY_MS": IDEMPOTENCY_MS,
+    "MARGIN_MS": MARGIN_MS,
+    "PARTS_KEPT_MS": PARTS_KEPT_MS,
+    "RETRIED_MAX": RETRIED_MAX,
+    "SHARED_ERROR_MS": SHARED_ERROR_MS,
+    "UNDELIVERED_REUSED_MS": UNDELIVERED_REUSED_MS,
+}
+SCOPE = CONSTANTS | {"SCOPE_AT": 1}
+
+RESTORE = load("generations/scope", "generations/restore", **SCOPE)
+RENEW = load("generations/scope", "generations/renew", **SCOPE)
+POLL = load("generations/scope", "generations/poll", **SCOPE)
+CLIENT_GONE = load("generations/scope", "generations/ending", "generations/client_gone", **SCOPE)
+PIN = load("generations/scope", "generations/pin", **SCOPE)
+DISCARD = load("generations/scope", "generations/discard", **SCOPE)
+STATS = load("generations/scope", "generations/stats", **SCOPE)
+PURGE = load("generations/scope", "generations/purge", **SCOPE)
 
 PURGED_AT_ONCE = 500
-
-NO_KEY = Idempotency("", "")
 URLS = msgspec.msgpack.Decoder(tuple[str, ...])
 
 
-class RedisFlights:
-    """A part of RedisStore, which runs the scripts."""
+class RedisGenerations(ScriptRunner):
+    async def restore(
+        self, leadership: Leadership, entry: Entry, lead_ms: int, parts: Parts
+    ) -> FencingResult:
+        args = {
+            "id": leadership.id,
+            "leader": leadership.leader,
+            "plan": entry.plan,
+            "lead_ms": lead_ms,
+            "parts": list(parts),
+            **pointer_args(entry),
+        }
+        named = pointer_keys(entry, leadership.id)
+        return standing(await self._run_in(leadership.scope, RESTORE, args, named, packed(parts)))
 
-    _prefix: str
-    _offset_ms: Callable[[], int]
-
-    async def _run(self, script: Script, keys: tuple[str, ...], args: Command) -> Reply:
-        raise NotImplementedError
-
-    async def begin(self, entry: Entry, lease_ms: int, follows: str | None = None) -> Begun:
-        key = entry.idempotency or NO_KEY
-        args = (
-            entry.request,
-            entry.plan,
-            lease_ms,
-            entry.cache_key or "",
-            -1 if entry.max_age_ms is None else entry.max_age_ms,
-            _flags(entry),
-            key.key,
-            key.body,
-            entry.adoption or "",
-            follows or "",
-        )
-        named = _pointers(entry, entry.request, follows)
-        return _begun(entry, await self._run_in(entry.scope, BEGIN, args, named))
-
-    async def restore(self, claim: Claim, entry: Entry, lease_ms: int, parts: Parts) -> Standing:
-        key = entry.idempotency or NO_KEY
-        args = (
-            claim.id,
-            claim.leader,
-            entry.plan,
-            lease_ms,
-            entry.cache_key or "",
-            key.key,
-            key.body,
-            entry.adoption or "",
-            *_packed(parts),
-        )
-        reply = await self._run_in(claim.scope, RESTORE, args, _pointers(entry, claim.id))
-        return Standing(reply.decode())
-
-    async def progress(self, claim: Claim, index: int, urls: Sequence[str]) -> Standing:
-        args = (claim.id, claim.leader, *_packed({index: tuple(urls)}))
-        return Standing(
-            (await self._run_in(claim.scope, PROGRESS, args, [f"g:{claim.id}"])).decode()
-        )
-
-    async def finish(self, claim: Claim, ending: Ending) -> Standing:
-        args = (
-            claim.id,
-            claim.leader,
-            ending.result,
-            ending.life_ms,
-            ending.keep_ms,
-            ending.cache_key or "",
-            ending.cache_ms,
-        )
-        named = [f"g:{claim.id}", *([f"c:{ending.cache_key}"] if ending.cache_key else [])]
-        return Standing((await self._run_in(claim.scope, FINISH, args, named)).decode())
-
-    async def fail(self, claim: Claim, failure: Failure) -> Standing:
-        args = (
-            claim.id,
-            claim.leader,
-            failure.error or b"",
-            failure.adoption or "",
-            int(failure.answered),
-            *_packed(failure.parts),
-        )
-        named = [f"g:{claim.id}", *_adoption(failure.adoption)]
-        return Standing((await self._run_in(claim.scope, FAIL, args, named)).decode())
-
-    async def abandon(self, claim: Claim, adoption: str | None) -> bool:
-        args = (claim.id, claim.leader, adoption or "")
-        named = [f"g:{claim.id}", *_adoption(adoption)]
-        return bool(await self._run_in(claim.scope, ABANDON, args, named))
-
-    async def keep_alive(self, claims: Sequence[Claim], lease_ms: int) -> list[Standing]:
-        if not claims:
+    async def renew_leaderships(
+        self, leaderships: Sequence[Leadership], lead_ms: int
+    ) -> list[FencingResult]:
+        if not leaderships:
             return []
-        leaders = [part for claim in claims for part in (claim.id, claim.leader)]
-        named = [f"g:{claim.id}" for claim in claims]
-        reply = await self._run_in(claims[0].scope, KEEP_ALIVE, (lease_ms, *leaders), named)
-        return [Standing(standing.decode()) for standing in reply]
+        leaders = [(one.id, one.leader) for one in leaderships]
+        args = {"lead_ms": lead_ms, "leaderships": leaders}
+        named = [f"g:{one.id}" for one in leaderships]
+        reply = await self._run_in(leaderships[0].scope, RENEW, args, named)
+        return [standing(one) for one in reply]
 
-    async def look(self, scope: str, ids: Sequence[str]) -> list[Sight]:
-        reply = await self._run_in(scope, LOOK, tuple(ids), [f"g:{id_}" for id_ in ids])
+    async def poll(self, scope: str, ids: Sequence[str]) -> list[GenerationStatus]:
+        named = [f"g:{id_}" for id_ in ids]
+        reply = await self._run_in(scope, POLL, {"ids": list(ids)}, named)
         return [
-            Sight(Phase(phase.decode()), payload, age_ms)
-            for phase, payload, age_ms in zip(reply[::3], reply[1::3], reply[2::3], strict=True)
+            GenerationStatus(State(state.decode()), payload, age_ms)
+            for state, payload, age_ms in zip(reply[::3], reply[1::3], reply[2::3], strict=True)
         ]
 
-    async def depart(self, claim: Claim, adoption: str | None, how: Departure) -> None:
-        args = (claim.id, claim.leader, adoption or "", how.value)
-        named = [f"g:{claim.id}", *_adoption(adoption)]
-        await self._run_in(claim.scope, DEPART, args, named)
+    async def client_gone(self, leadership: Leadership, retry_key: str | None) -> None:
+        args = {"id": leadership.id, "leader": leadership.leader, "retry_key": retry_key}
+        named = [f"g:{leadership.id}", *retry_keys(retry_key)]
+        await self._run_in(leadership.scope, CLIENT_GONE, args, named)
 
-    async def excuse(self, scope: str, adoption: str, request: str) -> None:
-        await self._run_in(scope, EXCUSE, (adoption, request), [f"x:{adoption}"])
-
-    async def hold(self, scope: str, id_: str, hold_ms: int) -> None:
-        await self._run_in(scope, HOLD, (id_, hold_ms), [f"g:{id_}"])
+    async def pin_images(self, scope: str, id_: str, pin_ms: int) -> None:
+        await self._run_in(scope, PIN, {"id": id_, "pin_ms": pin_ms}, [f"g:{id_}"])
 
     async def discard(self, scope: str, id_: str) -> None:
-        await self._run_in(scope, DISCARD, (id_,), [f"g:{id_}"])
+        await self._run_in(scope, DISCARD, {"id": id_}, [f"g:{id_}"])
 
-    async def shelf(self, scope: str) -> Shelf:
-        entries, size, counts = await self._run_in(scope, SHELF, (), ["sizes", "counts"])
+    async def cache_stats(self, scope: str) -> CacheStats:
+        entries, size, counts = await self._run_in(scope, STATS, {}, ["sizes", "counts"])
         pairs = zip(counts[::2], counts[1::2], strict=True)
         known = {how.decode(): int(times) for how, times in pairs if times.isdigit()}
-        return Shelf(entries, size, known)
+        return CacheStats(entries, size, known)
 
     async def purge(self, scope: str) -> int:
         total, left = 0, 1
         while left:
-            purged, left = await self._run_in(scope, PURGE, (PURGED_AT_ONCE,), ["sizes"])
+            purged, left = await self._run_in(scope, PURGE, {"most": PURGED_AT_ONCE}, ["sizes"])
             total += purged
         return total
 
-    async def _run_in(
-        self, scope: str, script: Script, args: Command, named: Iterable[str] = ()
-    ) -> Reply:
-        base = f"{self._prefix}{{f:{scope}}}:"
-        keys = (base + "shelf", *(base + name for name in named))
-        return await self._run(script, keys, (self._offset_ms(), *args))
+
+def pointer_args(entry: Entry) -> Args:
+    """By what a generation is found."""
+    key = entry.idempotency
+    return {
+        "cache_key": entry.cache_key,
+        "key": key and key.key,
+        "body": key and key.body,
+        "retry_key": entry.retry_key,
+    }
 
 
-def _flags(entry: Entry) -> str:
-    flags = (
-        entry.fresh,
-        entry.only_if_cached,
-        entry.needs_url,
-        entry.is_retry,
-        entry.takes_orphans,
-    )
-    return "".join("01"[flag] for flag in flags)
+def entry_args(entry: Entry) -> Args:
+    return {
+        "request": entry.request,
+        "plan": entry.plan,
+        "max_age_ms": entry.max_age_ms,
+        "fresh": entry.fresh,
+        "only_if_cached": entry.only_if_cached,
+        "needs_url": entry.needs_url,
+        "is_retry": entry.is_retry,
+        "may_reuse_unclaimed": entry.may_reuse_unclaimed,
+        **pointer_args(entry),
+    }
 
 
-def _adoption(adoption: str | None) -> list[str]:
-    return [f"a:{adoption}", f"x:{adoption}"] if adoption else []
+def retry_keys(retry_key: str | None) -> list[str]:
+    return [f"a:{retry_key}"] if retry_key else []
 
 
-def _pointers(entry: Entry, *ids: str | None) -> list[str]:
+def pointer_keys(entry: Entry, *ids: str | None) -> list[str]:
     """The keys of an entry whose names are known before they are asked for."""
     named = [f"g:{id_}" for id_ in ids if id_]
     if entry.cache_key:
         named.append(f"c:{entry.cache_key}")
     if entry.idempotency:
         named.append(f"i:{entry.idempotency.key}")
-    return [*named, *_adoption(entry.adoption)]
+    return [*named, *retry_keys(entry.retry_key)]
 
 
-def _packed(parts: Parts) -> list[bytes | int]:
-    return [
-        value for index, urls in parts.items() for value in (index, msgspec.msgpack.encode(urls))
-    ]
+def packed(parts: Parts) -> list[bytes]:
+    return [msgspec.msgpack.encode(urls) for urls in parts.values()]
 
 
-def _unpacked(fields: Sequence[bytes]) -> dict[int, tuple[str, ...]]:
+def unpacked(fields: Sequence[bytes]) -> dict[int, tuple[str, ...]]:
     """The parts; one that cannot be read has to be made again."""
     parts = {}
     for index, urls in zip(fields[::2], fields[1::2], strict=True):
@@ -221,15 +177,23 @@ def _unpacked(fields: Sequence[bytes]) -> dict[int, tuple[str, ...]]:
     return parts
 
 
-def _begun(entry: Entry, reply: Sequence[Reply]) -> Begun:
+def standing(reply: bytes) -> FencingResult:
+    return FencingResult(reply.decode())
+
+
+def placed(entry: Entry, reply: Sequence[Reply]) -> Place | None:
+    """A place as `lua/generations/choose.lua` tells it; None where it has changed."""
     kind, *rest = reply
     if kind == b"led":
         id_, parts = rest
-        return Led(Claim(entry.scope, id_.decode(), entry.request), _unpacked(parts))
+        return Led(Leadership(entry.scope, id_.decode(), entry.request), unpacked(parts))
     if kind == b"joined":
         id_, how = rest
         return Joined(id_.decode(), How(how.decode()))
     if kind == b"found":
         id_, how, age_ms, result = rest
         return Found(id_.decode(), result or b"", age_ms, How(how.decode()))
-    return Refusal(kind.decode())
+    if kind == b"doubtful":
+        id_, age_ms, error = rest
+        return Doubtful(id_.decode(), error or b"", age_ms)
+    return None if kind == b"changed" else Refusal(kind.decode())

@@ -10,16 +10,16 @@ from secrets import token_hex
 
 from redis.exceptions import ResponseError
 
-from gateway.store.base import StoreUnavailable
-from gateway.store.generations import ImagePlace, ImageShelf
+from gateway.store.availability import StoreUnavailable
+from gateway.store.images import ImagePlace, ImageStats
 from gateway.store.redis.pipeliner import Reply, Timeouts
 from gateway.store.redis.router import connect
-from gateway.store.redis.scripts import Script, load, run
+from gateway.store.redis.scripts import Args, Script, load, run
 from gateway.store.redis.timing import LatencyObserver, ignore_latency, timed
 
-KEEP = load("image_keep")
-SIZE = load("image_size")
-SHELF = load("image_shelf")
+KEEP = load("images/keep")
+SIZE = load("images/size")
+STATS = load("images/stats")
 
 BLOCK_BYTES = 256 * 1024
 """So much at once, so that neither side holds more and no other command waits for long."""
@@ -60,12 +60,17 @@ class RedisImages:
         for start in range(0, len(view), BLOCK_BYTES):
             await self._call(blocks, "SETRANGE", start, bytes(view[start : start + BLOCK_BYTES]))
             await self._call(blocks, "PEXPIRE", BLOCKS_TTL_MS)
-        args = (_member(place), len(view), ttl_ms, budget)
+        args = {
+            "member": _member(place),
+            "size": len(view),
+            "ttl_ms": ttl_ms,
+            "budget": budget,
+        }
         return bool(await self._run(KEEP, place.scope, args, blocks))
 
     async def get_image(self, place: ImagePlace) -> bytes | None:
         name = f"{self._base(place.scope)}b:{_member(place)}"
-        size = await self._run(SIZE, place.scope, (_member(place),), name)
+        size = await self._run(SIZE, place.scope, {"member": _member(place)}, name)
         blocks = [
             await self._call(name, "GETRANGE", start, start + BLOCK_BYTES - 1)
             for start in range(0, size, BLOCK_BYTES)
@@ -73,12 +78,12 @@ class RedisImages:
         image = b"".join(blocks)
         return image if image and len(image) == size else None
 
-    async def image_shelf(self, scope: str) -> ImageShelf:
-        images, size = await self._run(SHELF, scope, (0,))
-        return ImageShelf(images, size)
+    async def image_stats(self, scope: str) -> ImageStats:
+        images, size = await self._run(STATS, scope, {"remove": False})
+        return ImageStats(images, size)
 
     async def purge_images(self, scope: str) -> int:
-        images, _ = await self._run(SHELF, scope, (1,))
+        images, _ = await self._run(STATS, scope, {"remove": True})
         return int(images)
 
     async def ping(self) -> None:
@@ -90,12 +95,10 @@ class RedisImages:
     def _base(self, scope: str) -> str:
         return f"{self._prefix}{{b:{scope}}}:"
 
-    async def _run(
-        self, script: Script, scope: str, args: tuple[str | int, ...], *names: str
-    ) -> Reply:
+    async def _run(self, script: Script, scope: str, args: Args, *names: str) -> Reply:
         base = self._base(scope)
         keys = (f"{base}ends", f"{base}sizes", *names)
-        asked = run(self._servers, script, keys, (self._offset_ms(), *args))
+        asked = run(self._servers, script, keys, self._offset_ms(), args)
         return await timed(self._took, script.name, asked)
 
     async def _call(self, key: str, command: str, *args: int | bytes) -> Reply:

@@ -25,7 +25,7 @@ from msgspec import Struct
 from redis.asyncio.connection import AbstractConnection, ConnectionPool
 from redis.exceptions import RedisError, ResponseError
 
-from gateway.store.base import StoreUnavailable
+from gateway.store.availability import StoreUnavailable
 from gateway.store.redis.dns import DnsProbe
 
 BATCH_MAX = 128
@@ -68,6 +68,8 @@ class Pipeliner:
         self._is_scheduled = False
         self._is_closed = False
         self._tasks: set[asyncio.Task[None]] = set()
+        self.reconnects = 0
+        """How often a connection was made again, whether to the same server nobody knows."""
         self.failure: str | None = None
         """Why calls fail at once, or None."""
         self._on_trial: str | None = None
@@ -166,6 +168,8 @@ class Pipeliner:
         is_sent = False
         try:
             connection = await self._pool.get_connection()  # type: ignore[no-untyped-call]
+            # From now on: its first connecting is over.
+            connection.register_connect_callback(self._has_reconnected)
             try:
                 packed = connection.pack_commands(commands)
                 watch.heard(self._timeouts.command_s)
@@ -190,6 +194,9 @@ class Pipeliner:
             raise self._unavailable(error, in_doubt=is_sent) from error
         finally:
             watch.stop()
+
+    def _has_reconnected(self, _: AbstractConnection) -> None:
+        self.reconnects += 1
 
     def _unavailable(self, error: Exception, *, in_doubt: bool = False) -> StoreUnavailable:
         """Whatever befalls a connection: no request fails of it, and the breaker logs it once."""

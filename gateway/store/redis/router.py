@@ -22,7 +22,7 @@ from redis.crc import key_slot
 from redis.exceptions import AskError, MovedError, ResponseError, TryAgainError
 
 from gateway.config.redis_url import RedisUrl, parse
-from gateway.store.base import StoreUnavailable
+from gateway.store.availability import StoreUnavailable
 from gateway.store.redis.dns import DnsProbe
 from gateway.store.redis.pipeliner import Command, Pipeliner, Reply, Timeouts
 
@@ -45,8 +45,16 @@ class NodeRouter(Protocol):
         """The server on which `key` was is no longer its master."""
 
     @property
+    def is_cluster(self) -> bool:
+        """Whether keys of different hash tags may live on different servers."""
+
+    @property
     def failures(self) -> list[str]:
         """What is known to be away."""
+
+    @property
+    def reconnects(self) -> int:
+        """How often a connection was made again, or a key found on another server."""
 
     async def ping(self) -> None:
         """Raises StoreUnavailable."""
@@ -107,6 +115,8 @@ def _sentinel(
 class SingleNode:
     """One server, or the present master behind Sentinels."""
 
+    is_cluster = False
+
     def __init__(self, lane: Pipeliner, sentinels: Sequence[Redis] = ()) -> None:
         self._lane = lane
         self._sentinels = sentinels
@@ -120,6 +130,10 @@ class SingleNode:
     @property
     def failures(self) -> list[str]:
         return [self._lane.failure] if self._lane.failure else []
+
+    @property
+    def reconnects(self) -> int:
+        return self._lane.reconnects
 
     async def ping(self) -> None:
         _expect_no_error(await self._lane.call(("PING",)))
@@ -137,6 +151,8 @@ class Cluster:
     silence hold up the others.
     """
 
+    is_cluster = True
+
     def __init__(
         self, seeds: tuple[Node, ...], options: dict[str, Any], timeouts: Timeouts
     ) -> None:
@@ -147,6 +163,8 @@ class Cluster:
         self._ranges: list[tuple[int, int, Node]] = []
         self._moved: dict[int, Node] = {}
         """Slots that have moved since the map was made."""
+        self._changes = 0
+        """How often the map named other masters than before."""
         self._is_stale = True
         self._look_again_at = 0.0
         self._looking: asyncio.Task[None] | None = None
@@ -184,6 +202,10 @@ class Cluster:
         serving = {node for _, _, node in self._ranges}
         lanes = ((node, lane.failure) for node, lane in self._lanes.items())
         return [failure for node, failure in lanes if failure and node in serving]
+
+    @property
+    def reconnects(self) -> int:
+        return self._changes + sum(lane.reconnects for lane in self._lanes.values())
 
     async def ping(self) -> None:
         await self._look()
@@ -225,7 +247,9 @@ class Cluster:
             with contextlib.suppress(StoreUnavailable):
                 reply = await self._lane(node).call(("CLUSTER", "SLOTS"))
                 if not isinstance(reply, ResponseError):
-                    self._ranges = _ranges(reply, node[0])
+                    ranges = _ranges(reply, node[0])
+                    self._changes += bool(self._ranges) and ranges != self._ranges
+                    self._ranges = ranges
                     self._moved.clear()
                     self._is_stale = False
                     return

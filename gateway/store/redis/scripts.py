@@ -1,38 +1,75 @@
-"""The Lua scripts: each operation in a file of its own, after what it shares with others."""
+"""The Lua scripts: each operation in a file of its own, after what it shares with others.
+
+Every script is given its arguments by name, in MessagePack, bytes behind them, and begins with
+`lua/clock.lua`.
+"""
 
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Sequence
 from importlib.resources import files
+from typing import Any, TypeAlias
 
+import msgspec
 from msgspec import Struct
 from redis.exceptions import NoScriptError, ReadOnlyError, ResponseError
 
-from gateway.store.base import StoreUnavailable
+from gateway.store.availability import StoreUnavailable
 from gateway.store.redis.pipeliner import Command, Reply
 from gateway.store.redis.router import NodeRouter
+
+Args: TypeAlias = dict[str, Any]
+"""None is nil."""
+
+TAIR = (
+    "this server, or the proxy before it, takes only scripts that name each key literally: set "
+    "script_check_enable to 0 (Tair, ApsaraDB), or connect to its nodes"
+)
+CLUSTER = "this is a cluster: use redis+cluster:// in redis.url"
+ACL = "its user needs +@scripting, +@read, +@write and +time on the keys of redis.prefix"
+LACKING = "this server, or the proxy before it, lacks a command that the gateway needs"
+ADVICE = {
+    "bad lua script": TAIR,
+    "script_check_enable": TAIR,
+    "MOVED ": CLUSTER,
+    "CROSSSLOT": CLUSTER,
+    "NOPERM": ACL,
+    "unknown command": LACKING,
+    "unknown redis command": LACKING,
+}
+"""What to do, by what a server's error says."""
 
 
 class Script(Struct, frozen=True):
     """One operation, ready to be sent."""
 
     name: str
-    """Of its last file."""
+    """Of its last file, as in metrics."""
     source: str
     sha: str
 
 
-def load(*names: str) -> Script:
-    """The files `store/lua/<name>.lua`, one after the other."""
+def load(*names: str, **constants: int) -> Script:
+    """The files `store/lua/<name>.lua`, one after the other; the constants are locals of theirs."""
     folder = files("gateway.store") / "lua"
-    source = "\n".join((folder / f"{name}.lua").read_text("utf-8") for name in names)
+    lines = [f"local {name} = {value}" for name, value in constants.items()]
+    parts = [(folder / f"{name}.lua").read_text("utf-8") for name in ("clock", *names)]
+    source = "\n".join([*lines, *parts])
     sha = hashlib.sha1(source.encode(), usedforsecurity=False).hexdigest()
-    return Script(names[-1], source, sha)
+    return Script(names[-1].removeprefix("requests/").replace("/", "_"), source, sha)
 
 
-async def run(servers: NodeRouter, script: Script, keys: tuple[str, ...], args: Command) -> Reply:
+async def run(
+    servers: NodeRouter,
+    script: Script,
+    keys: tuple[str, ...],
+    offset_ms: int,
+    args: Args,
+    blobs: Sequence[bytes] = (),
+) -> Reply:
     """One decision of the server that these keys live on. Raises StoreUnavailable."""
-    rest = (len(keys), *keys, *args)
+    rest: Command = (len(keys), *keys, offset_ms, msgspec.msgpack.encode(args), *blobs)
     reply = await servers.call(keys[0], ("EVALSHA", script.sha, *rest))
     if isinstance(reply, NoScriptError):
         # The server was restarted, or is another one since a failover.
@@ -40,5 +77,13 @@ async def run(servers: NodeRouter, script: Script, keys: tuple[str, ...], args: 
     if isinstance(reply, ResponseError):
         if isinstance(reply, ReadOnlyError) or "READONLY" in str(reply):
             await servers.reconnect(keys[0])
-        raise StoreUnavailable(f"Redis: {reply}")
+        raise StoreUnavailable(f"Redis: {explained(str(reply))}")
     return reply
+
+
+def explained(error: str) -> str:
+    """What a server says, and what to do where it is set up wrong."""
+    for sign, advice in ADVICE.items():
+        if sign in error:
+            return f"{error} ({advice})"
+    return error

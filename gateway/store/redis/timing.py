@@ -6,7 +6,7 @@ from collections.abc import Awaitable, Callable
 from time import perf_counter
 from typing import TypeAlias
 
-from gateway.store.base import StoreUnavailable
+from gateway.store.availability import StoreUnavailable
 from gateway.store.redis.pipeliner import Reply
 
 LatencyObserver: TypeAlias = Callable[[str, float], None]

@@ -1,0 +1,124 @@
+"""The client of one request, who may leave while the work that it caused goes on."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+from gateway.domain.errors import ClientGone, GatewayError, ServiceUnavailable, UpstreamTimeout
+
+T = TypeVar("T")
+
+
+class Stopped(Exception):
+    """A request gets no further, for a reason of its own; nothing was sent that is not answered.
+
+    Others who wait for the same images may still get them.
+    """
+
+    def __init__(self, error: GatewayError) -> None:
+        super().__init__(error.message)
+        self.error = error
+
+
+class Client:
+    """Waits for its images, until it hangs up or its time is over.
+
+    Everything that a request waits for without having sent anything, it waits for by `wait`, which
+    ends when the client leaves. What was sent is paid for and goes on. `answer_early` sends the
+    client an error while it does.
+    """
+
+    __slots__ = ("_answer_early", "_futures", "_timer", "_why", "is_served", "left", "on_leave")
+
+    def __init__(self, answer_early: Callable[[GatewayError], object]) -> None:
+        self._answer_early = answer_early
+        self._futures: dict[asyncio.Future[Any], None] = {}
+        self._timer: asyncio.TimerHandle | None = None
+        self._why: GatewayError | None = None
+        """Why nothing more is begun."""
+        self.left = False
+        self.is_served: Callable[[], bool] | None = None
+        """Whether images are being made or are there already; None for one that follows."""
+
+        self.on_leave: Callable[[], object] | None = None
+        """Called once, when it leaves."""
+
+    def starts(self, timeout_s: float) -> None:
+        """Begin to count its time."""
+        loop = asyncio.get_running_loop()
+        self._timer = loop.call_later(max(0.0, timeout_s), self._time_out)
+
+    def stops(self) -> None:
+        """Its answer is on the way: its time counts no longer."""
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+    def hang_up(self) -> None:
+        """It has closed the connection."""
+        self._leave(ClientGone("The client closed the connection."))
+
+    def _time_out(self) -> None:
+        if self.is_served is None or self.is_served():
+            # An SDK's retry is given what is being made now, so it costs nothing.
+            late = UpstreamTimeout("The images were not ready in time; they are still being made.")
+            late.should_retry = True
+            self._leave(late)
+            if self.is_served is not None:
+                self._answer_early(late)
+        else:
+            message = "The deadline passed before the images were begun."
+            self._leave(ServiceUnavailable(message))
+
+    def _leave(self, why: GatewayError) -> None:
+        self.stops()
+        if not self.left:
+            self.left = True
+            self.stop(why)
+            if self.on_leave is not None:
+                self.on_leave()
+
+    def stop(self, why: GatewayError) -> None:
+        """Begin nothing more for it."""
+        self._why = self._why or why
+        for future in self._futures:
+            if not future.done():
+                future.set_exception(Stopped(self._why))
+        self._futures = {}
+
+    def check(self) -> None:
+        """Raises Stopped where it has left."""
+        if self.left and self._why is not None:
+            raise Stopped(self._why)
+
+    async def wait(self, future: asyncio.Future[T]) -> T:
+        """The future's result, unless the client leaves first.
+
+        Raises:
+            Stopped: it has left, or another part of its request has failed.
+        """
+        if self._why is not None:
+            raise Stopped(self._why)
+        self._futures[future] = None
+        try:
+            return await future
+        finally:
+            self._futures.pop(future, None)
+
+    async def sleep(self, seconds: float) -> None:
+        """Raises Stopped, as `wait`."""
+        loop = asyncio.get_running_loop()
+        future: asyncio.Future[None] = loop.create_future()
+        timer = loop.call_later(seconds, wake, future)
+        try:
+            await self.wait(future)
+        finally:
+            timer.cancel()
+
+
+def wake(future: asyncio.Future[None]) -> None:
+    """Unless it has been stopped."""
+    if not future.done():
+        future.set_result(None)

@@ -1,0 +1,3 @@
+-- Reply the standing
+
+return finish_or_fail()

@@ -1,0 +1,4 @@
+-- Note what became of a client.
+
+leave_place()
+return 1

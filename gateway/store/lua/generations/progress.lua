@@ -1,0 +1,3 @@
+-- Reply the standing
+
+return progress()

@@ -1,0 +1,4 @@
+-- Where the limits stand.
+-- Reply `levels`
+
+return levels()

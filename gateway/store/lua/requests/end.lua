@@ -1,0 +1,8 @@
+-- End a generation, and settle its leader's reservation.
+-- args  those of generations/ending.lua and limits/settle.lua
+-- Reply the standing, `levels`
+
+local answer = finish_or_fail()
+settle(args.settlement)
+if args.leaves then leave(args.settlement.request) end
+return {answer, levels()}
