@@ -6,7 +6,7 @@ import asyncio
 
 from litestar import Response
 
-from gateway.api.streaming import ImagesStream
+from gateway.api.streaming import Events, ImagesStream
 from gateway.delivery import CopySink, Delivery, OpenDelivery, ResultImages
 from gateway.domain.catalogue import Size
 from gateway.domain.clock import Clock
@@ -57,9 +57,13 @@ class Answers:
         self._metrics.cache_results.labels(context.tenant, result.cache).inc()
         context.log_fields["cache"] = result.cache
         headers = log_fields(plan) | self._cache_notes(result)
-        if plan.response_format == "b64_json":
-            return await self._streamed(result, context, headers)
-        images = [Image(url=self._fetcher.checked(url)) for url in record.urls]
+        try:
+            if plan.response_format == "b64_json":
+                return await self._streamed(result, context, headers)
+            images = [Image(url=self._fetcher.checked(url)) for url in record.urls]
+        except ImageUnavailable as error:
+            await self._give_up(error, result.place)
+            raise
         body = to_openai(images, created=record.created, size=plan.size)
         return Response(body, headers=headers)
 
@@ -70,6 +74,9 @@ class Answers:
 
         def describe(images: list[Image], size: Size | None) -> ImagesResponse:
             return to_openai(images, created=record.created, size=size)
+
+        async def hopeless(error: ImageUnavailable) -> None:
+            await self._give_up(error, result.place)
 
         delivery = await self._delivery.open(
             await self._images_of(result),
@@ -85,7 +92,7 @@ class Answers:
             context.record_timing("download", delivery.download_s)
             context.external_wait_s += delivery.download_s + delivery.client_s
 
-        return ImagesStream(delivery, headers, ended)
+        return ImagesStream(delivery, headers, Events(ended, hopeless))
 
     async def _images_of(self, result: Result) -> ResultImages:
         """The URLs, or the images where the URLs are dead.
@@ -109,10 +116,18 @@ class Answers:
             return ResultImages(found, reserved=held)
         if result.record.life_s(self._clock.now()) > 0:
             return ResultImages(result.record.urls)
-        await self._ledger.discard(place)
-        gone = ImageUnavailable("A cached image is no longer held; try again for a new one.")
-        gone.should_retry = True
-        raise gone
+        message = "A cached image is no longer held; try again for a new one."
+        raise ImageUnavailable(message, for_good=True)
+
+    async def _give_up(self, error: ImageUnavailable, place: Done | Lead) -> None:
+        """Forget a result that nobody can be given, lest every repeat fails until it ends.
+
+        A retry then pays. That is right for a request that found the result and paid nothing; one
+        that has paid is told not to by itself.
+        """
+        if error.for_good:
+            await self._ledger.discard(place)
+            error.should_retry = isinstance(place, Done) and place.how is How.HIT
 
     async def _take(self, count: int) -> None:
         """Wait for room in memory, but not for as long as a slow client may hold it.

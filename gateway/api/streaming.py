@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from contextlib import aclosing
 from typing import Any
 
 from litestar import Response
 from litestar.response.base import ASGIResponse
 from litestar.types import Receive, Scope, Send
+from msgspec import Struct
 
 from gateway.api.disconnect import watch
 from gateway.delivery import OpenDelivery
-from gateway.domain.errors import ClientGone, GatewayError
+from gateway.domain.errors import ClientGone, GatewayError, ImageUnavailable
 from gateway.observability.context import RequestContext, context_of
 from gateway.protocol.openai import ImagesResponse
 
@@ -21,23 +22,39 @@ STALLED_S = 60.0
 """A client that takes nothing for so long is given up: it holds connections and memory."""
 
 
-Ended = Callable[[OpenDelivery], None]
-"""Told of a delivery just before the last byte of its answer, or when it failed."""
+def nothing(_: OpenDelivery) -> None:
+    """Do nothing."""
+
+
+async def leave(_: ImageUnavailable) -> None:
+    """Leave it at that."""
+
+
+class Events(Struct, frozen=True):
+    """What else is to be done about a delivery."""
+
+    ended: Callable[[OpenDelivery], object] = nothing
+    """Called just before the last byte of the answer, or when it failed."""
+    hopeless: Callable[[ImageUnavailable], Awaitable[object]] = leave
+    """Awaited where an image cannot be had."""
+
+
+NO_EVENTS = Events()
 
 
 class ImagesStream(Response[ImagesResponse]):
     """For a handler to return: what it stands for is written while it is sent."""
 
     def __init__(
-        self, delivery: OpenDelivery, headers: dict[str, str], ended: Ended = lambda _: None
+        self, delivery: OpenDelivery, headers: dict[str, str], events: Events = NO_EVENTS
     ) -> None:
         super().__init__(ImagesResponse(created=0, data=[]), headers=headers)
         self._delivery = delivery
-        self._ended = ended
+        self._events = events
 
     def to_asgi_response(self, *_: Any, **__: Any) -> ASGIResponse:  # noqa: ANN401 - Litestar's own
         """What sends it."""
-        return StreamedImages(self._delivery, self.headers, self._ended)
+        return StreamedImages(self._delivery, self.headers, self._events)
 
 
 class StreamedImages(ASGIResponse):
@@ -47,13 +64,13 @@ class StreamedImages(ASGIResponse):
         self,
         delivery: OpenDelivery,
         headers: dict[str, str],
-        ended: Ended = lambda _: None,
+        events: Events = NO_EVENTS,
     ) -> None:
         length = delivery.content_length
         super().__init__(content_length=length, media_type="application/json", headers=headers)
         self._delivery = delivery
-        self._ended: Ended | None = ended
-        self._begun = False
+        self._events = events
+        self._begun = self._ended = False
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Send it, or break off: the server closes a connection whose answer is incomplete.
@@ -76,6 +93,8 @@ class StreamedImages(ASGIResponse):
         try:
             task.result()
         except GatewayError as cause:
+            if isinstance(cause, ImageUnavailable):
+                await self._events.hopeless(cause)
             if not self._begun:
                 raise
             broken_off(context_of(scope), cause.label(), str(cause))
@@ -99,9 +118,9 @@ class StreamedImages(ASGIResponse):
             self._end()
 
     def _end(self) -> None:
-        ended, self._ended = self._ended, None
-        if ended is not None:
-            ended(self._delivery)
+        if not self._ended:
+            self._ended = True
+            self._events.ended(self._delivery)
 
 
 def broken_off(context: RequestContext, outcome: str, cause: str) -> None:

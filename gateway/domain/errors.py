@@ -30,8 +30,8 @@
     ├── UpstreamFailed            502  the vendor failed and billed nothing
     ├── UpstreamAmbiguous         502  a picture may have been generated and billed
     │   ├── UpstreamTimeout       504
-    │   ├── ImageUnavailable      502  generated, and cannot be fetched
     │   └── IncompleteResult      502  fewer images than asked, and some may be billed
+    ├── ImageUnavailable          502  a picture was generated and billed, and cannot be fetched
     └── InternalFault             500
 
 Each class carries its own facts; `gateway.api.errors` renders them all in one place.
@@ -302,25 +302,28 @@ class UpstreamTimeout(UpstreamAmbiguous):
     code = "upstream_timeout"
 
 
-class ImageUnavailable(UpstreamAmbiguous):
-    """An image was generated, and billed, but cannot be fetched.
+class IncompleteResult(UpstreamAmbiguous):
+    """The vendor answered with fewer images than asked; none is dropped in silence."""
 
-    `for_good`: nor will it ever be, so that the result is worth nothing to anybody.
+    code = "incomplete_result"
+
+
+class ImageUnavailable(GatewayError):
+    """An image was generated, and billed, but cannot be fetched; retry where the header says so.
+
+    `for_good`: nor will it ever be, so that the result is worth nothing to anybody. Otherwise the
+    result is kept, and a retry is given it without another payment.
     """
 
+    status = 502
     code = "image_unavailable"
-
+    should_retry = False
     for_good: bool = False
 
     def __init__(self, message: str, *, for_good: bool = False) -> None:
         super().__init__(message)
         self.for_good = for_good
-
-
-class IncompleteResult(UpstreamAmbiguous):
-    """The vendor answered with fewer images than asked; none is dropped in silence."""
-
-    code = "incomplete_result"
+        self.should_retry = not for_good
 
 
 class InternalFault(GatewayError):

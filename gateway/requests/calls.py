@@ -134,6 +134,7 @@ class Generator:
                 if len(urls) == wanted:
                     return urls
                 found = await self._send(remaining(call, len(urls)), index, work)
+                found = [self._fetcher.checked(url) for url in found]
                 urls += [url for url in dict.fromkeys(found) if url not in urls]
                 del urls[wanted:]
                 await work.keep(index, urls)

@@ -19,11 +19,12 @@ from litestar.types import ASGIApp, Receive, Scope, Send
 
 from gateway.api import streaming
 from gateway.api.errors import EXCEPTION_HANDLERS
-from gateway.api.streaming import StreamedImages
+from gateway.api.streaming import Events, StreamedImages
 from gateway.config import Images
 from gateway.delivery import Delivery, ResultImages
 from gateway.domain.catalogue import Size
 from gateway.domain.clock import Clock
+from gateway.domain.errors import ImageUnavailable
 from gateway.observability.context import RequestContext, open_context
 from gateway.protocol.openai import Image, ImagesResponse
 from gateway.server.worker import http_config
@@ -52,7 +53,12 @@ class Serving:
         self.fetcher = ImageFetcher(config, clock)
         self.delivery = Delivery(self.fetcher, steady=clock.steady)
         self.images: list[str] = []
+        self.given_up: list[bool] = []
+        """Whether for good."""
         self.context = RequestContext("")
+
+    async def hopeless(self, error: ImageUnavailable) -> None:
+        self.given_up.append(error.for_good)
 
     def deliver(self, *images: list[Script]) -> None:
         self.images = [self.host.add(*scripts) for scripts in images]
@@ -64,7 +70,8 @@ class Serving:
             opened = await self.delivery.open(
                 ResultImages(self.images), describe, deadline=inf, log=log
             )
-            return StreamedImages(opened, {"x-gateway-model": "m"})
+            events = Events(hopeless=self.hopeless)
+            return StreamedImages(opened, {"x-gateway-model": "m"}, events)
 
         app = Litestar(
             [generate],
@@ -162,6 +169,7 @@ async def test_hopeless_after_the_first_byte(
     [line] = logs.named("delivery_broken_off")
     assert "any more" in line["cause"]
     assert serving.context.outcome == "image_unavailable"
+    assert serving.given_up == [True]
 
 
 async def test_hopeless_before_the_first_byte(
@@ -180,6 +188,7 @@ async def test_hopeless_before_the_first_byte(
     assert response.json()["error"]["code"] == "image_unavailable"
     assert response.headers["x-should-retry"] == "false"
     assert logs.named("image_download_broke")
+    assert serving.given_up == [True]
 
 
 async def test_a_client_that_hangs_up(serving: Serving, logs: Logs) -> None:
