@@ -18,6 +18,7 @@ from litestar.middleware import DefineMiddleware
 
 from gateway.api.answers import Answers
 from gateway.api.auth import Authenticator, KeyMiddleware
+from gateway.api.cors import CorsMiddleware
 from gateway.api.errors import EXCEPTION_HANDLERS
 from gateway.api.images import ImageRoutes
 from gateway.api.middleware import Readiness, RequestMiddleware
@@ -211,7 +212,7 @@ def create_app(
     """
     clock = clock or Clock(time, monotonic)
     parts = Parts(config, store=store, transport=transport, clock=clock, share=share)
-    authenticate = Authenticator(KeyRing(config.tenants), clock.now)
+    authenticate = Authenticator(KeyRing(config.tenants), clock.now, config.auth.header)
     models = Models(config.catalogue)
 
     def apply(changed: Config) -> None:
@@ -245,14 +246,16 @@ def create_app(
         ),
     ]
     app = Litestar(
-        [*routes, ApiDocument(routes, installed_version()).route()],
+        [*routes, ApiDocument(routes, installed_version(), config.auth.header).route()],
         after_exception=[images.attach_rate_limit_headers],
         exception_handlers=EXCEPTION_HANDLERS,
         lifespan=[parts.lifespan, *([following(reloader)] if reloader else [])],
         openapi_config=None,
         logging_config=None,
     )
-    return RequestMiddleware(app, parts.readiness, (log_answer, image_requests.observe))
+    origins = config.cors.allow_origins
+    served = CorsMiddleware(app, origins) if origins else app
+    return RequestMiddleware(served, parts.readiness, (log_answer, image_requests.observe))
 
 
 def following(reloader: Reloader) -> Callable[[Litestar], AbstractAsyncContextManager[None]]:

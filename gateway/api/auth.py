@@ -17,29 +17,41 @@ from gateway.domain.errors import InvalidKey
 from gateway.observability.context import context_of
 from gateway.tenants.keys import Caller, KeyRing
 
+MISSING_IN = "You didn't provide an API key. Send it in the header {}."
 MISSING = (
     "You didn't provide an API key. Send it in an Authorization header as 'Bearer YOUR_KEY', "
     "or in an api-key header."
 )
 
 
-def presented_key(scope: Scope) -> str:
-    """The one key of a request.
+def presented_key(scope: Scope, header: bytes | None = None) -> str:
+    """The one key of a request, in a `header` of the operator's choice or in one of the usual two.
 
     Raises:
         InvalidKey: there is none, or two that differ, of which somebody else may have sent one.
     """
-    found = {
+    found = own_keys(scope, header) if header else usual_keys(scope)
+    if len(found) > 1:
+        raise InvalidKey("The request carries more than one API key.")
+    if not found:
+        raise InvalidKey(MISSING_IN.format(header.decode()) if header else MISSING)
+    return found.pop().decode("latin-1")
+
+
+def usual_keys(scope: Scope) -> set[bytes]:
+    """Those of OpenAI's header, and of Azure's."""
+    return {
         key
         for name, value in scope["headers"]
         if (name == b"authorization" and (key := bearer(value)))
         or (name == b"api-key" and (key := value.strip()))
     }
-    if len(found) > 1:
-        raise InvalidKey("The request carries more than one API key.")
-    if not found:
-        raise InvalidKey(MISSING)
-    return found.pop().decode("latin-1")
+
+
+def own_keys(scope: Scope, header: bytes) -> set[bytes]:
+    """Those of one header alone, whether it says Bearer or not: another one is a proxy's."""
+    values = [value.strip() for name, value in scope["headers"] if name == header]
+    return {key for value in values if (key := bearer(value) or value)}
 
 
 def bearer(value: bytes) -> bytes:
@@ -49,11 +61,15 @@ def bearer(value: bytes) -> bytes:
 
 
 class Authenticator:
-    """Turns a request into its caller. `now` gives Unix seconds."""
+    """Turns a request into its caller. `now` gives Unix seconds.
 
-    def __init__(self, keys: KeyRing, now: Callable[[], float]) -> None:
+    `header` is the only one that is read for a key; None: the usual two.
+    """
+
+    def __init__(self, keys: KeyRing, now: Callable[[], float], header: str | None = None) -> None:
         self._keys = keys
         self._now = now
+        self._header = header.lower().encode() if header else None
 
     def use(self, keys: KeyRing) -> None:
         """Follow a changed configuration, from the next request on."""
@@ -66,7 +82,7 @@ class Authenticator:
             InvalidKey: no valid key.
         """
         now = datetime.fromtimestamp(self._now(), UTC)
-        return self._keys.find(presented_key(scope), now)
+        return self._keys.find(presented_key(scope, self._header), now)
 
 
 class KeyMiddleware(AbstractAuthenticationMiddleware):

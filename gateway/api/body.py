@@ -134,8 +134,10 @@ def refuse_halves(value: object) -> None:
             raise InvalidRequest(message, param=param)
 
 
-def to_image_request(body: dict[str, Any]) -> ImageRequest:
+def to_image_request(body: dict[str, Any], *, strict: bool = True) -> ImageRequest:
     """Check the form of an image request; a null is the same as an absent key.
+
+    Unless `strict`, text that spells a number or a truth value is read as one.
 
     Raises:
         InvalidRequest: `param` names the field where one is at fault.
@@ -148,7 +150,7 @@ def to_image_request(body: dict[str, Any]) -> ImageRequest:
         if isinstance(value, float) and value.is_integer():
             fields[name] = int(value)  # JSON has numbers only: 1.0 is 1
     try:
-        return msgspec.convert(fields, ImageRequest)
+        return msgspec.convert(fields, ImageRequest, strict=strict)
     except msgspec.ValidationError as fault:
         raise to_invalid(fault, ImageRequest) from None
 

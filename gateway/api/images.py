@@ -1,86 +1,30 @@
-"""POST /v1/images/generations."""
+"""POST /v1/images/generations, and where else clients look for it."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Final, cast
+from typing import Any, Final
 
-from litestar import Request, Response, post
-from litestar.datastructures import State
-from litestar.dto import AbstractDTO
+from litestar import Response, post
 from litestar.handlers import HTTPRouteHandler
-from litestar.openapi.spec import Reference, Schema
 from litestar.params import JSONBody
 from litestar.types import Middleware, Scope
-from litestar.typing import FieldDefinition
 
 from gateway.api.answers import Answers
-from gateway.api.body import parse_json, read_body, to_image_request
 from gateway.api.disconnect import watch
+from gateway.api.image_request import START_LIMITER, GatewayRequest, ImageRequestDTO
 from gateway.api.openapi import IMAGE_ERRORS, SECURITY, error_responses, operation_id
 from gateway.api.options import parse_options
+from gateway.api.paths import of_deployments, prefixed
 from gateway.api.start_limiter import StartLimiter
-from gateway.domain.errors import ClientGone, GatewayError, InvalidRequest
+from gateway.domain.errors import ClientGone, GatewayError
 from gateway.observability.context import context_of
 from gateway.observability.logs import prompt_facts
 from gateway.protocol.openai import ImageRequest, ImagesResponse
 from gateway.requests.client import Client
 from gateway.requests.pipeline import Pipeline
-from gateway.tenants.keys import Caller
 
-GENERATIONS: Final = ["/v1/images/generations", "/images/generations"]
-START_LIMITER = "start_limiter"
-
-
-class GatewayRequest(Request[Caller, None, State]):
-    """Litestar's request, whose body is read within the gateway's own bounds of size and time."""
-
-    __slots__ = ("fields",)
-
-    fields: dict[str, Any]
-    """What was sent in the body, for whatever tells two requests apart."""
-
-    async def body(self) -> bytes:
-        """The whole body, once.
-
-        Raises:
-            UnsupportedMediaType, BodyTooLarge, BodyTimeout: it cannot be read.
-            InvalidRequest: there is none.
-        """
-        limit = cast("int", self.route_handler.resolve_request_max_body_size())
-        body = await read_body(self.scope, self.receive, limit)
-        if not body:
-            message = "The request has no body; send a JSON object."
-            raise InvalidRequest(message, code="invalid_json")
-        limiter: StartLimiter = self.route_handler.opt[START_LIMITER]
-        await limiter.enter()
-        return body
-
-
-class ImageRequestDTO(AbstractDTO[ImageRequest]):
-    """Decodes a body more strictly than Litestar would, and refuses it in words of OpenAI's."""
-
-    asgi_connection: GatewayRequest
-
-    def decode_bytes(self, value: bytes) -> ImageRequest:
-        """Raises InvalidRequest: `param` names the field at fault."""
-        fields = parse_json(value)
-        self.asgi_connection.fields = fields
-        return to_image_request(fields)
-
-    @classmethod
-    def create_for_field_definition(cls, *_: object, **__: object) -> None:
-        """Nothing to prepare: the type itself is decoded."""
-
-    @classmethod
-    def create_openapi_schema(
-        cls,
-        field_definition: FieldDefinition,
-        handler_id: str,  # noqa: ARG003 - of the base class
-        schema_creator: Any,  # noqa: ANN401 - Litestar's, and not public
-    ) -> Reference | Schema:
-        """The type's own."""
-        return cast("Reference | Schema", schema_creator.for_field_definition(field_definition))
+OPERATION: Final = "/images/generations"
 
 
 class ImageRoutes:
@@ -99,27 +43,31 @@ class ImageRoutes:
         Everything stands at the handlers: Litestar makes deep copies of what stands at a router.
         """
 
-        @post(
-            GENERATIONS,
-            status_code=200,
-            middleware=middleware,
-            request_class=GatewayRequest,
-            request_max_body_size=max_body_bytes,
-            dto=ImageRequestDTO,
-            return_dto=None,
-            opt={START_LIMITER: StartLimiter()},
-            operation_id=operation_id,
-            summary="Make images",
-            security=SECURITY,
-            responses=error_responses(IMAGE_ERRORS),
-        )
         async def create_image(
             data: JSONBody[ImageRequest], request: GatewayRequest
         ) -> Response[ImagesResponse]:
             """Make images from a prompt, as OpenAI's `images.generate` does."""
             return await self._generate(data, request)
 
-        return [create_image]
+        shared: dict[str, Any] = {
+            "status_code": 200,
+            "middleware": middleware,
+            "request_class": GatewayRequest,
+            "request_max_body_size": max_body_bytes,
+            "dto": ImageRequestDTO,
+            "return_dto": None,
+            "opt": {START_LIMITER: StartLimiter()},
+            "operation_id": operation_id,
+            "summary": "Make images",
+            "security": SECURITY,
+            "responses": error_responses(IMAGE_ERRORS),
+        }
+        documented, *others = prefixed(OPERATION)
+        azure, *more = of_deployments(OPERATION)
+        return [
+            post([documented, azure], **shared)(create_image),
+            post([*others, *more], include_in_schema=False, **shared)(create_image),
+        ]
 
     async def attach_rate_limit_headers(self, error: Exception, scope: Scope) -> None:
         """Litestar's hook: say where the caller's limits stand where its request never met them."""
@@ -156,4 +104,10 @@ class ImageRoutes:
             result = await self._pipeline.serve(caller, plan, context, options, client)
         finally:
             stop_watching()
-        return await self._answers.answer(result, context)
+        answer = await self._answers.answer(result, context)
+        if request.ignored:
+            ignored = answer.headers.get("x-gateway-ignored")
+            answer.headers["x-gateway-ignored"] = ", ".join(
+                [*([ignored] if ignored else []), *request.ignored]
+            )
+        return answer

@@ -13,6 +13,7 @@ from litestar.types import Middleware
 
 from gateway.api.errors import read
 from gateway.api.openapi import MODEL_ERRORS, SECURITY, error_responses, operation_id
+from gateway.api.paths import prefixed
 from gateway.domain.catalogue import Catalogue, Choice
 from gateway.protocol.openai import Model, ModelList
 from gateway.tenants.keys import Caller, choose_model, usable
@@ -30,21 +31,12 @@ class Models:
 
     def routes(self, middleware: Sequence[Middleware]) -> list[HTTPRouteHandler]:
         """The routes, for Litestar."""
-        described: dict[str, Any] = {
-            "middleware": middleware,
-            "operation_id": operation_id,
-            "security": SECURITY,
-            "responses": error_responses(MODEL_ERRORS),
-        }
 
-        @read(["/v1/models", "/models"], summary="List models", **described)
         async def list_models(request: Request[Caller, None, State]) -> Response[ModelList]:
             """The models that this key may use, aliases included."""
             models = [to_model(choice) for choice in usable(self._catalogue, request.user.tenant)]
             return Response(ModelList(models))
 
-        # The SDKs send a slash inside an id as %2F, which arrives here decoded.
-        @read(["/v1/models/{name:path}", "/models/{name:path}"], summary="A model", **described)
         async def retrieve_model(
             name: FromPath[str], request: Request[Caller, None, State]
         ) -> Response[Model]:
@@ -52,7 +44,21 @@ class Models:
             choice = choose_model(self._catalogue, request.user.tenant, name.lstrip("/"), "")
             return Response(to_model(choice))
 
-        return [list_models, retrieve_model]
+        shared: dict[str, Any] = {
+            "middleware": middleware,
+            "operation_id": operation_id,
+            "security": SECURITY,
+            "responses": error_responses(MODEL_ERRORS),
+        }
+        documented, *others = prefixed("/models")
+        # The SDKs send a slash inside an id as %2F, which arrives here decoded.
+        one, *more = prefixed("/models/{name:path}")
+        return [
+            read(documented, summary="List models", **shared)(list_models),
+            read(others, include_in_schema=False, **shared)(list_models),
+            read(one, summary="A model", **shared)(retrieve_model),
+            read(more, include_in_schema=False, **shared)(retrieve_model),
+        ]
 
 
 def to_model(choice: Choice) -> Model:

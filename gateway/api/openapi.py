@@ -16,7 +16,7 @@ from litestar import Litestar, Response, get
 from litestar.enums import HttpMethod
 from litestar.handlers import HTTPRouteHandler
 from litestar.openapi import OpenAPIConfig, ResponseSpec
-from litestar.openapi.spec import Components, Example, SecurityScheme
+from litestar.openapi.spec import Components, Example, Reference, SecurityScheme
 from litestar.types import Method
 
 from gateway.domain import errors
@@ -26,7 +26,7 @@ from gateway.translate.fields import FIELDS, Field
 
 SECURITY: list[dict[str, list[str]]] = [{"bearer": []}, {"api-key": []}]
 """For handlers that want a key: either header will do."""
-SCHEMES = {
+SCHEMES: dict[str, SecurityScheme | Reference] = {
     "bearer": SecurityScheme(type="http", scheme="bearer"),
     "api-key": SecurityScheme(type="apiKey", name="api-key", security_scheme_in="header"),
 }
@@ -119,9 +119,12 @@ def operation_id(_: HTTPRouteHandler, method: HttpMethod | Method, path: Sequenc
 class ApiDocument:
     """GET /openapi.json. `handlers` are those that it describes."""
 
-    def __init__(self, handlers: Sequence[HTTPRouteHandler], version: str) -> None:
+    def __init__(
+        self, handlers: Sequence[HTTPRouteHandler], version: str, key_header: str | None = None
+    ) -> None:
         self._handlers = handlers
         self._version = version
+        self._schemes = SCHEMES if key_header is None else scheme_of(key_header)
         self._document = b""
 
     def route(self) -> HTTPRouteHandler:
@@ -141,7 +144,7 @@ class ApiDocument:
             title="Image gateway",
             version=self._version,
             description="OpenAI's image API in front of Alibaba DashScope.",
-            components=Components(security_schemes=dict(SCHEMES)),
+            components=Components(security_schemes=dict(self._schemes)),
             use_handler_docstrings=True,
         )
         app = Litestar(list(self._handlers), openapi_config=config, logging_config=None)
@@ -151,9 +154,16 @@ class ApiDocument:
             item.pop("head", None)  # the same as GET, without a body
             for operation in item.values():
                 describe_headers(operation["responses"])
+                if "security" in operation:
+                    operation["security"] = [{name: []} for name in self._schemes]
                 for parameter in operation.get("parameters", ()):
                     parameter["schema"].pop("format", None)  # a path's is "uri", which it is not
         return document
+
+
+def scheme_of(header: str) -> dict[str, SecurityScheme | Reference]:
+    """A header of the operator's choice."""
+    return {"key": SecurityScheme(type="apiKey", name=header, security_scheme_in="header")}
 
 
 def finish_request(schema: dict[str, Any]) -> None:

@@ -8,8 +8,10 @@ from gateway.config.egress import Proxies, Proxy
 from gateway.config.loading import load_config, with_catalogue, with_proxies
 from gateway.config.sections import (
     Account,
+    Auth,
     Cache,
     Config,
+    Cors,
     Egress,
     ImageCache,
     Images,
@@ -26,8 +28,10 @@ from gateway.config.sections import (
 
 __all__ = [
     "Account",
+    "Auth",
     "Cache",
     "Config",
+    "Cors",
     "Egress",
     "ImageCache",
     "Images",

@@ -14,6 +14,7 @@ from gateway.config.sections import Account, Config
 from gateway.domain.catalogue import Model, matches
 from gateway.observability.tracing import EXPORTER
 
+ORIGIN = re.compile(r"[a-z][a-z0-9+.-]*://[^\s/@?#,*]+")
 PLAIN = re.compile(r"[!-~]+")
 NAME = re.compile(r"[A-Za-z0-9._:/-]{1,200}")
 
@@ -53,12 +54,21 @@ def network_faults(config: Config) -> Iterator[Fault]:
         for index, network in enumerate(listed):
             if not is_network(network):
                 yield Fault(f"{name}[{index}]", "expected a network such as 10.0.0.0/8")
+    yield from origin_faults(config.cors.allow_origins)
     if config.redis is not None:
         yield from redis_faults(config.redis.url, "redis.url")
     yield from image_cache_faults(config)
     for index, host in enumerate(config.images.allowed_hosts):
         if "://" in host or "/" in host or not host.strip("."):
             yield Fault(f"images.allowed_hosts[{index}]", "expected a host or a .suffix, no URL")
+
+
+def origin_faults(origins: tuple[str, ...]) -> Iterator[Fault]:
+    """Texts that no browser sends as an origin."""
+    for index, origin in enumerate(origins):
+        if origin != "*" and not ORIGIN.fullmatch(origin):
+            wanted = "expected https://HOST, without a path, or *"
+            yield Fault(f"cors.allow_origins[{index}]", wanted)
 
 
 def alias_faults(config: Config) -> Iterator[Fault]:

@@ -20,6 +20,7 @@ Count = Annotated[int, Meta(ge=1)]
 Name = Annotated[str, Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}\Z")]
 KeyPrefix = Annotated[str, Meta(pattern=r"^[!-z|~]{0,64}\Z")]
 KeyHash = Annotated[str, Meta(pattern=r"^sha256:[0-9a-f]{64}\Z")]
+HeaderName = Annotated[str, Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9-]{0,63}\Z")]
 Globs = tuple[str, ...]
 DRAIN_S = 330
 
@@ -29,6 +30,21 @@ class Listen(Struct, frozen=True):
 
     host: str = "127.0.0.1"
     port: Port = 8080
+
+
+class Auth(Struct, frozen=True):
+    """Where callers put their key."""
+
+    header: HeaderName | None = None
+    """The one header that is read, as `KEY` or `Bearer KEY`: for gateways behind a proxy that has
+    `Authorization` to itself. Absent: `Authorization: Bearer KEY` and `api-key: KEY`."""
+
+
+class Cors(Struct, frozen=True):
+    """Which web pages may call the gateway from a browser."""
+
+    allow_origins: tuple[str, ...] = ()
+    """Origins as browsers send them, such as `https://app.example.com`; `*` is every page."""
 
 
 class OnLoss(Struct, frozen=True):
@@ -173,6 +189,9 @@ class Tenant(Struct, frozen=True, kw_only=True):
     size_policy: Literal["nearest", "strict"] = "nearest"
     response_format: ResponseFormat | None = None
     """`url` or `b64_json`, where a request and its alias do not say; absent: `url`."""
+    unknown_parameters: Literal["refuse", "ignore"] = "refuse"
+    """`ignore` names them in `x-gateway-ignored`, reads well-known names of other vendors' (such as
+    `image_size`, `batch_size`) as the gateway's own, and numbers that are sent as text."""
     deadline_s: Positive | None = None
     limits: Limits = Limits()
     cache: Cache = Cache()
@@ -186,6 +205,8 @@ class Config(Struct, frozen=True, kw_only=True):
     accounts: tuple[Account, ...]
     tenants: tuple[Tenant, ...]
     listen: Listen = Listen()
+    auth: Auth = Auth()
+    cors: Cors = Cors()
     redis: Redis | None = None
     images: Images = Images()
     egress: Egress = Egress()

@@ -335,3 +335,22 @@ def test_answers_pass_the_sdk_s_strict_validation(peer: str, served: Served) -> 
     told = json.loads(run.stdout)
     assert told["id"] == SLASHED
     assert told["version"].split(".")[0] == peer.removeprefix("openai-")
+
+
+@pytest.mark.parametrize("peer", EACH_PEER)
+@pytest.mark.parametrize("root", ["", "/v1", "/openai/v1"])
+def test_azure_s_client(peer: str, root: str, served: Served) -> None:
+    """Given the host or a base URL: a deployment in the path, the key in `api-key`."""
+    served.restart()
+    calls = [
+        generate("azure", model="gpt-image-1", size="1024x1024"),
+        generate("azure", model="no-such-deployment"),
+        {"method": "models.list"},
+    ]
+    made, missing, models = run_peer(peer, served.scenario(root, calls, azure="2025-04-01-preview"))
+
+    assert made["ok"], made
+    assert made["headers"]["x-gateway-model"] == "qwen-image-2.0-pro"
+    assert made["data"][0]["png_size"] == [1024, 1024]
+    assert (missing["class"], missing["code"]) == ("NotFoundError", "model_not_found")
+    assert "gpt-image-1" in models["ids"]

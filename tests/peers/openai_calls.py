@@ -39,16 +39,25 @@ class Wire(threading.local):
 def main() -> None:
     scenario = json.load(sys.stdin)
     wire = Wire()
-    client = openai.OpenAI(
-        base_url=scenario["base_url"],
-        api_key=scenario["api_key"],
-        max_retries=scenario.get("max_retries", 0),
-        timeout=scenario.get("timeout", 30),
-    )
+    client = connect(scenario)
     client._client.event_hooks = {"request": [wire.sent], "response": [wire.got]}
     with ThreadPoolExecutor(scenario.get("concurrency", 1)) as threads:
         for reply in threads.map(functools.partial(answer, client, wire), scenario["calls"]):
             print(json.dumps(reply), flush=True)  # noqa: T201  # the answer goes to stdout
+
+
+def connect(scenario: dict[str, Any]) -> openai.OpenAI:
+    """OpenAI's client, or Azure's where the scenario names an `azure` API version."""
+    more = {
+        "api_key": scenario["api_key"],
+        "max_retries": scenario.get("max_retries", 0),
+        "timeout": scenario.get("timeout", 30),
+    }
+    if "azure" in scenario:
+        where = "base_url" if scenario["base_url"].endswith("/v1") else "azure_endpoint"
+        more[where] = scenario["base_url"]
+        return openai.AzureOpenAI(api_version=scenario["azure"], **more)
+    return openai.OpenAI(base_url=scenario["base_url"], **more)
 
 
 def answer(client: openai.OpenAI, wire: Wire, call: dict[str, Any]) -> dict[str, Any]:

@@ -17,6 +17,9 @@
         "concurrency": 8,
     })
 
+With `"azure": "2025-04-01-preview"` the SDK's client for Azure makes them; its `base_url` is the
+host, or ends in `/v1`.
+
 There is one reply per call, in the order of the calls. All have `ok`, `attempts`, `elapsed_s` and
 the `headers` of the last answer. An image has `request_id`, `created`, `type_of_created`,
 `raw_keys` and `data` (each with `url`, `b64_sha256`, `b64_len`, `png_size`, `revised_prompt`,

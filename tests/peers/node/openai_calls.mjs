@@ -1,17 +1,21 @@
 // Makes the calls of a scenario (see ../run.py) with the Node SDK.
 import { createHash } from "node:crypto";
 import { text } from "node:stream/consumers";
-import OpenAI from "openai";
+import OpenAI, { AzureOpenAI } from "openai";
 
 const PNG_START = Buffer.from("89504e470d0a1a0a", "hex");
 
 const scenario = JSON.parse(await text(process.stdin));
-const client = new OpenAI({
-  baseURL: scenario.base_url,
+const options = {
   apiKey: scenario.api_key,
   maxRetries: scenario.max_retries ?? 0,
   timeout: (scenario.timeout ?? 30) * 1000,
-});
+};
+const where = scenario.base_url.endsWith("/v1") ? "baseURL" : "endpoint";
+const connect = (fetch) =>
+  scenario.azure
+    ? new AzureOpenAI({ ...options, fetch, [where]: scenario.base_url, apiVersion: scenario.azure })
+    : new OpenAI({ ...options, fetch, baseURL: scenario.base_url });
 
 async function answer(call) {
   const wire = { attempts: 0, headers: {} };
@@ -24,7 +28,7 @@ async function answer(call) {
   const started = performance.now();
   let reply;
   try {
-    reply = { ok: true, ...(await succeed(client.withOptions({ fetch: counting }), call)) };
+    reply = { ok: true, ...(await succeed(connect(counting), call)) };
   } catch (error) {
     if (!(error instanceof OpenAI.OpenAIError)) throw error;
     reply = { ok: false, ...describe(error) };

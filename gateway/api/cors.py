@@ -1,0 +1,97 @@
+"""Cross-origin requests: pages of the configured origins may call the gateway from a browser.
+
+Litestar's own CORS middleware knows no private networks, answers a refused preflight with text, and
+holds two more frames for every request that waits.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Awaitable, Sequence
+
+from litestar.enums import ScopeType
+from litestar.response.base import ASGIResponse
+from litestar.types import ASGIApp, Message, Receive, Scope, Send
+
+ANY = "*"
+MAX_AGE_S = 7200
+"""The longest that Chromium keeps the answer to a preflight."""
+METHODS = b"GET, HEAD, OPTIONS, POST"
+NAMES = re.compile(rb"[\w!#$%&'*+.^`|~-]+(?:[ \t]*,[ \t]*[\w!#$%&'*+.^`|~-]+)*")
+EXPOSED = b", ".join(
+    [
+        *(b"x-request-id", b"x-should-retry", b"retry-after", b"retry-after-ms"),
+        *(b"x-cache", b"age", b"x-image-expires-in", b"openai-processing-ms"),
+        *(b"x-gateway-model", b"x-gateway-size", b"x-gateway-ignored", b"x-gateway-warning"),
+        *(b"x-gateway-outcome", b"x-gateway-images"),
+        *(b"x-ratelimit-limit-requests", b"x-ratelimit-remaining-requests"),
+        *(b"x-ratelimit-reset-requests", b"x-ratelimit-limit-images"),
+        *(b"x-ratelimit-remaining-images", b"x-ratelimit-reset-images"),
+    ]
+)
+"""Those that a script may read of an answer beside its type and length."""
+
+Headers = list[tuple[bytes, bytes]]
+
+
+class CorsMiddleware:
+    """Answers preflights, which carry no key, and marks every answer, failures included."""
+
+    def __init__(self, app: ASGIApp, origins: Sequence[str]) -> None:
+        self._app = app
+        self._any = ANY in origins
+        self._origins = frozenset(origin.lower().encode() for origin in origins)
+
+    def __call__(self, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
+        """Pass a request on; no frame of its own is held as long as it waits."""
+        if scope["type"] != ScopeType.HTTP:
+            return self._app(scope, receive, send)
+        asked = dict(scope["headers"])
+        marks = self._marks(asked.get(b"origin"))
+        if scope["method"] == "OPTIONS" and b"access-control-request-method" in asked:
+            return preflight(asked, marks)(scope, receive, send)
+
+        def marked(message: Message) -> Awaitable[None]:
+            if message["type"] == "http.response.start":
+                message["headers"] = [*message["headers"], *marks]
+            return send(message)
+
+        return self._app(scope, receive, marked)
+
+    def _marks(self, origin: bytes | None) -> Headers:
+        if self._any:
+            return [(b"access-control-allow-origin", b"*"), EXPOSE] if origin else []
+        vary = (b"vary", b"Origin")  # on what no page asked for, too: a cache may give it to one
+        if origin is None or origin.lower() not in self._origins:
+            return [vary]
+        return [(b"access-control-allow-origin", origin), EXPOSE, vary]
+
+
+EXPOSE = (b"access-control-expose-headers", EXPOSED)
+
+
+def preflight(asked: dict[bytes, bytes], marks: Headers) -> ASGIResponse:
+    """The answer to a browser that asks whether it may send a request.
+
+    It may send whatever headers it names: SDKs add some with each version.
+    """
+    answer = ASGIResponse(status_code=204)
+    for name, value in [*marks, *(allowed(asked) if EXPOSE in marks else [])]:
+        if name != EXPOSE[0]:
+            answer.headers.add(name.decode(), value.decode("latin-1"))
+    return answer
+
+
+def allowed(asked: dict[bytes, bytes]) -> Headers:
+    """What an allowed origin may do."""
+    headers = [
+        (b"access-control-allow-methods", METHODS),
+        (b"access-control-max-age", str(MAX_AGE_S).encode()),
+        (b"vary", b"Access-Control-Request-Headers"),
+    ]
+    names = asked.get(b"access-control-request-headers", b"").strip()
+    if NAMES.fullmatch(names):
+        headers.append((b"access-control-allow-headers", names))
+    if asked.get(b"access-control-request-private-network") == b"true":
+        headers.append((b"access-control-allow-private-network", b"true"))
+    return headers

@@ -1,0 +1,81 @@
+"""From Litestar's request to the image request in its body."""
+
+from __future__ import annotations
+
+from typing import Any, cast
+
+from litestar import Request
+from litestar.datastructures import State
+from litestar.dto import AbstractDTO
+from litestar.openapi.spec import Reference, Schema
+from litestar.typing import FieldDefinition
+
+from gateway.api.body import parse_json, read_body, to_image_request
+from gateway.api.paths import DEPLOYMENT
+from gateway.api.start_limiter import StartLimiter
+from gateway.domain.errors import InvalidRequest
+from gateway.protocol.openai import ImageRequest
+from gateway.tenants.keys import Caller
+from gateway.translate.lenient import adapted
+
+START_LIMITER = "start_limiter"
+
+
+class GatewayRequest(Request[Caller, None, State]):
+    """Litestar's request, whose body is read within the gateway's own bounds of size and time."""
+
+    __slots__ = ("fields", "ignored")
+
+    fields: dict[str, Any]
+    """What was sent in the body, for whatever tells two requests apart."""
+    ignored: tuple[str, ...]
+    """Names of what was sent and has no meaning here."""
+
+    async def body(self) -> bytes:
+        """The whole body, once.
+
+        Raises:
+            UnsupportedMediaType, BodyTooLarge, BodyTimeout: it cannot be read.
+            InvalidRequest: there is none.
+        """
+        limit = cast("int", self.route_handler.resolve_request_max_body_size())
+        body = await read_body(self.scope, self.receive, limit)
+        if not body:
+            message = "The request has no body; send a JSON object."
+            raise InvalidRequest(message, code="invalid_json")
+        limiter: StartLimiter = self.route_handler.opt[START_LIMITER]
+        await limiter.enter()
+        return body
+
+
+class ImageRequestDTO(AbstractDTO[ImageRequest]):
+    """Decodes a body more strictly than Litestar would, and refuses it in words of OpenAI's."""
+
+    asgi_connection: GatewayRequest
+
+    def decode_bytes(self, value: bytes) -> ImageRequest:
+        """Raises InvalidRequest: `param` names the field at fault."""
+        request = self.asgi_connection
+        request.fields = fields = parse_json(value)
+        deployment = request.path_params.get(DEPLOYMENT)
+        if deployment is not None and fields.get("model") is None:
+            fields["model"] = deployment
+        if request.user.tenant.unknown_parameters == "refuse":
+            request.ignored = ()
+            return to_image_request(fields)
+        known, request.ignored = adapted(fields)
+        return to_image_request(known, strict=False)
+
+    @classmethod
+    def create_for_field_definition(cls, *_: object, **__: object) -> None:
+        """Nothing to prepare: the type itself is decoded."""
+
+    @classmethod
+    def create_openapi_schema(
+        cls,
+        field_definition: FieldDefinition,
+        handler_id: str,  # noqa: ARG003 - of the base class
+        schema_creator: Any,  # noqa: ANN401 - Litestar's, and not public
+    ) -> Reference | Schema:
+        """The type's own."""
+        return cast("Reference | Schema", schema_creator.for_field_definition(field_definition))

@@ -1,0 +1,21 @@
+"""Where an operation is served: as documented, and in every other way that clients ask for it."""
+
+from __future__ import annotations
+
+from typing import Final
+
+DEPLOYMENT: Final = "deployment"
+"""Azure's name of a model, in the path."""
+PREFIXES: Final = ("/v1", "", "/openai/v1", "/openai")
+"""OpenAI's, what is left of it in a base URL that forgot it, and Azure's two."""
+
+
+def prefixed(operation: str) -> list[str]:
+    """The documented path comes first."""
+    return [prefix + operation for prefix in PREFIXES]
+
+
+def of_deployments(operation: str) -> list[str]:
+    """Azure's paths; its SDK puts `/deployments/NAME` behind any base URL that it is given."""
+    paths = [f"{prefix}/deployments/{{{DEPLOYMENT}:str}}{operation}" for prefix in PREFIXES]
+    return paths[::-1]

@@ -1,0 +1,54 @@
+"""Requests of programs that speak another vendor's dialect, for tenants that allow it.
+
+    {"prompt": "a fox", "image_size": "1024x1024", "batch_size": 2, "seed": "7",
+     "guidance_scale": 4.5}
+
+becomes::
+
+    {"prompt": "a fox", "size": "1024x1024", "n": 2, "seed": "7"}
+
+and `guidance_scale` is named as ignored. Text that spells a number or a truth value is read as one
+when the fields are converted.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import Any
+
+from gateway.translate.fields import KNOWN
+
+FOREIGN: dict[str, str] = {
+    "batch_size": "n",
+    "image_size": "size",
+    "negativePrompt": "negative_prompt",
+    "num_images": "n",
+    "num_images_per_prompt": "n",
+    "num_outputs": "n",
+    "prompt_enhancement": "prompt_extend",
+    "promptExtend": "prompt_extend",
+    "responseFormat": "response_format",
+}
+"""Other names of fields that the gateway has. A field under its own name comes first."""
+UNPRINTABLE = re.compile(r"[^!-+\--~]")
+SHOWN_NAME = 64
+SHOWN_NAMES = 20
+
+
+def adapted(body: Mapping[str, Any]) -> tuple[dict[str, Any], tuple[str, ...]]:
+    """The fields that the gateway has, and the names of those that it leaves out."""
+    fields = {name: value for name, value in body.items() if name in KNOWN and value != ""}
+    left_out = []
+    for name, value in body.items():
+        own = FOREIGN.get(name)
+        if own is not None and fields.get(own) is None and value not in ("", None):
+            fields[own] = value
+        elif name not in KNOWN:
+            left_out.append(shown(name))
+    return fields, tuple(left_out[:SHOWN_NAMES])
+
+
+def shown(name: str) -> str:
+    """A caller's own name as a header may hold it, in a list that commas divide."""
+    return UNPRINTABLE.sub("?", name[:SHOWN_NAME])
