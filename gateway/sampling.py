@@ -7,7 +7,8 @@ import time
 from collections.abc import Callable, Iterable
 
 from gateway.config import Tenant
-from gateway.domain.catalogue import Catalogue, Money
+from gateway.domain.catalogue import Catalogue
+from gateway.domain.prices import Money
 from gateway.observability.log_writer import log_writer
 from gateway.observability.metrics import Metrics, forget
 from gateway.pacing import Pacer

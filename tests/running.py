@@ -32,7 +32,7 @@ from msgspec.structs import replace
 from structlog.processors import format_exc_info
 
 from gateway.app import create_app
-from gateway.config import Account, Config, Images, Key, Tenant, with_catalogue
+from gateway.config import Account, Config, Images, Key, Tenant, with_catalogue, with_prices
 from gateway.config.decode import Secret
 from gateway.domain.catalogue import Catalogue, Rate
 from gateway.domain.clock import Clock
@@ -108,7 +108,7 @@ def config_for(*accounts: Account, **changes: Any) -> Config:
     config = Config(accounts=accounts, **settings)
     if config.aliases or config.models:
         return with_catalogue(config)
-    return replace(config, catalogue=shipped_catalogue())
+    return replace(config, catalogue=with_prices(shipped_catalogue(), accounts))
 
 
 @cache

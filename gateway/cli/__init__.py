@@ -24,6 +24,7 @@ from gateway.cli.usage import as_json, as_table, read_usage, recorded
 from gateway.config import Config, Listen, Tenant
 from gateway.config.decode import ConfigError
 from gateway.config.reload import read_whole
+from gateway.config.warn import warnings_of
 from gateway.domain.clock import Clock
 from gateway.server.supervisor import CannotListen
 from gateway.server.supervisor import serve as run_server
@@ -227,12 +228,17 @@ def with_shelves(path: Path, tenant: str | None, work: ShelfWork[T]) -> T:
 
 
 def check_config(file: Path) -> None:
-    """Check a configuration file and report every fault."""
+    """Check a configuration file: report every fault, and warn of what will hurt later.
+
+    Warnings leave the exit status 0. `gateway doctor` asks the accounts and Redis, too.
+    """
     loaded = read_config(file)
     print(
         f"{file}: no faults. {len(loaded.accounts)} accounts, {len(loaded.tenants)} tenants, "
         f"{len(loaded.catalogue.models)} models, {len(loaded.catalogue.aliases)} aliases."
     )
+    for warning in warnings_of(loaded):
+        print(f"warning: {warning}")
 
 
 def print_new_key(tenant: str) -> None:

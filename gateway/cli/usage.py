@@ -10,7 +10,7 @@ from pathlib import Path
 import msgspec
 
 from gateway.config import Config, Tenant
-from gateway.domain.catalogue import Money
+from gateway.domain.prices import Money
 from gateway.store.limits import FamilyUse, LimitStatus, LimitStore, Usage
 from gateway.tenants.admission import to_store_limits
 from gateway.tenants.usage_log import Dimension, Total, files, read, sum_by, to_dimensions

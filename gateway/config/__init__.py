@@ -5,7 +5,7 @@
 """
 
 from gateway.config.egress import Proxies, Proxy
-from gateway.config.loading import load_config, with_catalogue, with_proxies
+from gateway.config.loading import load_config, with_catalogue, with_prices, with_proxies
 from gateway.config.sections import (
     Account,
     Auth,
@@ -24,6 +24,7 @@ from gateway.config.sections import (
     Redis,
     Tenant,
     Upstream,
+    serves,
 )
 
 __all__ = [
@@ -47,6 +48,8 @@ __all__ = [
     "Tenant",
     "Upstream",
     "load_config",
+    "serves",
     "with_catalogue",
+    "with_prices",
     "with_proxies",
 ]

@@ -12,6 +12,7 @@ from gateway.config.decode import Fault, Secret
 from gateway.config.redis_url import parse as parse_redis_url
 from gateway.config.sections import Account, Config
 from gateway.domain.catalogue import Model, matches
+from gateway.domain.prices import Tiers
 from gateway.observability.tracing import EXPORTER
 
 ORIGIN = re.compile(r"[a-z][a-z0-9+.-]*://[^\s/@?#,*]+")
@@ -91,8 +92,7 @@ def catalogue_faults(models: Mapping[str, Model]) -> Iterator[Fault]:
     """Models that no request could use, or that could not be paid for."""
     for name, model in models.items():
         path = f"models.models.{name}"
-        if not model.price or model.price[-1].up_to is not None:
-            yield Fault(f"{path}.price", "the last tier must have no `up_to`")
+        yield from price_faults(model.price, f"{path}.price")
         try:
             model.sizes.validate()
         except ValueError as fault:
@@ -100,6 +100,17 @@ def catalogue_faults(models: Mapping[str, Model]) -> Iterator[Fault]:
         else:
             if model.default_size is not None and not model.sizes.allows(model.default_size):
                 yield Fault(f"{path}.default_size", f"expected {model.sizes}")
+
+
+def price_faults(price: Tiers | dict[str, Tiers], path: str) -> Iterator[Fault]:
+    """A price that some image would not have."""
+    lists = price if isinstance(price, dict) else {"": price}
+    if not lists:
+        yield Fault(path, "expected a price of at least one region")
+    for region, tiers in lists.items():
+        where = f"{path}.{region}" if region else path
+        if not tiers or tiers[-1].up_to is not None:
+            yield Fault(where, "the last tier must have no `up_to`")
 
 
 def covers(config: Config, globs: tuple[str, ...], name: str) -> bool:
@@ -115,6 +126,7 @@ def glob_faults(config: Config) -> Iterator[Fault]:
         *((f"tenants[{i}].models", t.models) for i, t in enumerate(config.tenants)),
         *((f"accounts[{i}].models", a.models) for i, a in enumerate(config.accounts)),
         *((f"accounts[{i}].rates", tuple(a.rates)) for i, a in enumerate(config.accounts)),
+        *((f"accounts[{i}].prices", tuple(a.prices)) for i, a in enumerate(config.accounts)),
     ]
     for path, globs in wanted:
         for glob in globs:
@@ -131,6 +143,8 @@ def account_faults(account: Account, path: str) -> Iterator[Fault]:
         yield Fault(f"{path}.base_url", "expected https://HOST/api/v1")
     elif parts.scheme == "http" and parts.hostname not in {"127.0.0.1", "localhost", "::1"}:
         yield Fault(f"{path}.base_url", "http:// would send the key in the clear; use https://")
+    for glob, tiers in account.prices.items():
+        yield from price_faults(tiers, f"{path}.prices.{glob}")
     key = account.api_key.reveal()
     if not key or not key.isascii() or not key.isprintable() or " " in key:
         yield Fault(f"{path}.api_key", "expected a key without spaces or line ends")

@@ -319,7 +319,7 @@ def breaks(faults: list[Fault], since: int) -> bool:
 
 def build(value: object, type_: Any, path: str, faults: list[Fault]) -> object:  # noqa: ANN401
     """Descend into Structs, lists and mappings; convert everything else at once."""
-    bare = plain(type_)
+    bare = arm_for(value, plain(type_))
     is_null = value is None and bare is not type_ and NoneType in get_args(type_)
     if is_null or value is REPORTED:
         return None
@@ -344,6 +344,13 @@ def plain(type_: Any) -> Any:  # noqa: ANN401
         rest = [part for part in get_args(type_) if part is not NoneType]
         return plain(rest[0]) if len(rest) == 1 else type_
     return type_
+
+
+def arm_for(value: object, type_: Any) -> Any:  # noqa: ANN401
+    """Of a union of a list and a mapping, the one that a value is; anything else as it is."""
+    kinds: dict[type, Any] = {list: tuple, dict: dict}
+    kind = kinds.get(type(value)) if get_origin(type_) in {Union, UnionType} else object
+    return next((arm for arm in get_args(type_) if kind and get_origin(arm) is kind), type_)
 
 
 @cache

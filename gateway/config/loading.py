@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
+from urllib.parse import urlsplit
 
 from msgspec import Struct
 from msgspec.structs import replace
@@ -12,8 +13,9 @@ from msgspec.structs import replace
 from gateway.config.checks import catalogue_faults, faults_of_meaning
 from gateway.config.decode import ConfigError, Fault, breaks, decode, read_yaml
 from gateway.config.egress import Bypass, from_environment, parse_bypass, parse_proxy
-from gateway.config.sections import Config
-from gateway.domain.catalogue import Alias, Catalogue, Model
+from gateway.config.sections import Account, Config
+from gateway.domain.catalogue import Alias, Catalogue, Model, matches
+from gateway.domain.prices import PriceLists, region_of
 
 FILLED = ("catalogue", "proxies")
 """Of the whole configuration, what is no key of its file."""
@@ -96,7 +98,39 @@ def load_catalogue(config: Config, folder: Path, faults: list[Fault]) -> Catalog
     faults.extend(catalogue_faults(models.models))
     kept = {name: alias for name, alias in aliases.items() if alias.model in models.models}
     served = tuple(glob for account in config.accounts for glob in account.models) or ("*",)
-    return Catalogue(models.currency, models.models, {**kept, **config.aliases}, served)
+    catalogue = Catalogue(models.currency, models.models, {**kept, **config.aliases}, served)
+    return with_prices(catalogue, config.accounts)
+
+
+def with_prices(catalogue: Catalogue, accounts: Iterable[Account]) -> Catalogue:
+    """The same with what each model costs on each of the accounts that serve it."""
+    used = tuple(accounts)
+    prices = {
+        name: {
+            one.name: price_lists(one, name, model)
+            for one in used
+            if catalogue.covers(one.models, name)
+        }
+        for name, model in catalogue.models.items()
+    }
+    return replace(catalogue, prices=prices)
+
+
+def price_lists(account: Account, name: str, model: Model) -> PriceLists:
+    """What a model costs on an account: as that says, else in its region, else the dearest."""
+    for glob, tiers in account.prices.items():
+        if matches((glob,), name):
+            return (tiers,)
+    return model.price_lists(region_of_account(account))
+
+
+def region_of_account(account: Account) -> str | None:
+    """Where an account makes its images; None where nobody knows."""
+    try:
+        host = urlsplit(account.base_url).hostname or ""
+    except ValueError:  # which is a fault of its own
+        host = ""
+    return account.price_region or region_of(host)
 
 
 def shipped(name: str) -> Path:

@@ -11,7 +11,8 @@ from msgspec import Meta, Struct, field
 from gateway.config.decode import Secret
 from gateway.config.egress import Proxies
 from gateway.config.redis_url import passwords
-from gateway.domain.catalogue import Alias, Catalogue, Money, Rate
+from gateway.domain.catalogue import Alias, Catalogue, Rate, matches
+from gateway.domain.prices import Money, Tiers
 from gateway.protocol.openai import ResponseFormat
 
 Port = Annotated[int, Meta(ge=0, le=65535)]
@@ -95,6 +96,15 @@ class Account(Struct, frozen=True, kw_only=True):
     """Models this account is used for."""
     rates: dict[str, Rate] = field(default_factory=dict)
     """By model or glob, over the catalogue's published rate; the first match holds."""
+    price_region: str | None = None
+    """Where its images are made, which decides their price; absent: as its host says."""
+    prices: dict[str, Tiers] = field(default_factory=dict)
+    """By model or glob, over the catalogue's price; the first match holds."""
+
+
+def serves(account: Account, model: str) -> bool:
+    """Whether an account is used for this very model or snapshot."""
+    return matches(account.models, model)
 
 
 class Images(Struct, frozen=True):

@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from datetime import UTC, date, datetime
-from decimal import Decimal, InvalidOperation
 from fnmatch import translate as glob_to_regex
 from functools import lru_cache
 from math import log
+from types import MappingProxyType
 from typing import Annotated, Literal, Self
 
 from msgspec import Meta, Struct, field
 
+from gateway.domain.prices import Money, PriceLists, Tiers, dearest
 from gateway.protocol.openai import ResponseFormat
 
 LARGEST_SIDE = 16384
 SIZE = re.compile(r"([1-9][0-9]{0,4})x([1-9][0-9]{0,4})")
+WILD = re.compile(r"[*?\[]")
 
 Parameter = Literal["negative_prompt", "prompt_extend", "watermark", "seed"]
 
@@ -76,37 +79,6 @@ class Rate(Struct, frozen=True):
         return cls(int(count) / seconds)
 
 
-MOST_MICROS = 2**53
-
-
-class Money(Struct, frozen=True, order=True):
-    """An amount in millionths of the catalogue's currency, so that sums are exact."""
-
-    micros: int
-
-    @classmethod
-    def parse(cls, value: object) -> Self:
-        """Read a number such as 0.25 or 200.
-
-        Raises:
-            ValueError: no number, a negative one, a huge one, or more than six decimals.
-        """
-        try:
-            micros = Decimal(str(value)) * 1_000_000
-        except InvalidOperation:
-            micros = Decimal(-1)
-        # Redis counts in doubles, which are exact up to there.
-        is_amount = micros.is_finite() and 0 <= micros <= MOST_MICROS and not micros % 1
-        if isinstance(value, bool) or not is_amount:
-            raise ValueError(
-                f"expected an amount from 0 to {MOST_MICROS // 1_000_000} with at most six decimals"
-            )
-        return cls(int(micros))
-
-    def __str__(self) -> str:
-        return f"{Decimal(self.micros) / 1_000_000:f}"
-
-
 class AreaSizes(Struct, frozen=True, tag_field="kind", tag="area", kw_only=True):
     """Any size whose area (pixels) and aspect ratio are in range."""
 
@@ -161,13 +133,6 @@ class FixedSizes(Struct, frozen=True, tag_field="kind", tag="fixed", rename={"ch
         return "one of " + ", ".join(self.choices)
 
 
-class Price(Struct, frozen=True):
-    """What an image costs up to an area in pixels; the last tier has no bound."""
-
-    cost: Money
-    up_to: Annotated[int, Meta(ge=1)] | None = None
-
-
 class Model(Struct, frozen=True, kw_only=True):
     """One entry of `config/models.yaml`, which explains the fields."""
 
@@ -175,7 +140,7 @@ class Model(Struct, frozen=True, kw_only=True):
     images_per_call: Annotated[int, Meta(ge=1, le=10)]
     max_prompt: Annotated[int, Meta(ge=1)]
     rate: Rate
-    price: tuple[Price, ...]
+    price: Tiers | dict[str, Tiers]
     released: date
     supports: frozenset[Parameter] = frozenset()
     default_size: Size | None = None
@@ -188,13 +153,16 @@ class Model(Struct, frozen=True, kw_only=True):
         """Release day as a Unix time."""
         return int(datetime(*self.released.timetuple()[:3], tzinfo=UTC).timestamp())
 
+    def price_lists(self, region: str | None) -> PriceLists:
+        """What holds in a region; all there are where nobody knows which."""
+        if not isinstance(self.price, dict):
+            return (self.price,)
+        known = self.price.get(region or "")
+        return (known,) if known is not None else tuple(self.price.values())
+
     def cost(self, size: Size | None) -> Money:
-        """Price of one image of this size; the dearest tier where the vendor chooses the size."""
-        if size is not None:
-            for tier in self.price:
-                if tier.up_to is None or size.area <= tier.up_to:
-                    return tier.cost
-        return max(tier.cost for tier in self.price)
+        """The most that one image of this size costs anywhere."""
+        return dearest(self.price_lists(None), size)
 
 
 @lru_cache(maxsize=4096)
@@ -219,6 +187,9 @@ class Alias(Struct, frozen=True):
     """Where a request says nothing or `auto`; absent: the model's own default."""
 
 
+NO_PRICES: Mapping[str, PriceLists] = MappingProxyType({})
+
+
 class Choice(Struct, frozen=True):
     """What a requested name leads to; `upstream_name` is what the vendor is sent."""
 
@@ -231,6 +202,8 @@ class Choice(Struct, frozen=True):
     """The catalogue's entry, which several dated snapshots may share."""
     default_size: Size | None = None
     """Where the request does not say; None: the model chooses, and no size is sent."""
+    prices: Mapping[str, PriceLists] = NO_PRICES
+    """By account; empty where nobody knows the accounts."""
 
 
 class Catalogue(Struct, frozen=True):
@@ -241,6 +214,8 @@ class Catalogue(Struct, frozen=True):
     aliases: dict[str, Alias] = field(default_factory=dict)
     served: tuple[str, ...] = ("*",)
     """Globs of the models that some account is used for; the others cannot be found."""
+    prices: dict[str, dict[str, PriceLists]] = field(default_factory=dict)
+    """By model and account."""
 
     def find(self, name: str) -> Choice | None:
         """Follow a name: an alias, a model or a dated snapshot of one. None if there is none."""
@@ -249,17 +224,26 @@ class Catalogue(Struct, frozen=True):
         family = self.family_of(target)
         if family is None or not matches(self.served, target):
             return None
-        model = self.models[family]
+        model, prices = self.models[family], self.prices.get(family, NO_PRICES)
         if alias is None:
-            return Choice(name, target, model, None, family, model.default_size)
+            return Choice(name, target, model, None, family, model.default_size, prices)
         size = alias.size or model.default_size
         if size is not None and not model.sizes.allows(size):  # of a catalogue that is not shipped
             size = nearest(model.sizes, size)
-        return Choice(name, target, model, alias.response_format, family, size)
+        return Choice(name, target, model, alias.response_format, family, size, prices)
 
     def has_model(self, name: str) -> bool:
         """Whether a model or a snapshot has this name; aliases do not count."""
         return self.family_of(name) is not None
+
+    def covers(self, globs: tuple[str, ...], family: str) -> bool:
+        """Whether globs cover an entry, or some snapshot of it."""
+        return matches(globs, family) or any(self._entry_within(glob) == family for glob in globs)
+
+    def _entry_within(self, glob: str) -> str:
+        """The entry whose snapshots a glob is for: the longest that its fixed part begins with."""
+        fixed = WILD.split(glob)[0]
+        return max((name for name in self.models if fixed.startswith(name)), key=len, default="")
 
     def family_of(self, name: str) -> str | None:
         """The entry of a model or of one of its snapshots; None for anything else."""

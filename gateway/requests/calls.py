@@ -221,11 +221,11 @@ class Generator:
         except UpstreamFailure as failure:
             self._metrics.upstream_calls.labels(name, family, failure.label).inc()
             if isinstance(failure.error, UpstreamAmbiguous):
-                work.ticket.doubt(wanted)
+                work.ticket.doubt(wanted, name)
             await self._learn(route, call.model, failure, work)
             raise
         except BaseException:
-            work.ticket.doubt(wanted)  # given up in the middle, at the end of the process
+            work.ticket.doubt(wanted, name)  # given up in the middle, at the end of the process
             route.breaker.abandoned()
             raise
         finally:
@@ -245,7 +245,7 @@ class Generator:
             asked=wanted,
             upstream_request_id=reply.request_id,
         )
-        work.ticket.book(len(urls))
+        work.ticket.book(len(urls), name)
         return urls
 
     async def _learn(self, route: Route, model: str, failure: UpstreamFailure, work: Work) -> None:

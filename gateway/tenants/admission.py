@@ -12,7 +12,6 @@ from msgspec.structs import replace
 
 from gateway.config import Limits as LimitsConfig
 from gateway.config import Tenant
-from gateway.domain.catalogue import Money
 from gateway.domain.errors import (
     BudgetExhausted,
     GatewayError,
@@ -20,6 +19,7 @@ from gateway.domain.errors import (
     RateLimited,
     ServiceUnavailable,
 )
+from gateway.domain.prices import Money
 from gateway.observability.context import RequestContext
 from gateway.observability.metrics import Metrics
 from gateway.store.limits import (
@@ -55,7 +55,18 @@ LEASE_MS = 30_000
 class Ticket:
     """One request's claim on its tenant's limits, and what it has paid for so far."""
 
-    __slots__ = ("_admission", "caller", "calls", "context", "doubtful", "images", "plan", "since")
+    __slots__ = (
+        "_admission",
+        "caller",
+        "calls",
+        "context",
+        "cost",
+        "doubtful",
+        "doubtful_cost",
+        "images",
+        "plan",
+        "since",
+    )
 
     def __init__(
         self,
@@ -75,6 +86,8 @@ class Ticket:
         """Images that the vendor has made for it."""
         self.doubtful = 0
         """Images of calls whose outcome nobody knows."""
+        self.cost = self.doubtful_cost = 0
+        """Of either, in millionths of the currency, on the accounts that were called."""
         self.calls = 0
         """Calls that were recorded."""
 
@@ -82,16 +95,20 @@ class Ticket:
     def tenant(self) -> str:
         return self.caller.tenant.name
 
-    def book(self, images: int) -> None:
-        """The vendor has made so many more, and bills them."""
+    def book(self, images: int, account: str | None = None) -> None:
+        """The vendor has made so many more, and bills them to that account."""
+        cost = cost_of(self.plan, images, account)
         self.images += images
-        self._admission.record(self, images, doubtful=False)
+        self.cost += cost
+        self._admission.record(self, images, cost, doubtful=False)
         self.calls += 1
 
-    def doubt(self, images: int) -> None:
+    def doubt(self, images: int, account: str | None = None) -> None:
         """The vendor may have made so many more; nobody knows."""
+        cost = cost_of(self.plan, images, account)
         self.doubtful += images
-        self._admission.record(self, images, doubtful=True)
+        self.doubtful_cost += cost
+        self._admission.record(self, images, cost, doubtful=True)
         self.calls += 1
 
     def settlement(self) -> Settlement:
@@ -185,21 +202,22 @@ class Admission:
 
     def settlement(self, ticket: Ticket) -> Settlement:
         """What a request has paid for so far."""
-        plan = ticket.plan
-        images = ticket.images + (ticket.doubtful if self._books_doubtful else 0)
+        images, cost = ticket.images, ticket.cost
+        if self._books_doubtful:
+            images, cost = images + ticket.doubtful, cost + ticket.doubtful_cost
         return Settlement(
             ticket.tenant,
             ticket.context.request_id,
-            plan.family,
+            ticket.plan.family,
             images,
-            cost_of(plan, images),
+            cost,
             self.limits_of(ticket.caller),
         )
 
     def settled(self, ticket: Ticket, verdict: Verdict | None) -> None:
         """A generation has ended."""
-        plan, images = ticket.plan, ticket.images
-        ticket.context.log_fields |= {"images": images, "cost": str(Money(cost_of(plan, images)))}
+        spent = str(Money(ticket.cost))
+        ticket.context.log_fields |= {"images": ticket.images, "cost": spent}
         self.note(ticket.tenant, verdict, ticket.context)
         held_s = self._steady() - ticket.since
         known_s = self._held_s.get(ticket.tenant, held_s)
@@ -220,12 +238,11 @@ class Admission:
         hint_s = min(LONGEST_HINT_S, self._held_s.get(tenant, 0.0) / places.limit)
         return replace(verdict, retry_after_ms=max(CONCURRENCY_RETRY_MS, math.ceil(hint_s * 1000)))
 
-    def record(self, ticket: Ticket, images: int, *, doubtful: bool) -> None:
+    def record(self, ticket: Ticket, images: int, cost: int, *, doubtful: bool) -> None:
         """One upstream call brought so many images, or may have."""
         if not images:
             return
-        plan, caller = ticket.plan, ticket.caller
-        tenant, cost = ticket.tenant, cost_of(plan, images)
+        plan, caller, tenant = ticket.plan, ticket.caller, ticket.tenant
         if doubtful:
             self._metrics.doubtful.labels(tenant, plan.family).inc(images)
         else:
@@ -254,9 +271,9 @@ class Admission:
             ticket.context.log.exception("usage_record_lost", cause=str(fault), record=lost)
 
 
-def cost_of(plan: Plan, images: int) -> int:
-    """Micro-units of currency for so many of a plan's images."""
-    return plan.entry.cost(plan.size).micros * images
+def cost_of(plan: Plan, images: int, account: str | None = None) -> int:
+    """Of so many of a plan's images, in millionths; where no account is known, on the dearest."""
+    return plan.cost(account).micros * images
 
 
 def tier(plan: Plan) -> str:

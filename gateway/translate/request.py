@@ -13,13 +13,15 @@ becomes, on qwen-image-2.0-pro, two calls::
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Literal, TypeVar
 
 import msgspec
 from msgspec import Struct
 
-from gateway.domain.catalogue import Choice, Model, Parameter, Size, nearest
+from gateway.domain.catalogue import NO_PRICES, Choice, Model, Parameter, Size, nearest
 from gateway.domain.errors import InvalidRequest
+from gateway.domain.prices import Money, PriceLists, dearest
 from gateway.protocol.dashscope import GenerationRequest, Input, Message, Parameters, Text
 from gateway.protocol.openai import ImageRequest, ResponseFormat
 from gateway.translate.fields import ignored, refuse_unsupported
@@ -42,6 +44,8 @@ class Plan(Struct, frozen=True, kw_only=True):
     family: str
     """The catalogue's entry."""
     entry: Model
+    prices: Mapping[str, PriceLists] = NO_PRICES
+    """By account."""
     calls: tuple[GenerationRequest, ...]
     images: int
     response_format: ResponseFormat
@@ -49,6 +53,14 @@ class Plan(Struct, frozen=True, kw_only=True):
     """As sent; None where the model chooses."""
     ignored: tuple[str, ...] = ()
     warnings: tuple[str, ...] = ()
+
+    def cost(self, account: str | None = None) -> Money:
+        """Of one image on an account; on the dearest where nobody knows yet which will serve."""
+        if account is not None and account in self.prices:
+            return dearest(self.prices[account], self.size)
+        if not self.prices:
+            return self.entry.cost(self.size)
+        return max(dearest(lists, self.size) for lists in self.prices.values())
 
 
 def to_dashscope(request: ImageRequest, choice: Choice, size_policy: SizePolicy) -> Plan:
@@ -69,6 +81,7 @@ def to_dashscope(request: ImageRequest, choice: Choice, size_policy: SizePolicy)
         model=choice.upstream_name,
         family=choice.family,
         entry=model,
+        prices=choice.prices,
         calls=tuple(
             GenerationRequest(choice.upstream_name, prompt, call)
             for call in split(parameters, images, model.images_per_call)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Sequence
 
-from gateway.config import Account
+from gateway.config import Account, serves
 from gateway.domain.catalogue import Catalogue, Rate, matches
 from gateway.domain.errors import ServiceUnavailable, UpstreamBilling, UpstreamRefused
 from gateway.translate.failure import Remedy, Source, UpstreamFailure
@@ -55,7 +55,8 @@ class Accounts:
         """The routes for a model and its snapshots by the account's name, in the file's order."""
         family = self._family(model)
         if family not in self._routes:
-            served = (a for a in self._accounts if serves_some(a, family))
+            covers = self._catalogue.covers
+            served = (a for a in self._accounts if covers(a.models, family))
             self._routes[family] = {a.name: self._route(family, a) for a in served}
         return self._routes[family]
 
@@ -170,16 +171,6 @@ class Accounts:
     def _rest(self, route: Route, seconds: float) -> None:
         route.last_choice_until = self._clock() + seconds
         route.breaker.abandoned()
-
-
-def serves(account: Account, model: str) -> bool:
-    """Whether an account is used for this very model or snapshot."""
-    return matches(account.models, model)
-
-
-def serves_some(account: Account, family: str) -> bool:
-    """Whether it is used for a model, or for a snapshot of it."""
-    return serves(account, family) or any(glob.startswith(family) for glob in account.models)
 
 
 def is_unpaid(failure: UpstreamFailure) -> bool:

@@ -11,7 +11,7 @@ import pytest
 
 from gateway.config import Limits, Redis, Tenant
 from gateway.config.decode import Secret
-from gateway.domain.catalogue import Money
+from gateway.domain.prices import Money
 from tests.running import Client, HeldClock, account, config_for, tenants
 from tests.running_fixtures import Start
 from tests.simulated import SimulatedDashScope

@@ -22,7 +22,7 @@ from urllib.request import ProxyHandler, build_opener
 import aiohttp
 import yaml
 
-from gateway.domain.catalogue import Money
+from gateway.domain.prices import Money, dearest
 from gateway.tenants.keys import hash_key
 from tests.redis_server import RedisServer
 from tests.running import ROOT, UPSTREAM_KEY, GatewayProcess, key_of, shipped_catalogue
@@ -222,7 +222,7 @@ class Run:
     def price(self) -> Money:
         """Of an image."""
         model = shipped_catalogue().models[MODEL]
-        return model.cost(None)
+        return dearest(model.price_lists("cn-beijing"), None)
 
 
 @contextmanager

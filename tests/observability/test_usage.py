@@ -19,7 +19,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from gateway.app import create_app
 from gateway.cli.usage import recorded
 from gateway.config import Cache, Key, Limits, Tenant, with_catalogue
-from gateway.domain.catalogue import Money
+from gateway.domain.prices import Money
 from gateway.simulator.app import create_app as create_simulator
 from gateway.simulator.settings import Settings
 from gateway.store.memory import MemoryStore

@@ -9,6 +9,7 @@ from typing import Any, Final
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec.structs import replace
 
 from gateway.domain.catalogue import (
     Alias,
@@ -16,13 +17,12 @@ from gateway.domain.catalogue import (
     Catalogue,
     FixedSizes,
     Model,
-    Money,
-    Price,
     Rate,
     Size,
     matches,
     nearest,
 )
+from gateway.domain.prices import Money, Price, dearest, region_of
 from tests.running import shipped_catalogue
 
 CATALOGUE: Final = shipped_catalogue()
@@ -189,11 +189,54 @@ def test_the_bounds_of_an_area(size: str, legal: bool) -> None:
 
 
 def test_a_price_may_depend_on_the_size() -> None:
-    model = CATALOGUE.models["qwen-image-3.0"]
+    lists = CATALOGUE.models["qwen-image-3.0"].price_lists("cn-beijing")
 
-    assert model.cost(Size(1500, 1500)) == Money(250_000)
-    assert model.cost(Size(1501, 1500)) == Money(500_000)
-    assert model.cost(None) == Money(500_000)
+    assert dearest(lists, Size(1500, 1500)) == Money(250_000)
+    assert dearest(lists, Size(1501, 1500)) == Money(500_000)
+    assert dearest(lists, None) == Money(500_000)
+
+
+@pytest.mark.parametrize(
+    ("region", "micros"),
+    [
+        ("cn-beijing", 200_000),
+        ("ap-southeast-1", 256_873),
+        ("eu-central-1", 256_873),
+        (None, 256_873),
+    ],
+)  # fmt: skip
+def test_a_price_depends_on_the_region(region: str | None, micros: int) -> None:
+    """Where nobody knows it, the dearest of those known is reckoned with."""
+    model = CATALOGUE.models["qwen-image-2.0"]
+
+    assert dearest(model.price_lists(region), None) == Money(micros)
+    assert model.cost(None) == Money(256_873)
+
+
+@pytest.mark.parametrize(
+    ("host", "region"),
+    [
+        ("dashscope.aliyuncs.com", "cn-beijing"),
+        ("dashscope-intl.aliyuncs.com", "ap-southeast-1"),
+        ("dashscope-us.aliyuncs.com", "us-east-1"),
+        ("cn-hongkong.dashscope.aliyuncs.com", "cn-hongkong"),
+        ("vpc-cn-beijing.dashscope.aliyuncs.com", "cn-beijing"),
+        ("ws-1a2b.eu-central-1.maas.aliyuncs.com", "eu-central-1"),
+        ("maas.qwencloudapi.com", None),
+        ("dashscope.aliyuncs.com.evil.test", None),
+        ("127.0.0.1", "cn-beijing"),
+        ("", None),
+    ],
+)
+def test_a_host_tells_its_region(host: str, region: str | None) -> None:
+    assert region_of(host) == region
+
+
+def test_one_price_may_hold_everywhere() -> None:
+    everywhere = replace(CATALOGUE.models["qwen-image"], price=(Price(Money(7)),))
+
+    assert everywhere.price_lists("cn-beijing") == everywhere.price_lists(None)
+    assert everywhere.cost(None) == Money(7)
 
 
 def test_a_model_has_the_age_of_its_release() -> None:

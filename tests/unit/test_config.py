@@ -15,7 +15,8 @@ import pytest
 
 from gateway.config import Config, load_config
 from gateway.config.decode import ConfigError, Secret
-from gateway.domain.catalogue import Alias, Money, Rate
+from gateway.domain.catalogue import Alias, Rate
+from gateway.domain.prices import Money
 
 FAULTS: Final = Path(__file__).parents[1] / "config_faults"
 SECRET: Final = "sk-5f3e9a17b2c84d60"
@@ -344,6 +345,14 @@ def test_an_own_catalogue_takes_the_shipped_one_s_place(tmp_path: Path) -> None:
         ("supports: [seed]", "supports: [speed]", "models.models.own.supports"),
         ("cost: 0.1", "cost: free", "models.models.own.price[0].cost"),
         ("price: [{cost: 0.1}]", "price: []", "models.models.own.price"),
+        ("price: [{cost: 0.1}]", "price: {}", "models.models.own.price"),
+        ("price: [{cost: 0.1}]", "price: 0.1", "models.models.own.price"),
+        ("price: [{cost: 0.1}]", "price: {cn-beijing: []}", "models.models.own.price.cn-beijing"),
+        (
+            "price: [{cost: 0.1}]",
+            "price: {cn-beijing: [{cost: free}]}",
+            "models.models.own.price.cn-beijing[0].cost",
+        ),
         ("released: 2026-01-02", "released: early", "models.models.own.released"),
         ("rate: 1/s", "rate: 1", "models.models.own.rate"),
         ("max_prompt: 100", "max_promt: 100", "models.models.own.max_promt"),
@@ -380,6 +389,6 @@ def test_the_shipped_catalogue_contradicts_itself_nowhere(tmp_path: Path) -> Non
 
     for name, model in catalogue.models.items():
         assert model.default_size is None or model.sizes.allows(model.default_size), name
-        assert model.price[-1].up_to is None, name
+        assert all(tiers[-1].up_to is None for tiers in model.price_lists(None)), name
     for name, alias in catalogue.aliases.items():
         assert alias.model in catalogue.models, name
