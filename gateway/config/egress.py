@@ -148,7 +148,7 @@ def parse_bypass(text: str) -> Bypass:
 
 def split_port(text: str) -> tuple[str, int | None]:
     """A host and its port; colons inside an IPv6 address are none of its business."""
-    if found := re.fullmatch(r"\[([^\]]*)\](?::(\d{1,5}))?", text):
+    if found := re.fullmatch(r"\[([^\[\]]*+)\](?::(\d{1,5}))?", text):
         return found[1], int(found[2]) if found[2] else None
     if found := re.fullmatch(r"([^:]*):(\d{1,5})", text):
         return found[1], int(found[2])
