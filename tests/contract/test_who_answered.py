@@ -222,7 +222,7 @@ def test_a_second_account_gets_no_call_whose_outcome_is_unknown(served: Served) 
         with httpx.Client(trust_env=False, timeout=20) as http:
             for kind in unknown:
                 served.simulator.fault(kind)
-                Client(http, served.url).generate("a fox", model=MODEL)
+                Client(http, served.url).generate(f"a fox before {kind}", model=MODEL)
 
         assert sum(served.simulator.state(log=0)["calls"].values()) == len(unknown)
         assert other.state()["log"] == []
