@@ -13,6 +13,9 @@ SDK_STAMPS := $(SDKS:%=$(PEERS)/%/.installed)
 NODE := tests/peers/node
 UV_COMPILE = .venvs/lock/bin/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-emit-find-links --custom-compile-command "make lock" $(ARGS)
 
+# Tests start the gateway some hundred times: it is compiled once.
+unexport PYTHONDONTWRITEBYTECODE
+
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 MAKEFLAGS += --no-print-directory
@@ -42,7 +45,7 @@ else
 endif
 
 .PHONY: test-fast
-test-fast: $(DEV) ## Run what is quick: no test that measures time, none with an SDK
+test-fast: $(DEV) ## Run what is quick, between two edits: none that measures time, none with an SDK
 	@$(TESTS) --fast
 
 .PHONY: test-skipped

@@ -28,6 +28,8 @@ from tests.redis_server import RedisServer, available_redis_servers, redis_relea
 
 __all__ = ["clustered", "nodes", "replicated"]
 
+pytestmark = pytest.mark.slow
+
 LIMITS = Limits(requests_per_minute=1_000_000)
 
 

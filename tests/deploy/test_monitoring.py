@@ -31,7 +31,7 @@ SCRAPES: Final = ("compose/prometheus.yaml", "prometheus/prometheus.yaml")
 def test_prometheus_reads_the_rules(name: str, tmp_path: Path) -> None:
     """Real promtool reads them through the configuration, whose paths are put where they are."""
     if not shutil.which("promtool"):
-        pytest.skip("Debian's package `prometheus` is not installed")
+        pytest.skip("promtool was not found: install prometheus")
     config = (DEPLOY / name).read_text()
     for inside, here in mounts("prometheus").items():
         config = config.replace(inside, str(here))

@@ -26,6 +26,8 @@ from tests.running import (
 )
 from tests.simulated import SimulatedDashScope
 
+pytestmark = pytest.mark.slow
+
 EXAMPLES: Final = 1250
 fuzz = settings(
     max_examples=EXAMPLES,

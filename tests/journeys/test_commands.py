@@ -26,6 +26,8 @@ from gateway.tenants.keys import hash_key, new_key
 from tests.running import ROOT, UPSTREAM_KEY, GatewayProcess, until
 from tests.simulated import SimulatedDashScope
 
+pytestmark = pytest.mark.slow
+
 KEY: Final = new_key()
 FAULTS: Final = ROOT / "tests" / "config_faults"
 

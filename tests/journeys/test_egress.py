@@ -215,7 +215,7 @@ def test_tinyproxy(site: Site, tmp_path: Path) -> None:
     """A proxy of the field, with credentials; it looks names up like every program."""
     program = shutil.which("tinyproxy")
     if program is None:
-        pytest.skip("Debian's package `tinyproxy-bin` is not installed")
+        pytest.skip("tinyproxy was not found: install tinyproxy-bin")
     with closed_port() as port:
         pass
     log, settings = tmp_path / "tinyproxy.log", tmp_path / "tinyproxy.conf"

@@ -14,7 +14,7 @@ from tests.running import UPSTREAM_KEY, Client, account, config_for
 from tests.running_fixtures import Start
 from tests.simulated import SimulatedDashScope
 
-pytestmark = pytest.mark.usefixtures("quick_retries")
+pytestmark = [pytest.mark.usefixtures("quick_retries"), pytest.mark.slow]
 
 REPLIES: Final = Path(__file__).parents[2] / "gateway" / "simulator" / "replies"
 ERRORS: Final = sorted(path.stem for path in (REPLIES / "errors").glob("*.json"))

@@ -31,7 +31,7 @@ __all__ = [
     "start",
 ]
 
-NEEDS_PROMETHEUS = "Debian's package `prometheus` is not installed"
+NEEDS_PROMETHEUS = "promtool was not found: install prometheus"
 
 
 @pytest.fixture(scope="session")

@@ -21,6 +21,8 @@ from tests.operations.site import document, write
 from tests.running import ACME, ROOT
 from tests.simulated import SimulatedDashScope
 
+pytestmark = pytest.mark.slow
+
 SERVE: Final = (sys.executable, "-m", "gateway", "serve", "--port", "0", "--config")
 LINES: Final = """
 import multiprocessing, os, sys

@@ -17,6 +17,8 @@ import pytest
 from gateway.observability import metrics
 from gateway.observability.metrics import Metrics, share_between_workers, worker_ended
 
+pytestmark = pytest.mark.slow
+
 DEATHS: Final = 15
 SERIES: Final = 40
 

@@ -19,6 +19,8 @@ from tests.running import ACME, SECRETS, GatewayProcess
 from tests.security.secrets_search import Search
 from tests.simulated import SimulatedDashScope
 
+pytestmark = pytest.mark.slow
+
 TRACE_ID: Final = "0af7651916cd43dd8448eb211c80319c"
 SPAN_ID: Final = "b7ad6b7169203331"
 PROMPT: Final = "a very private fox"

@@ -19,6 +19,8 @@ from tests.running import Client, account, config_for, until
 from tests.running_fixtures import Start
 from tests.simulated import SimulatedDashScope
 
+pytestmark = pytest.mark.slow
+
 TRACE_ID = "0af7651916cd43dd8448eb211c80319c"
 SPAN_ID = "b7ad6b7169203331"
 

@@ -28,6 +28,8 @@ from gateway.tenants.keys import hash_key
 from gateway.tenants.usage_log import read, sum_by, to_dimensions
 from tests.running import HeldClock, account, captured_logs, config_for, key_of
 
+pytestmark = pytest.mark.slow
+
 REQUESTS: Final = 10_000
 AT_ONCE: Final = 40
 TENANTS: Final = ("acme", "globex", "initech")

@@ -19,6 +19,8 @@ from tests.operations.site import document, write
 from tests.running import ACME, ROOT, GatewayProcess
 from tests.simulated import SimulatedDashScope
 
+pytestmark = pytest.mark.slow
+
 LINE: Final = Generation(
     at=datetime(2026, 11, 22, tzinfo=UTC),
     request_id="req_1",

@@ -8,6 +8,8 @@ from typing import Final
 
 import pytest
 
+pytestmark = pytest.mark.slow
+
 BARE: Final = Path(__file__).parents[2] / "scripts" / "bare"
 BEYOND: Final = (
     "git redis-server nginx prometheus promtool node npm java gcc docker podman pip curl"

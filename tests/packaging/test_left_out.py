@@ -16,6 +16,8 @@ import pytest
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
+pytestmark = pytest.mark.slow
+
 ROOT: Final = Path(__file__).parents[2]
 LEFT_OUT: Final = set(
     re.findall(r"^[a-z].*$", (ROOT / "requirements-left-out.txt").read_text(), re.MULTILINE)

@@ -16,6 +16,8 @@ from typing import Final
 
 import pytest
 
+pytestmark = pytest.mark.slow
+
 ROOT: Final = Path(__file__).parents[2]
 INSTALL: Final = ROOT / "scripts" / "install-locked"
 

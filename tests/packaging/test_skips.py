@@ -10,6 +10,8 @@ from typing import Final
 
 import pytest
 
+pytestmark = pytest.mark.slow
+
 ROOT: Final = Path(__file__).parents[2]
 SKIPPED: Final = "import pytest\n\ndef test_one(): pytest.skip('no such program')\n"
 SKIPPED_WHOLE: Final = "import pytest\n\npytest.importorskip('no_such_module')\n"

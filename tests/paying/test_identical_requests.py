@@ -17,6 +17,8 @@ from tests.paying.shop import MODEL, Fleet, Vendor, connected_to, kill, until_go
 from tests.redis_server import RedisServer
 from tests.running import ACME
 
+pytestmark = pytest.mark.slow
+
 REQUESTS = 50
 LATENCY_S = 4.0
 """Long enough for all of them to arrive meanwhile, on a busy machine too."""

@@ -33,6 +33,8 @@ from gateway.tenants.keys import hash_key
 from tests.running import account, captured_logs, config_for, key_of
 from tests.virtual_time import run
 
+pytestmark = pytest.mark.slow
+
 NOON = 1_800_000_000.0
 URL_LIFE_S = 600.0
 CACHE_S = 300.0

@@ -31,6 +31,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 from pathlib import Path
 from typing import Any, Final
@@ -62,8 +63,8 @@ def run_peer(peer: str, scenario: dict[str, Any], *, timeout_s: float = 90) -> l
 
 def _command(peer: str) -> list[str]:
     if peer == "openai-node":
-        if not (HERE / "node" / "node_modules" / "openai").is_dir():
-            pytest.skip("the Node SDK is not installed: `make test` does that where node >= 20 is")
+        if not (HERE / "node" / "node_modules" / "openai").is_dir() or not shutil.which("node"):
+            pytest.skip("no Node SDK: install node >= 20 and npm; `make test` does the rest")
         return ["node", str(HERE / "node" / "openai_calls.mjs")]
     python = Path(os.environ.get("PEERS", ".peers"), peer, "bin", "python")
     if not (ROOT / python).exists():

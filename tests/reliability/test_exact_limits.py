@@ -22,6 +22,8 @@ from tests.reliability.client import (
 from tests.reliability.fleet import ROOMY, Fleet
 from tests.simulated import SimulatedDashScope
 
+pytestmark = pytest.mark.slow
+
 REQUESTS = 2_000
 PRICE = Decimal("0.2")
 """Of one image of qwen-image-2.0, in the shipped catalogue."""

@@ -17,6 +17,8 @@ from tests.reliability.fleet import Fleet, kill, workers_of
 from tests.running import until
 from tests.simulated import SimulatedDashScope
 
+pytestmark = pytest.mark.slow
+
 LEASE_S = 30.0
 """`gateway.tenants.limiter.Limiter`'s; the configuration has no key for it."""
 IN_FLIGHT = 10

@@ -7,11 +7,14 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import httpx
+import pytest
 
 from tests.operations.site import document, tenant, write
 from tests.redis_server import RedisServer
 from tests.running import ACME, GatewayProcess, until
 from tests.simulated import SimulatedDashScope
+
+pytestmark = pytest.mark.slow
 
 REQUESTS = 3
 LIMITS = {"images_per_day": 1000, "spend_per_month": 1000}

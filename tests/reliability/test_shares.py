@@ -5,11 +5,15 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 
+import pytest
+
 from tests.redis_server import RedisServer
 from tests.reliability.client import burst, statuses
 from tests.reliability.fleet import Fleet
 from tests.reliability.outage import LIMIT, until_ready
 from tests.simulated import SimulatedDashScope
+
+pytestmark = pytest.mark.slow
 
 REQUESTS = 400
 KNOWN_AFTER_S = 1.5

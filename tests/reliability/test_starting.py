@@ -4,7 +4,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
+
 from tests.running import GatewayProcess
+
+pytestmark = pytest.mark.slow
 
 ALONE = """\
 accounts: [{name: one, base_url: "http://127.0.0.1:1/api/v1", api_key: none}]

@@ -16,6 +16,8 @@ from tests.redis_server import RedisServer
 from tests.reliability.client import PATH, connected, get, image_request
 from tests.reliability.fleet import Fleet
 
+pytestmark = pytest.mark.slow
+
 BENCH = Path(__file__).parents[2] / "bench" / "waiting.py"
 REQUESTS = 1_000
 IDLE = 0.05

@@ -20,6 +20,8 @@ from tests.operations.site import document, tenant, write
 from tests.running import ACME, GatewayProcess
 from tests.security.hostile import HostileVendor, result
 
+pytestmark = pytest.mark.slow
+
 LONG: Final = "https://" + ":" * 900_000
 """Within the largest reply that is read. Where masking is quadratic, it takes hours."""
 LONGEST_LINE: Final = 64 * 1024

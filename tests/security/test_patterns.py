@@ -27,6 +27,8 @@ from gateway.observability.logs import Masker
 from gateway.translate.failure import TABLE
 from tests.running import shipped_catalogue
 
+pytestmark = pytest.mark.slow
+
 Pattern = re.Pattern[Any]
 
 SIZES: Final = (*range(20, 44, 4), 1 << 10, 1 << 12, 1 << 14)

@@ -45,6 +45,8 @@ from tests.running_fixtures import Start
 from tests.security.hostile import HostileVendor, Listener, response, result
 from tests.simulated import SimulatedDashScope
 
+pytestmark = pytest.mark.slow
+
 PATH: Final = "/v1/images/generations"
 MODEL: Final = "qwen-image-2.0"
 BODY: Final = json.dumps({"prompt": "a fox", "model": MODEL}).encode()

@@ -25,6 +25,8 @@ from tests.running import GatewayProcess
 from tests.security.secrets_search import Search, writings
 from tests.simulated import SimulatedDashScope
 
+pytestmark = pytest.mark.slow
+
 UPSTREAM: Final = "sk-marker-upstream-4f1c0a77e1"
 FROM_FILE: Final = "sk-marker-file-91be55d203aa"
 PASSWORD: Final = "marker-redis-password-77aa01"

@@ -8,7 +8,11 @@ import sys
 from pathlib import Path
 from typing import Final
 
+import pytest
+
 from tests.running import ROOT
+
+pytestmark = pytest.mark.slow
 
 LEAKS: Final = """
 import base64, logging, os, sys

@@ -10,6 +10,7 @@ import asyncio
 from collections import Counter
 from typing import Any
 
+import pytest
 from hypothesis import HealthCheck, event, given, settings
 from hypothesis import strategies as st
 from msgspec import Struct
@@ -32,6 +33,8 @@ from tests.unit.ledgers import (
 )
 from tests.unit.ledgers import Request as InLedger
 from tests.virtual_time import run
+
+pytestmark = pytest.mark.slow
 
 WORKERS = 3
 CALLS = 2
