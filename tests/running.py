@@ -22,7 +22,7 @@ from datetime import UTC, datetime
 from functools import cache
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Final, Self
+from typing import Any, Final, Self, cast
 
 import httpx
 import structlog
@@ -37,6 +37,8 @@ from gateway.config.decode import Secret
 from gateway.domain.catalogue import Catalogue, Rate
 from gateway.domain.clock import Clock
 from gateway.observability.logs import to_json
+from gateway.server.bounds import Bounds
+from gateway.server.http import HttpProtocol
 from gateway.server.worker import http_config
 from gateway.tenants.keys import PREFIX, checksum, hash_key
 from tests.openai_shapes import check_error, check_images
@@ -165,7 +167,11 @@ class RunningGateway:
         self._socket = socket.create_server(("127.0.0.1", 0), backlog=4096)
         self.port: int = self._socket.getsockname()[1]
         self.url = f"http://127.0.0.1:{self.port}"
-        self._server = uvicorn.Server(http_config(self._switch, "off"))
+        self.bounds = Bounds()
+        """Of connections that are made from now on."""
+        config = http_config(self._switch, "off")
+        config.http = cast("Any", lambda **more: HttpProtocol(**more, bounds=self.bounds))
+        self._server = uvicorn.Server(config)
         self._loop = uvloop.new_event_loop()
         self._thread = threading.Thread(target=self._run, name="gateway", daemon=True)
         self._thread.start()
@@ -177,6 +183,10 @@ class RunningGateway:
     def rest(self) -> None:
         """Serve nothing until the next `use`: what a gateway needs may end with its test."""
         self._loop.call_soon_threadsafe(self._end_current)
+
+    def busy(self, for_s: float) -> None:
+        """Have its event loop do something else meanwhile, so that bytes gather in the kernel."""
+        self._loop.call_soon_threadsafe(time.sleep, for_s)
 
     def close(self) -> None:
         """End, and wait for it."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import re
+from codecs import BOM_UTF8
 from typing import Any, NoReturn
 
 import msgspec
@@ -22,8 +23,11 @@ from gateway.protocol.openai import ImageRequest
 from gateway.translate.fields import KNOWN
 
 BODY_TIMEOUT_S = 30.0
+LONGEST_PROMPT = 32_000
+"""Characters."""
 SHOWN = 64
 SURROGATE = re.compile(rb"\\u[dD][89a-fA-F]")
+NO_CODING = frozenset({b"", b"identity"})
 
 
 async def read_body(scope: Scope, receive: Receive, limit: int) -> bytes:
@@ -33,9 +37,8 @@ async def read_body(scope: Scope, receive: Receive, limit: int) -> bytes:
         UnsupportedMediaType: it is declared as something else than JSON.
         BodyTooLarge, BodyTimeout: it is longer or slower than allowed.
     """
-    headers = dict(scope["headers"])
-    require_json(headers)
-    declared = headers.get(b"content-length", b"0")
+    require_json(scope)
+    declared = dict(scope["headers"]).get(b"content-length", b"0")
     if declared.isdigit() and int(declared) > limit:
         raise BodyTooLarge(f"The request body is larger than {limit} bytes.")
     try:
@@ -46,13 +49,20 @@ async def read_body(scope: Scope, receive: Receive, limit: int) -> bytes:
         raise BodyTimeout(message) from None
 
 
-def require_json(headers: dict[bytes, bytes]) -> None:
+def require_json(scope: Scope) -> None:
     """Refuse a body that is declared as something else; an undeclared one is read as JSON."""
-    media = headers.get(b"content-type", b"application/json").partition(b";")[0].strip().lower()
+    declared = dict(scope["headers"]).get(b"content-type", b"application/json")
+    media = declared.partition(b";")[0].strip().lower()
     if media != b"application/json" and not media.endswith(b"+json"):
         raise UnsupportedMediaType("Send the body as JSON, with Content-Type: application/json.")
-    if headers.get(b"content-encoding", b"identity") != b"identity":
+    if not NO_CODING.issuperset(codings(scope)):
         raise UnsupportedMediaType("Send the body without Content-Encoding.")
+
+
+def codings(scope: Scope) -> list[bytes]:
+    """The body's encodings, over all lines that name some; RFC 9110, 8.4.1: in any case."""
+    lines = (value for name, value in scope["headers"] if name == b"content-encoding")
+    return [each.strip().lower() for line in lines for each in line.split(b",")]
 
 
 async def collect(receive: Receive, limit: int) -> bytes:
@@ -100,7 +110,8 @@ def parse_json(body: bytes) -> dict[str, Any]:
     if not body:
         raise InvalidRequest("The request has no body; send a JSON object.", code="invalid_json")
     try:
-        text = body.decode()
+        # RFC 8259, 8.1: a reader may ignore a byte order mark, which some programs put first.
+        text = body.removeprefix(BOM_UTF8).decode()
         value = PARSER.decode(text)
     except UnicodeDecodeError as fault:
         message = f"The body is not UTF-8 text: byte {fault.start}."
@@ -150,9 +161,26 @@ def to_image_request(body: dict[str, Any], *, strict: bool = True) -> ImageReque
         if isinstance(value, float) and value.is_integer():
             fields[name] = int(value)  # JSON has numbers only: 1.0 is 1
     try:
-        return msgspec.convert(fields, ImageRequest, strict=strict)
+        request = msgspec.convert(fields, ImageRequest, strict=strict)
     except msgspec.ValidationError as fault:
         raise to_invalid(fault, ImageRequest) from None
+    refuse_long("prompt", request.prompt)
+    refuse_long("negative_prompt", request.negative_prompt)
+    return request
+
+
+def refuse_long(name: str, text: str | None) -> None:
+    """Hold a text to OpenAI's own limit, and in OpenAI's words.
+
+    Raises:
+        InvalidRequest: it is longer.
+    """
+    if text is not None and len(text) > LONGEST_PROMPT:
+        message = (
+            f"Invalid '{name}': string too long. Expected a string with maximum length "
+            f"{LONGEST_PROMPT}, but got a string with length {len(text)} instead."
+        )
+        raise InvalidRequest(message, param=name, code="string_above_max_length")
 
 
 def is_encodable(text: str) -> bool:

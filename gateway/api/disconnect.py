@@ -11,17 +11,14 @@ CONNECTION = "gateway.api.disconnect"
 
 
 class Connection(Protocol):
-    """One client's."""
+    """One request's, on a server that can tell."""
 
-    on_hang_up: Callable[[], object] | None
-    """Called when the client leaves."""
-    transport: asyncio.Transport
+    def watch(self, on_hang_up: Callable[[], object]) -> Callable[[], None]:
+        """Have `on_hang_up` called when the client leaves, or at once if it has.
 
-    def unwatch(self) -> None:
-        """Call nothing."""
-
-    def read_on(self) -> None:
-        """Go on reading, without which the end of the connection is not seen."""
+        Returns:
+            A function that ends this watch, and no other.
+        """
 
 
 def watch(
@@ -37,12 +34,7 @@ def watch(
     connection: Connection | None = scope.get(CONNECTION)
     if connection is None:
         return _read(receive, on_hang_up)
-    if connection.transport.is_closing():
-        on_hang_up()
-    else:
-        connection.on_hang_up = on_hang_up
-        connection.read_on()
-    return connection.unwatch
+    return connection.watch(on_hang_up)
 
 
 def _read(

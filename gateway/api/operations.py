@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from ipaddress import ip_address, ip_network
+from ipaddress import IPv4Network, IPv6Network, ip_address, ip_network
 from typing import Any
 
 from litestar import Request, Response
@@ -24,6 +24,9 @@ PASSED_ON = (
     *(b"x-arr-", b"x-proxyuser-ip", b"x-varnish"),
 )
 """How their headers' names begin."""
+MAPPED_BITS = 96
+"""Of the prefix `::ffff:`, behind which IPv6 writes the addresses of IPv4."""
+Network = IPv4Network | IPv6Network
 NEVER = "The store has not done what this worker asked since its start. The log says why."
 
 
@@ -40,7 +43,7 @@ def operation_routes(
 
     `has_reached` says whether the store has ever done what this worker asked of it.
     """
-    networks = [ip_network(network) for network in allowed]
+    networks = [network_of(text) for text in allowed]
 
     @read("/healthz")
     async def healthz() -> Response[dict[str, str]]:
@@ -87,7 +90,16 @@ def is_forwarded(scope: Scope) -> bool:
     return any(name.startswith(PASSED_ON) for name, _ in scope["headers"])
 
 
-def is_in(peer: str, network: Any) -> bool:  # noqa: ANN401 - IPv4Network or IPv6Network
+def network_of(text: str) -> Network:
+    """A network of the configuration; one of IPv4 inside IPv6 is the IPv4 one."""
+    network = ip_network(text)
+    mapped = getattr(network.network_address, "ipv4_mapped", None)
+    if mapped is None or network.prefixlen < MAPPED_BITS:
+        return network
+    return ip_network((mapped, network.prefixlen - MAPPED_BITS))
+
+
+def is_in(peer: str, network: Network) -> bool:
     """Whether an address is one of a network's; an IPv4 one inside IPv6 is unwrapped."""
     try:
         address = ip_address(peer)

@@ -30,7 +30,10 @@ class Listen(Struct, frozen=True):
     """Where the gateway listens."""
 
     host: str = "127.0.0.1"
+    """An address; `0.0.0.0` is all of IPv4, `::` all of IPv6 and IPv4."""
     port: Port = 8080
+    keep_alive_s: Positive = 75.0
+    """How long an idle connection is kept: longer than the balancer in front keeps its own."""
 
 
 class Auth(Struct, frozen=True):
@@ -234,7 +237,8 @@ class Config(Struct, frozen=True, kw_only=True):
     """A catalogue to use instead of the shipped one; relative to this file."""
     aliases: dict[str, Alias] = field(default_factory=dict)
     """OpenAI's names, or your own, and the models behind them: `{model, response_format, size}`."""
-    max_body_bytes: Count = 1024 * 1024
+    max_body_bytes: Count = 128 * 1024
+    """The largest JSON body; a prompt has at most 32,000 characters."""
     lame_duck_s: Annotated[float, Meta(ge=0)] = 1.0
     """After SIGTERM: how long new requests are still taken, while /readyz says 503."""
     drain_s: Positive = DRAIN_S

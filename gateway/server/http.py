@@ -1,205 +1,316 @@
-"""uvicorn's HTTP/1.1 with bounds that it lacks: how long and slow a request's head may be."""
+"""HTTP/1.1 on one connection: requests read in order, answers written in the same order.
+
+Decided here is what only a server can decide: how slow a head may be, how many requests may be
+sent ahead, when a connection may go on and how it ends, and when a client has left
+(docs/decisions/0024-an-http-layer-of-our-own.md). tests/wire holds each rule.
+"""
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-from secrets import token_hex
 from typing import Any, Final, cast
 
-import httptools
-import msgspec
-from uvicorn._types import ASGIVersions
-from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
+import structlog
+import uvicorn
+from uvicorn.server import ServerState
 
 from gateway.api.disconnect import CONNECTION
-from gateway.protocol.openai import ErrorDetail, ErrorResponse
+from gateway.server import heads
+from gateway.server.bounds import Bounds
+from gateway.server.heads import Headers, Refusal
+from gateway.server.reader import Head, RequestReader
+from gateway.server.request import Request
 
-MAX_HEAD_BYTES = 32 * 1024
-HEAD_TIMEOUT_S = 20.0
-AHEAD_MAX = 16
-"""Requests of a connection that may wait for the answer to the one before."""
-LINGER_S = 1.0
-"""How long what a refused client still sends is read and thrown away."""
-# One of each for all requests, which differ in neither.
-ASGI: Final[ASGIVersions] = {"version": "3.0", "spec_version": "2.3"}
-ADDRESSES: Final[dict[object, Any]] = {}
-"""This server's own: as many as it listens on."""
+ASGI: Final = {"version": "3.0", "spec_version": "2.3"}
+BOUNDS: Final = Bounds()
+
+log = structlog.get_logger()
 
 
-class HeadTooLarge(httptools.HttpParserError):
-    """The request line and headers together are over the limit."""
+class HttpProtocol(asyncio.Protocol):
+    """One connection, made by uvicorn's server (`uvicorn.Config(http=…)`).
 
-
-class AmbiguousHost(httptools.HttpParserError):
-    """The request names no host, or several."""
-
-
-class Signal:
-    """An `asyncio.Event` for one reader: without the queue of readers, which is 0.8 KiB."""
-
-    __slots__ = ("_is_set", "_loop", "_reader")
-
-    def __init__(self, loop: asyncio.AbstractEventLoop, *, is_set: bool = False) -> None:
-        self._loop = loop
-        self._is_set = is_set
-        self._reader: asyncio.Future[None] | None = None
-
-    def set(self) -> None:
-        """Let the reader go on."""
-        self._is_set = True
-        if self._reader is not None and not self._reader.done():
-            self._reader.set_result(None)
-        self._reader = None
-
-    def clear(self) -> None:
-        """Make the next reader wait."""
-        self._is_set = False
-
-    def wait(self) -> asyncio.Future[None]:
-        """Done once it is set."""
-        reader = self._loop.create_future()
-        if self._is_set:
-            reader.set_result(None)
-        else:
-            self._reader = reader
-        return reader
-
-
-class Pipelined(list[Any]):
-    """Requests that came before the answer to an earlier one; an empty deque is 0.7 KiB."""
-
-    __slots__ = ()
-
-    def appendleft(self, item: object) -> None:
-        """As a deque does it."""
-        self.insert(0, item)
-
-
-class HttpProtocol(HttpToolsProtocol):
-    """One connection. What cannot be parsed is answered in OpenAI's form too, and ends it.
-
-    Thousands of connections wait at once, so what each of them holds is kept small: attributes in
-    slots, since a 31st in the instance's dictionary would give every connection a table of its
-    own, and no `asyncio.Event` (docs/decisions/0007-waiting-without-tasks.md).
+    Thousands wait at once, so what each holds is kept small: slots, and nothing that is not used.
     """
 
-    __slots__ = ("_head_bytes", "_head_timer", "_refused", "on_hang_up")
+    __slots__ = (
+        "_ahead_bytes", "_app", "_bounds", "_client", "_is_half_closed", "_is_paused", "_loop",
+        "_queue", "_reader", "_reading", "_refusal", "_server", "_stall_timer", "_state",
+        "_thrown_away", "_timer", "_writable", "is_silent", "transport",
+    )  # fmt: skip
 
-    def __init__(self, *args: Any, **kwargs: Any) -> None:  # noqa: ANN401 - uvicorn's own
-        super().__init__(*args, **kwargs)
-        self._refused = False
-        self._head_bytes = 0
-        self._head_timer: asyncio.TimerHandle | None = None
-        self.on_hang_up: Callable[[], object] | None = None
-        """Called when the client leaves: a reading coroutine that does nothing else is 1 KiB."""
-        self.pipeline = cast("Any", Pipelined())
+    transport: asyncio.Transport
 
-    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        super().connection_made(transport)
-        self.flow._is_writable_event = cast("Any", Signal(self.loop, is_set=True))  # noqa: SLF001
-        self.server = ADDRESSES.setdefault(self.server, self.server)
-        self._expect_head()
+    def __init__(
+        self,
+        config: uvicorn.Config,
+        server_state: ServerState,
+        app_state: dict[str, Any],  # noqa: ARG002 - of an application that keeps its own
+        _loop: asyncio.AbstractEventLoop | None = None,
+        *,
+        bounds: Bounds = BOUNDS,
+    ) -> None:
+        self._app = config.loaded_app
+        self._state = server_state
+        self._bounds = bounds
+        self._loop = _loop or asyncio.get_running_loop()
+        self._client: tuple[str, int] | None = None
+        self._server: tuple[str, int] | None = None
+        self.is_silent = True
+        """No request has come yet."""
+        self._reader = RequestReader(self, bounds)
+        self._reading: Request | None = None
+        self._queue: list[Request] = []
+        """What is to be answered, first come first served; the last may still be read."""
+        self._refusal: Refusal | None = None
+        """What is answered after them."""
+        self._ahead_bytes = self._thrown_away = 0
+        self._is_half_closed = False
+        self._timer: asyncio.TimerHandle | None = None
+        self._is_paused = False
+        self._writable: asyncio.Event | None = None
+        """While the client takes too little of what is written."""
+        self._stall_timer: asyncio.TimerHandle | None = None
 
-    def connection_lost(self, exc: Exception | None) -> None:
-        self._end_head()
-        super().connection_lost(exc)
-        on_hang_up, self.on_hang_up = self.on_hang_up, None
-        if on_hang_up is not None:
-            on_hang_up()
+    # The connection.
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self.transport = cast("asyncio.Transport", transport)
+        cast("set[object]", self._state.connections).add(self)
+        self._client = address(transport.get_extra_info("peername"))
+        self._server = address(transport.get_extra_info("sockname"))
+        self._set_timer(self._bounds.head_s, self.close)
+
+    def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002 - left is left
+        cast("set[object]", self._state.connections).discard(self)
+        self._stop_timer()
+        self._reader.close()
+        self._reading = None
+        queue, self._queue = self._queue, []
+        for request in queue:
+            request.lose()
+        self.resume_writing()
+
+    def eof_received(self) -> bool:
+        """The client sends nothing more; whether it still reads, nobody can tell.
+
+        Images that it waits for are given up, as nginx does; everything else is answered.
+        """
+        self._is_half_closed = True
+        self._reader.stop()
+        self._reading = None
+        for request in self._queue:
+            request.leave()
+        return bool(self._queue)
 
     def data_received(self, data: bytes) -> None:
-        if self._refused:
+        if self._reader.is_done:
+            self._throw_away(len(data))
             return
-        super().data_received(data)
-        # An unfinished header is not reported until its end, so its bytes are counted here.
-        if self._head_timer is not None:
-            self._head_bytes += len(data)
-            if self._head_bytes > MAX_HEAD_BYTES:
-                self._refuse(431, "The request's headers are too large.")
+        self._reader.feed(data)
+        if len(self._queue) > 1:
+            self._ahead_bytes += len(data)
+            if self._ahead_bytes > self._bounds.ahead_bytes:
+                self._read_no_further()
+        if self._reader.is_in_head and self._timer is None:
+            self._set_timer(self._bounds.head_s, self._too_slow)
 
-    def read_on(self) -> None:
-        """Let reading go on, which uvicorn stops at a large body, or at one before its turn.
+    # What is read.
 
-        Then the end of the connection is not seen, so it goes on as long as somebody watches, but
-        not for more requests than a client may sensibly have sent ahead.
-        """
-        if self.on_hang_up is not None and len(self.pipeline) <= AHEAD_MAX:
-            self.flow.resume_reading()
+    def head_begun(self) -> None:
+        self._stop_timer()
+        if len(self._queue) > self._bounds.ahead:
+            self._read_no_further()
 
-    def unwatch(self) -> None:
-        """Call nothing when the client leaves."""
-        self.on_hang_up = None
+    def head_read(self, head: Head) -> None:
+        self._stop_timer()
+        scope = self._scope(head)
+        request = Request(
+            self, scope, keep_alive=head.keep_alive, expects_continue=head.expects_continue
+        )
+        scope[CONNECTION] = request
+        self._reading = request
+        self.is_silent = False
+        self._queue.append(request)
+        if len(self._queue) == 1:
+            self._start(request)
 
-    def on_message_begin(self) -> None:
-        super().on_message_begin()
-        self._head_bytes = 0
-        self._expect_head()
-        self.scope[CONNECTION] = self  # type: ignore[literal-required]
-        self.scope["asgi"] = ASGI
+    def _scope(self, head: Head) -> dict[str, Any]:
+        return {
+            "type": "http",
+            "asgi": ASGI,
+            "http_version": head.version,
+            "method": head.method,
+            "scheme": "http",
+            "path": head.target.path,
+            "raw_path": head.target.raw_path,
+            "query_string": head.target.query,
+            "root_path": "",
+            "headers": head.headers,
+            "client": self._client,
+            "server": self._server,
+            "state": {},
+        }
 
-    def on_url(self, url: bytes) -> None:
-        super().on_url(url)
-        self._count(len(url))
+    def body_read(self, body: bytes) -> None:
+        if self._reading is not None:
+            self._reading.add(body)
 
-    def on_header(self, name: bytes, value: bytes) -> None:
-        self._count(len(name) + len(value))
-        if self._head_timer is not None:  # else a trailer: none of those that are read may be one
-            super().on_header(name, value)
+    def request_read(self) -> None:
+        request, self._reading = self._reading, None
+        if request is not None:
+            request.end()
 
-    def on_headers_complete(self) -> None:
-        self._end_head()
-        self._require_host()
-        before = self.cycle
-        super().on_headers_complete()
-        if self.cycle is not before:  # its task has not run yet
-            self.cycle.message_event = cast("Any", Signal(self.loop))
-        self.read_on()
+    def refused(self, refusal: Refusal) -> None:
+        """Answer what came before, then this, and end."""
+        self._stop_timer()
+        unread, self._reading = self._reading, None
+        if unread is not None and unread.is_started:
+            unread.leave()  # too late for another answer
+            return
+        if unread is not None:
+            self._queue.remove(unread)
+            unread.lose()
+        self._refusal = refusal
+        if not self._queue:
+            self._end()
 
-    def send_400_response(self, msg: str) -> None:  # noqa: ARG002 - uvicorn's words
-        """Uvicorn's answer to what its parser rejects; a head that is too large ends here too."""
-        if self._head_bytes > MAX_HEAD_BYTES:
-            self._refuse(431, "The request's headers are too large.")
+    def _read_no_further(self) -> None:
+        """Answer what is whole, then end; who sent the rest sees that it was not taken."""
+        self._reader.stop()
+        unread, self._reading = self._reading, None
+        if unread is not None and unread is not self._queue[0]:
+            self._queue.remove(unread)
+        self._queue[-1].keep_alive = False
+
+    # What a request asks for.
+
+    def default_headers(self) -> Headers:
+        return self._state.default_headers
+
+    @property
+    def is_full(self) -> bool:
+        return self._writable is not None
+
+    async def writable(self) -> None:
+        while self._writable is not None:
+            await self._writable.wait()
+
+    def pause(self, request: Request) -> None:
+        """Not for one that came ahead: the end of the connection would not be seen meanwhile."""
+        if not self._is_paused and self._queue[0] is request:
+            self._is_paused = True
+            self.transport.pause_reading()
+
+    def resume(self) -> None:
+        if self._is_paused:
+            self._is_paused = False
+            self.transport.resume_reading()
+
+    def answered(self, request: Request) -> None:
+        if self._queue[:1] != [request]:
+            return  # it was given up
+        del self._queue[0]
+        self.resume()  # a body that nobody read may have stopped it
+        if len(self._queue) < 2:
+            self._ahead_bytes = 0
+        if not request.keep_alive:
+            self._refusal = None
+            self._end()
+        elif self._queue:
+            self._start(self._queue[0])
+        elif self._reader.is_done:
+            self._end()
+        elif not self._reader.is_in_head:
+            self._set_timer(self._bounds.idle_s, self.close)
+
+    def broke_off(self, request: Request) -> None:
+        if self._queue[:1] != [request]:
+            return
+        if request.is_started:
+            self.transport.abort()  # so that what has come is not taken for the whole
         else:
-            self._refuse(400, "The request is not valid HTTP/1.1.")
+            self._queue.clear()
+            self._refusal = heads.FAILED
+            self._end()
 
-    def _require_host(self) -> None:
-        """RFC 9112, 3.2: whoever stands before the gateway must not read another host than it."""
-        hosts = sum(name == b"host" for name, _ in self.headers)
-        if hosts > 1 or (not hosts and self.parser.get_http_version() == "1.1"):
-            raise AmbiguousHost
+    def _start(self, request: Request) -> None:
+        task = self._loop.create_task(request.run(self._app))
+        self._state.tasks.add(task)
+        task.add_done_callback(self._state.tasks.discard)
 
-    def _count(self, size: int) -> None:
-        self._head_bytes += size
-        if self._head_bytes > MAX_HEAD_BYTES:
-            raise HeadTooLarge
+    # How it ends.
 
-    def _expect_head(self) -> None:
-        if self._head_timer is None:
-            self._head_timer = self.loop.call_later(HEAD_TIMEOUT_S, self._too_slow)
+    def shutdown(self) -> None:
+        """Of uvicorn's server: end, but not before what is under way is answered."""
+        for request in self._queue:
+            request.keep_alive = False
+        if not self._queue:
+            self.close()
 
-    def _end_head(self) -> None:
-        if self._head_timer is not None:
-            self._head_timer.cancel()
-            self._head_timer = None
+    def close(self) -> None:
+        """End without a word."""
+        self._reader.stop()
+        self._stop_timer()
+        if self.transport.get_write_buffer_size():
+            self._set_timer(self._bounds.linger_s, self.transport.abort)
+        self.transport.close()
 
     def _too_slow(self) -> None:
-        self._head_timer = None
-        self._refuse(408, "The request's headers did not arrive in time.")
+        self._reader.stop()
+        self.refused(heads.TOO_SLOW)
 
-    def _refuse(self, status: int, message: str) -> None:
-        if self._refused or self.transport.is_closing():
+    def _end(self) -> None:
+        self._reader.stop()
+        self._queue.clear()
+        self._reading = None
+        self._stop_timer()
+        if self.transport.is_closing():
             return
-        self._refused = True
-        self._end_head()
-        detail = ErrorDetail(message, "invalid_request_error", None, "invalid_http")
-        body = msgspec.json.encode(ErrorResponse(detail))
-        head = (
-            f"content-type: application/json\r\ncontent-length: {len(body)}\r\n"
-            f"x-request-id: req_{token_hex(16)}\r\nx-should-retry: false\r\n"
-            "connection: close\r\n\r\n"
-        )
-        self.transport.write(STATUS_LINE[status] + head.encode() + body)
-        # Closing while the client still sends would reset the connection before it reads this.
+        if self._refusal is not None:
+            self._answer(self._refusal)
+        if self._is_half_closed:
+            self.close()
+            return
         self.transport.write_eof()
-        self.loop.call_later(LINGER_S, self.transport.close)
+        self._set_timer(self._bounds.linger_s, self.transport.abort)
+        self.resume()
+
+    def _answer(self, refusal: Refusal) -> None:
+        request_id = heads.new_request_id()
+        log.info("refused", request_id=request_id, status=refusal.status, code=refusal.code)
+        self.transport.write(refusal.answer(request_id, self._state.default_headers))
+
+    def _throw_away(self, size: int) -> None:
+        self._thrown_away += size
+        if self._thrown_away > self._bounds.linger_bytes:
+            self.transport.abort()
+
+    def _set_timer(self, after_s: float, then: Callable[[], None]) -> None:
+        self._stop_timer()
+        self._timer = self._loop.call_later(after_s, then)
+
+    def _stop_timer(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+    # How fast the client takes what is written.
+
+    def pause_writing(self) -> None:
+        self._writable = asyncio.Event()
+        self._stall_timer = self._loop.call_later(self._bounds.stalled_s, self.transport.abort)
+
+    def resume_writing(self) -> None:
+        if self._writable is not None:
+            self._writable.set()
+            self._writable = None
+        if self._stall_timer is not None:
+            self._stall_timer.cancel()
+            self._stall_timer = None
+
+
+def address(name: object) -> tuple[str, int] | None:
+    """Host and port; a name of IPv6 has two parts more."""
+    return (str(name[0]), int(name[1])) if isinstance(name, tuple) else None

@@ -37,15 +37,18 @@ class CannotListen(OSError):
 
 
 def listen(config: Config) -> socket.socket:
-    """The listening socket.
+    """The listening socket; on `::` it takes IPv4 as well.
 
     Raises:
         CannotListen: the address cannot be bound.
     """
     host, port = config.listen.host, config.listen.port
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    both = host == "::" and socket.has_dualstack_ipv6()
     try:
-        sock = socket.create_server((host, port), family=family, backlog=BACKLOG)
+        sock = socket.create_server(
+            (host, port), family=family, backlog=BACKLOG, dualstack_ipv6=both
+        )
     except OSError as fault:
         raise CannotListen(fault.errno, fault.strerror or str(fault)) from fault
     sock.set_inheritable(True)

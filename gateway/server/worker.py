@@ -14,6 +14,7 @@ import sys
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
+from functools import partial
 from pathlib import Path
 from types import FrameType
 from typing import Any, Literal, cast
@@ -25,12 +26,12 @@ from gateway.api.middleware import RequestMiddleware
 from gateway.app import create_app
 from gateway.config import Config, sections
 from gateway.observability.log_writer import log_writer
-from gateway.server.http import HttpProtocol
+from gateway.server.bounds import Bounds
+from gateway.server.http import BOUNDS, HttpProtocol
 from gateway.store.availability import Share
 
 BACKLOG = 4096
 DRAIN_S = sections.DRAIN_S
-KEEP_ALIVE_S = 75
 ACCEPT_S = 0.2
 """How long connections that were begun before the socket refuses new ones may take to stand."""
 FIRST_REQUEST_S = 1.0
@@ -118,7 +119,7 @@ class Server(uvicorn.Server):
         orders: Orders | None = None,
         index: int = 0,
     ) -> None:
-        super().__init__(http_config(app))
+        super().__init__(http_config(app, bounds=Bounds(idle_s=config.listen.keep_alive_s)))
         self._gateway = app
         self._ready = ready
         self._orders = orders
@@ -196,9 +197,6 @@ class Server(uvicorn.Server):
 
     async def _drain(self, sockets: list[socket.socket]) -> None:
         self.server_state.default_headers = [*self.server_state.default_headers, LAST_ANSWER]
-        for connection in self._connections():
-            if connection.cycle is not None:
-                connection.cycle.keep_alive = False
         alone = await self._is_alone()
         if alone:
             # What the kernel holds is accepted by the others: they have the same socket.
@@ -249,7 +247,7 @@ class Server(uvicorn.Server):
         return cast("list[HttpProtocol]", list(self.server_state.connections))
 
     def _has_silent_connections(self) -> bool:
-        return any(connection.cycle is None for connection in self._connections())
+        return any(connection.is_silent for connection in self._connections())
 
     def _force(self) -> None:
         if not self._forced.done():
@@ -338,12 +336,14 @@ def advice(fault: Exception) -> str:
             return "This is a defect: report this line, and go back to the version before."
 
 
-def http_config(app: object, lifespan: Literal["on", "off"] = "on") -> uvicorn.Config:
-    """How HTTP is served."""
+def http_config(
+    app: object, lifespan: Literal["on", "off"] = "on", *, bounds: Bounds = BOUNDS
+) -> uvicorn.Config:
+    """How HTTP is served; `bounds` are each connection's."""
     return uvicorn.Config(
         cast("Any", app),  # Litestar and uvicorn each have ASGI types of their own
         loop="uvloop",
-        http=HttpProtocol,
+        http=cast("Any", partial(HttpProtocol, bounds=bounds)),
         ws="none",
         interface="asgi3",
         lifespan=lifespan,
@@ -352,5 +352,4 @@ def http_config(app: object, lifespan: Literal["on", "off"] = "on") -> uvicorn.C
         server_header=False,
         proxy_headers=False,
         backlog=BACKLOG,
-        timeout_keep_alive=KEEP_ALIVE_S,
     )

@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from gateway.server.worker import DRAIN_S, KEEP_ALIVE_S
+from gateway.config import Listen
+from gateway.server.worker import DRAIN_S
 from tests.deploy.rendering import DEPLOY, PRODUCTION, ROOT, only, render
 from tests.deploy.test_compose import MONITORING
 from tests.deploy.test_kubernetes import VERSIONS
@@ -53,7 +54,7 @@ def test_its_numbers_are_those_of_the_code() -> None:
     grace = only(render(PRODUCTION), "Deployment")["spec"]["template"]["spec"]
 
     assert f"at most {DRAIN_S} s" in TEXT
-    assert f"60 s against {KEEP_ALIVE_S} s" in TEXT
+    assert f"60 s against {Listen().keep_alive_s:g} s" in TEXT
     assert f"grace period of {grace['terminationGracePeriodSeconds']} s" in TEXT
     assert f"Kubernetes {VERSIONS[0]} and {VERSIONS[1]}" in TEXT
 

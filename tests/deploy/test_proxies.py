@@ -13,8 +13,8 @@ from urllib.parse import urlsplit
 import httpx
 import pytest
 
-from gateway.config import Config, Upstream
-from gateway.server.worker import DRAIN_S, KEEP_ALIVE_S
+from gateway.config import Config, Listen, Upstream
+from gateway.server.worker import DRAIN_S
 from tests.deploy.proxies import ENVOY, NGINX, Backend, Start, envoy, envoy_binary, nginx
 from tests.deploy.rendering import load
 from tests.openai_shapes import check_error
@@ -138,7 +138,7 @@ def test_nginx_waits_longer_than_the_slowest_generation() -> None:
     assert nginx_seconds(text, "proxy_read_timeout") >= Upstream().deadline_s + 30
     assert nginx_seconds(text, "worker_shutdown_timeout") > DRAIN_S
     upstream = text[text.index("upstream gateways") : text.index("server {")]
-    assert nginx_seconds(upstream, "keepalive_timeout") < KEEP_ALIVE_S
+    assert nginx_seconds(upstream, "keepalive_timeout") < Listen().keep_alive_s
     assert "non_idempotent" not in re.sub(r"#.*", "", text)
 
 
@@ -155,7 +155,7 @@ def test_envoy_waits_longer_than_the_slowest_generation() -> None:
     assert seconds(manager["stream_idle_timeout"]) >= Upstream().deadline_s + 30
     assert "retry_policy" not in {**routes["paid"]["route"], **host, **manager["route_config"]}
     idle = protocol["common_http_protocol_options"]["idle_timeout"]
-    assert seconds(idle) < KEEP_ALIVE_S
+    assert seconds(idle) < Listen().keep_alive_s
 
 
 def test_envoy_notices_a_gateway_that_drains_while_it_still_takes_requests() -> None:

@@ -216,7 +216,7 @@ bad_bytes = st.one_of(
     st.sampled_from(sorted(KNOWN)).map(
         lambda name: f'{{"prompt": "a", "{name}": null, "{name}": null}}'.encode()
     ),
-    st.sampled_from(["utf-16", "utf-32", "utf-8-sig", "latin-1"]).map('{"prompt": "é"}'.encode),
+    st.sampled_from(["utf-16", "utf-32", "latin-1"]).map('{"prompt": "é"}'.encode),
     st.integers(4301, 9000).map(lambda digits: b'{"prompt":"a","seed":' + b"9" * digits + b"}"),
     st.dictionaries(st.text(max_size=5), values, max_size=4)
     .filter(lambda body: not isinstance(body.get("prompt"), str))

@@ -9,8 +9,9 @@ from typing import Any, Final, NamedTuple
 
 import pytest
 
+from gateway.server.bounds import Bounds
 from tests.openai_shapes import by_specification
-from tests.running import ACME, REQUEST_ID, Client
+from tests.running import ACME, REQUEST_ID, Client, RunningGateway
 from tests.simulated import SimulatedDashScope
 
 PATH: Final = "/v1/images/generations"
@@ -205,10 +206,10 @@ def test_many_headers_are_refused(gateway: Client) -> None:
 
 
 def test_a_head_that_never_ends_is_given_up(
-    gateway: Client, monkeypatch: pytest.MonkeyPatch
+    gateway: Client, running_gateway: RunningGateway, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Half a header, and then silence: ten thousand such clients would hold as many connections."""
-    monkeypatch.setattr("gateway.server.http.HEAD_TIMEOUT_S", 0.1)
+    monkeypatch.setattr(running_gateway, "bounds", Bounds(head_s=0.1))
 
     [answer] = send(gateway, b"POST " + PATH.encode() + b" HTTP/1.1\r\nhost: gate")
 

@@ -24,7 +24,7 @@ from msgspec.structs import replace
 
 from gateway.api import body as reading
 from gateway.config import Cache, Images, Limits, Metrics
-from gateway.server import http as wire
+from gateway.server.bounds import Bounds
 from tests.operations.site import document, tenant, write
 from tests.running import (
     ACME,
@@ -36,6 +36,7 @@ from tests.running import (
     Client,
     HeldClock,
     Logs,
+    RunningGateway,
     account,
     config_for,
     key_of,
@@ -205,10 +206,10 @@ def test_a_chunk_of_no_size_is_refused(
 
 
 def test_a_head_that_never_ends_is_cut_off(
-    gateway: Client, monkeypatch: pytest.MonkeyPatch
+    gateway: Client, running_gateway: RunningGateway, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """One byte at a time buys no more than the time-out."""
-    monkeypatch.setattr(wire, "HEAD_TIMEOUT_S", 0.5)
+    monkeypatch.setattr(running_gateway, "bounds", Bounds(head_s=0.5))
     port = int(gateway.url.rpartition(":")[2])
     started = time.monotonic()
     received = b""
@@ -277,7 +278,7 @@ def test_a_compressed_body_is_not_unpacked(gateway: Client, encoding: str) -> No
     "content",
     [
         pytest.param(b"[" * 100_000, id="lists"),
-        pytest.param(b'{"a":' * 100_000, id="objects"),
+        pytest.param(b'{"a":' * 20_000, id="objects"),
         pytest.param(b'{"n": 1' + b"0" * 100_000 + b"}", id="digits"),
         pytest.param(b'{"seed": 1e999999999}', id="an exponent"),
     ],
