@@ -134,7 +134,7 @@ class _Model:
         self._sequence += 1
         self._virtual_time = tag
         self._tags[tenant] = (tag + 1, self._sequence)
-        self._tags = {name: value for name, value in self._tags.items() if value[0] > tag}
+        self._tags = {name: value for name, value in self._tags.items() if value[0] >= tag}
         flows = self._workers[worker]
         flows.served[tenant] = self._sequence
         flows.waiting[tenant] -= 1

@@ -95,7 +95,7 @@ if now_us >= opens_us then
   sequence, virtual_time = sequence + 1, tag
   local ahead = {}
   for name, other in pairs(tags) do
-    if other[1] > tag then ahead[name] = other end
+    if other[1] >= tag then ahead[name] = other end
   end
   ahead[tenant] = {tag + 1, sequence}
   tags = ahead
