@@ -34,7 +34,7 @@ from gateway.domain.clock import Clock
 from gateway.observability.logs import masker
 from gateway.observability.metrics import Metrics
 from gateway.observability.tracing import Tracer, open_tracer
-from gateway.pacing import Alone, Pacer, QueueBounds
+from gateway.pacing import LocalFallback, Pacer, QueueBounds
 from gateway.requests.calls import Generator
 from gateway.requests.pipeline import Pipeline
 from gateway.results import Ledger
@@ -93,7 +93,7 @@ class Parts:
             self.store,
             self.accounts,
             worker=worker,
-            alone=Alone(spare, lambda: self.local.share, clock.now) if spare else None,
+            fallback=LocalFallback(spare, lambda: self.local.share, clock.now) if spare else None,
             bounds=QueueBounds(config.pacing.waiting_per_model, config.pacing.waiting_per_tenant),
             prepare=self._prepare,
         )

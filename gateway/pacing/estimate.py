@@ -10,7 +10,7 @@ from gateway.store.pacing import ClaimResult
 class WaitEstimate:
     """Who goes before whom, as of one look at the store.
 
-    `own` is what waits in `worker` itself by now; of the others the store's report is taken.
+    `own` is what waits in `worker` itself by now; the store's report says it of the others.
     """
 
     def __init__(self, claimed: ClaimResult, worker: str, own: Mapping[str, int]) -> None:
@@ -18,11 +18,11 @@ class WaitEstimate:
         self._order: dict[str, tuple[int, int, str]] = {}
         self._elsewhere: dict[str, list[int]] = {}
         self._waiting = dict(own)
-        for flow in claimed.flows:
-            self._order[flow.tenant] = (flow.tag, flow.served, flow.tenant)
-            if flow.worker != worker:
-                self._elsewhere.setdefault(flow.tenant, []).append(flow.waiting)
-                self._waiting[flow.tenant] = self._waiting.get(flow.tenant, 0) + flow.waiting
+        for share in claimed.flows:
+            self._order[share.tenant] = (share.tag, share.served, share.tenant)
+            if share.worker != worker:
+                self._elsewhere.setdefault(share.tenant, []).append(share.waiting)
+                self._waiting[share.tenant] = self._waiting.get(share.tenant, 0) + share.waiting
         self.total = sum(self._waiting.values())
 
     def before(self, tenant: str, position: int) -> int:
@@ -33,18 +33,20 @@ class WaitEstimate:
         """
         others = self._elsewhere.get(tenant, ())
         rounds = position + sum(min(waiting, position + 1) for waiting in others)
-        mine = self._place(tenant)
+        virtual_start, *ours = self._priority(tenant)
         served = rounds
         for other, waiting in self._waiting.items():
             if other != tenant:
-                tag, *order = self._place(other)
-                # At equal tags, who was served less recently goes first; a higher tag today
+                their_start, *theirs = self._priority(other)
+                ahead = virtual_start - their_start
+                # At an equal start, who was served less recently goes first; a later start today
                 # means that we will have been served in the round before.
-                first = tag > mine[0] or (tag == mine[0] and order < list(mine[1:]))
-                served += min(max(mine[0] + rounds - tag + first, 0), waiting)
+                is_first = theirs < ours if ahead == 0 else ahead < 0
+                served += min(max(rounds + ahead + is_first, 0), waiting)
         return served
 
-    def _place(self, tenant: str) -> tuple[int, int, str]:
+    def _priority(self, tenant: str) -> tuple[int, int, str]:
+        """Virtual start time, when last served, name: the least goes next."""
         return self._order.get(tenant, (self._virtual_time, 0, tenant))
 
 

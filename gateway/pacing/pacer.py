@@ -5,8 +5,8 @@ waits, asks the store for the next slot and wakes the call whose turn it is at t
 a call that was cancelled or ran out of time takes no slot.
 
 A slot is a moment, and the vendor counts when calls arrive: a busy process may send one late. So
-whoever sends a call says when it did, the next one of that account keeps its distance to it, and
-where that was after the slot the other workers are told to stay away for longer.
+the sender of a call reports when it did, the account's next call keeps its distance to that
+moment, and a call that was sent after its slot keeps the other workers away for longer.
 
 Without the store each worker paces itself to its share of every account's rate, in turn with
 the others by the wall clock.
@@ -18,23 +18,22 @@ import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 
 from gateway.pacing.scheduler import ModelScheduler, Prepare
-from gateway.pacing.slots import Accounts, Alone, Slots
+from gateway.pacing.slots import Accounts, LocalFallback, Slots
 from gateway.pacing.wait_queue import QueueBounds, QueueFull, Slot, Waiter
 from gateway.store.pacing import PaceStore
 
 Wait = Callable[[asyncio.Future[Slot]], Awaitable[Slot]]
 
 
-async def just_wait(slot: asyncio.Future[Slot]) -> Slot:
-    """Wait for as long as it takes."""
-    return await slot
+def for_as_long_as_it_takes(slot: asyncio.Future[Slot]) -> Awaitable[Slot]:
+    return slot  # without a coroutine, which would be a frame more for each that waits
 
 
 class Pacer:
     """Gives each upstream call of this worker its slot.
 
-    `alone` is for the time in which `store` is away; without it the store is taken to be always
-    there. `prepare` is told of a slot that is about to come, to connect ahead.
+    `fallback` paces while `store` is away; without it those who wait are then refused. `prepare`
+    is called with the model and the account of a slot that is about to come, to connect ahead.
     """
 
     def __init__(
@@ -43,11 +42,11 @@ class Pacer:
         accounts: Accounts,
         *,
         worker: str,
-        alone: Alone | None = None,
+        fallback: LocalFallback | None = None,
         bounds: QueueBounds = QueueBounds(),
         prepare: Prepare = lambda _model, _account: None,
     ) -> None:
-        self._slots = Slots(store, accounts, worker, alone)
+        self._slots = Slots(store, accounts, worker, fallback)
         self._accounts = accounts
         self._bounds = bounds
         self._prepare = prepare
@@ -70,16 +69,19 @@ class Pacer:
         accounts: Sequence[str],
         deadline: float,
         calls: int = 1,
-        wait: Wait = just_wait,
+        wait: Wait = for_as_long_as_it_takes,
     ) -> Slot:
         """Wait for the moment at which one call may start; say `sent` once it has.
 
         `deadline` is in the event loop's seconds. `calls` is how many slots the caller needs from
         this one on: a request of ten calls asks for ten slots at once with `calls` 10, 9 … 1 and
-        the same deadline, and either all are too late or none. What `wait` raises ends the wait.
+        the same deadline, and either all are too late or none. `wait` awaits the slot; it may end
+        the wait by raising, and a slot that has come by then goes to another call.
 
         Raises:
             QueueFull, SlotTooLate: nothing was sent.
+            UpstreamRefused: no account serves the model any more.
+            StoreUnavailable: there is no `fallback`.
         """
         if not accounts:
             raise ValueError("a call needs an account")
@@ -102,6 +104,10 @@ class Pacer:
                 self.give_back(model, slot.result())  # it came in the same moment
             scheduler.leave(waiter)
             raise
+        finally:
+            # A refusal holds this frame, and must not be held by it: what has waited for long is
+            # old, and a circle of old objects stays until the garbage collector looks at them all.
+            del slot, waiter
 
     def sent(self, model: str, slot: Slot) -> None:
         """The call that was given the slot is on its way, or will not be made."""
@@ -123,7 +129,7 @@ class Pacer:
         await self._slots.back_off(model, account, delay_s)
 
     async def aclose(self) -> None:
-        """Stop giving out slots; whoever still waits has been cancelled before."""
+        """Stop giving out slots, after every call that waits has been cancelled."""
         for scheduler in self._schedulers.values():
             await scheduler.aclose()
 

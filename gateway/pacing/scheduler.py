@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import copy
-import logging
 import math
 from collections import Counter
 from collections.abc import Callable, Coroutine, Sequence
 from typing import Any
+
+import structlog
 
 from gateway.domain.errors import UpstreamRefused
 from gateway.pacing.estimate import WaitEstimate, slot_at
@@ -17,7 +18,7 @@ from gateway.pacing.wait_queue import Slot, SlotTooLate, Waiter, WaitQueue
 from gateway.store.pacing import ClaimResult, Grant
 
 REFRESH_S = 5.0
-"""A waiting worker shows itself this often; the store forgets it after three times as long."""
+"""Longest time between two claims of a worker; the store forgets it after three times as long."""
 MARGIN_S = 0.03
 """A slot expected this close before the deadline may yet miss it, after the whole wait."""
 GATHER_S = 0.005
@@ -30,10 +31,10 @@ STUCK_S = 1.0
 UNSENT = 2
 """Intervals that the next call waits for one that is not on its way, as while it connects."""
 
-log = logging.getLogger(__name__)
+log = structlog.get_logger()
 
 Prepare = Callable[[str, str], None]
-"""Told the model and the account of a slot that is about to come."""
+"""Called with the model and the account of a slot that is about to come."""
 
 
 class _Sending:
@@ -67,11 +68,11 @@ class ModelScheduler:
         """By account: the slots whose calls are not on their way, and when they were handed out."""
         self._joined = False
         self._is_holding = self._was_late = self._leaves_out = False
-        self._way_s = math.inf
+        self._round_trip_s = math.inf
         """To the store and back."""
         self._sleep: asyncio.Future[None] | None = None
         self._task: asyncio.Task[None] | None = None
-        self._notes: set[asyncio.Task[None]] = set()
+        self._background: set[asyncio.Task[None]] = set()
 
     def join(self, waiter: Waiter) -> None:
         self.queue.join(waiter)
@@ -100,7 +101,7 @@ class ModelScheduler:
                 self._wake()
 
     def sent(self, grant: Grant) -> None:
-        """Tells the other workers, too, if that was late."""
+        """Keeps the other workers away for longer, too, if that was late."""
         account, now = grant.account, self._loop.time()
         self._unsent.get(account, {}).pop(grant.slot_us, None)
         if self._leaves_out:
@@ -111,18 +112,18 @@ class ModelScheduler:
         last.at = now
         if now - last.due > self._slots.tolerance_s(self._model, account):
             interval = self._slots.schedule(self._model, [account])[0][1]
-            self._note(self._slots.back_off(self._model, account, interval))
+            self._in_background(self._slots.back_off(self._model, account, interval))
         if self._is_holding:
             self._wake()
 
     def give_back(self, grant: Grant) -> None:
-        """To somebody who waits here, or to the store."""
+        """To a call that waits here, or to the store."""
         self._unsent.get(grant.account, {}).pop(grant.slot_us, None)
         last = self._last.get(grant.account)
         if last is not None and last.grant is grant:
             del self._last[grant.account]
         if not self._hand(grant, self._loop.time()):
-            self._note(self._slots.give_back(self._model, grant))
+            self._in_background(self._slots.give_back(self._model, grant))
 
     def expected_in_s(self, tenant: str, position: int) -> float:
         """Seconds until the slot of a call with `position` calls of its tenant before it."""
@@ -131,22 +132,23 @@ class ModelScheduler:
         return slot_at(schedule, self._estimate.before(tenant, position), now) - now
 
     async def aclose(self) -> None:
-        tasks = [*self._notes, *([self._task] if self._task else [])]
+        tasks = [*self._background, *([self._task] if self._task else [])]
         for task in tasks:
             task.cancel()
         if tasks:
             await asyncio.wait(tasks)
 
-    def _note(self, note: Coroutine[Any, Any, None]) -> None:
-        task = asyncio.create_task(note)
-        self._notes.add(task)
-        task.add_done_callback(self._notes.discard)
+    def _in_background(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.create_task(work)
+        self._background.add(task)
+        task.add_done_callback(self._background.discard)
 
     def _hand(self, grant: Grant, due: float) -> bool:
-        """Give the slot to whose turn it is; false: nobody wants it."""
+        """Give the slot to the call whose turn it is; false: no call wants it."""
         while (waiter := self.queue.pick(grant.tenant, grant.account)) is not None:
+            is_taken = waiter.give(Slot(grant.account, grant))
             self.queue.leave(waiter)
-            if waiter.give(Slot(grant.account, grant)):
+            if is_taken:
                 handed_at = self._loop.time()
                 self._last[grant.account] = _Sending(grant, due, handed_at)
                 self._unsent.setdefault(grant.account, {})[grant.slot_us] = handed_at
@@ -154,8 +156,8 @@ class ModelScheduler:
         return False
 
     def _refuse(self, waiter: Waiter, outcome: Exception) -> None:
-        self.queue.leave(waiter)
         waiter.refuse(outcome)
+        self.queue.leave(waiter)
 
     # -- the task
 
@@ -164,7 +166,7 @@ class ModelScheduler:
             if not self.queue.size:
                 return
             self._task = asyncio.create_task(self._run(), name=f"pacing {self._model}")
-        elif self._sleep and not self._sleep.done():
+        elif self._sleep is not None and not self._sleep.done():
             self._sleep.set_result(None)
 
     async def _run(self) -> None:
@@ -172,7 +174,7 @@ class ModelScheduler:
             while self.queue.size:
                 await self._serve()
         except Exception as error:
-            log.exception("pacing of %s failed; whoever waits is refused", self._model)
+            log.exception("pacing_failed", model=self._model, refused=self.queue.size)
             for waiters in list(self.queue.tenants.values()):
                 for waiter in list(waiters):
                     # Each raises its own, or its traceback would grow with every one of them.
@@ -190,11 +192,13 @@ class ModelScheduler:
         claimed = await self._slots.claim(
             self._model, self.queue.accounts(), waiting, report=report, stuck=stuck
         )
-        # A busy loop takes note of the answer late; the way itself hardly ever takes longer.
-        self._way_s = min(self._loop.time() - claimed_at, self._way_s * 1.25)
+        # A busy loop reads the answer late; the round trip itself hardly ever takes longer.
+        self._round_trip_s = min(self._loop.time() - claimed_at, self._round_trip_s * 1.25)
         if report and self.queue.size:  # they may all have left meanwhile
             self._reject_too_late(claimed)
-        if claimed.grant and not await self._pass_on(claimed.grant, claimed_at + self._way_s):
+        if claimed.grant and not await self._pass_on(
+            claimed.grant, claimed_at + self._round_trip_s
+        ):
             await self._slots.give_back(self._model, claimed.grant)
             if self._was_late:
                 return
@@ -231,9 +235,9 @@ class ModelScheduler:
         now, last = self._loop.time(), self._last.get(account)
         if last is None:
             return due - now
-        if last.at is None and now - last.handed_at < UNSENT * apart:
-            return max(due - now, apart)  # roused once it is sent
-        return max(due, (last.at or last.handed_at) + apart) - now
+        if last.at is None:  # woken once it is sent
+            return max(due, last.handed_at + UNSENT * apart) - now
+        return max(due, last.at + apart) - now
 
     async def _rest(self, claimed_at: float, wait_s: float) -> None:
         """Sleep until a slot may be had, a deadline passes or a call joins."""
@@ -260,7 +264,7 @@ class ModelScheduler:
 
     async def _sleep_until(self, until: float) -> None:
         self._sleep = self._loop.create_future()
-        timer = self._loop.call_at(until, _wake, self._sleep)
+        timer = self._loop.call_at(until, self._wake)
         try:
             await self._sleep
         finally:
@@ -287,8 +291,8 @@ class ModelScheduler:
         for tenant in list(self.queue.tenants):
             gone = granted[tenant]
             refused: Waiter | None = None
-            for position, waiter in reversed(list(self.queue.unweighed(tenant))):
-                waiter.weighed = True
+            for position, waiter in reversed(list(self.queue.unchecked(tenant))):
+                waiter.is_checked = True
                 latest = waiter.deadline - MARGIN_S
                 if waiter.calls == 1 and all_served_at <= latest and not refused:
                     continue
@@ -302,8 +306,3 @@ class ModelScheduler:
                     self._refuse(waiter, SlotTooLate(at - now))
                     gone += 1
                     refused = waiter
-
-
-def _wake(sleep: asyncio.Future[None]) -> None:
-    if not sleep.done():
-        sleep.set_result(None)

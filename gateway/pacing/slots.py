@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-import logging
+import math
 import time
 from collections.abc import Callable, Container, Mapping, Sequence
 from typing import Protocol
 
+import structlog
 from msgspec import Struct
 from msgspec.structs import replace
 
@@ -20,12 +21,12 @@ PUNCTUAL_S = 0.012
 """A call that is less late than this, or than the headroom, is on time. Where it is more than a
 quarter of the interval, that quarter counts: a vendor that allows so many calls a second counts
 them over a second, and does not measure the distance between two."""
-LOST_SHOWN_S = 6.0
-"""Of a model that nobody asks a slot for, nobody knows for longer; whoever waits asks each 5 s."""
+DEGRADED_SHOWN_S = 6.0
+"""For so long after the last claim that failed: while calls wait, there is one every 5 s."""
 FLOOR_SLACK_US = 50_000
 """How much earlier than known a slot may be: the way to the store varies by less."""
 
-log = logging.getLogger(__name__)
+log = structlog.get_logger()
 
 
 class Accounts(Protocol):
@@ -41,7 +42,7 @@ class Accounts(Protocol):
         """Of these the fittest at this moment; none of them if it is gone."""
 
 
-class Alone(Struct, frozen=True):
+class LocalFallback(Struct, frozen=True):
     """What a worker paces itself with while the store is away."""
 
     store: PaceStore
@@ -49,7 +50,7 @@ class Alone(Struct, frozen=True):
     share: Callable[[], Share] = Share
     """This worker's place among the live ones, as last known."""
     wall: Callable[[], float] = time.time
-    """Unix seconds: by them the workers keep out of each other's way."""
+    """Unix seconds, by which the workers keep out of each other's way."""
 
 
 class Slots:
@@ -60,23 +61,23 @@ class Slots:
         store: PaceStore,
         accounts: Accounts,
         worker: str,
-        alone: Alone | None,
+        fallback: LocalFallback | None,
     ) -> None:
         self._store = store
         self._accounts = accounts
         self.worker = worker
-        self._alone = alone
+        self._fallback = fallback
         self._free_at: dict[tuple[str, str], float] = {}
         self._own_slot_at: dict[tuple[str, str], float] = {}
-        self._lost: dict[str, float] = {}
-        """Models whose slots the store did not give when it was last asked, and when that was; of a
-        cluster, one node may be away."""
+        self._down: dict[str, float] = {}
+        """Models whose slots the store did not give when it was last asked, and when that was: one
+        node of a cluster may be away."""
 
     @property
     def degraded(self) -> bool:
         """Whether any model's slots are this worker's own, as far as one has been asked for."""
-        since = asyncio.get_running_loop().time() - LOST_SHOWN_S
-        return any(at >= since for at in self._lost.values())
+        since = asyncio.get_running_loop().time() - DEGRADED_SHOWN_S
+        return any(at >= since for at in self._down.values())
 
     async def claim(
         self,
@@ -89,26 +90,32 @@ class Slots:
     ) -> ClaimResult:
         """The store's answer, or the answer of this worker alone.
 
-        Of accounts that are equally fit, those that are `stuck` come last.
+        Accounts that are `stuck` come last among those that are equally fit.
+
+        Raises:
+            StoreUnavailable: there is no fallback.
         """
         now = asyncio.get_running_loop().time()
         # With every breaker open the call is let through to meet it, and says so to its client.
-        # Looked at anew for each slot: an account may rest, or be back, since a call joined.
+        # Asked for each slot: an account may rest, or be back, since a call joined.
         fit = self._accounts.fit(model, accounts) or accounts
         names = [name for name in fit if name not in stuck] or fit
         paced = tuple(self._paced(model, name, now) for name in names)
-        claim = SlotRequest(model, self.worker, paced, waiting, report)
+        request = SlotRequest(model, self.worker, paced, waiting, report)
         try:
-            claimed = await self._store.claim(claim)
-        except StoreUnavailable as lost:
-            if self._alone is None:
+            claimed = await self._store.claim(request)
+        except StoreUnavailable as why:
+            if self._fallback is None:
                 raise
-            self._set_degraded(model, lost)
-            return await self._claim_alone(self._alone, claim, now)
-        self._set_degraded(model, None)
+            self._mark_down(model, why)
+            return await self._claim_locally(self._fallback, request, now)
+        self._mark_up(model)
+        floors = {account.name: account.floor_us for account in paced}
         for name, free_us in claimed.free_us.items():
-            # From before the claim was sent, so never later than the truth.
-            self._free_at[model, name] = now + free_us / 1e6
+            # An answer that only repeats our floor would bring it nearer with each claim.
+            if free_us == 0 or free_us != floors[name]:
+                # From before the claim was sent, so never later than the truth.
+                self._free_at[model, name] = now + free_us / 1e6
         return claimed
 
     async def give_back(self, model: str, grant: Grant) -> None:
@@ -117,8 +124,8 @@ class Slots:
         account = self._paced(model, grant.account, now)
         try:
             await self._store.give_back(model, account, grant.slot_us)
-        except StoreUnavailable as lost:
-            self._set_degraded(model, lost)
+        except StoreUnavailable as why:
+            self._mark_down(model, why)
 
     async def back_off(self, model: str, account: str, delay_s: float) -> None:
         """Push the next slot of an account away, for everyone who can be reached."""
@@ -127,14 +134,14 @@ class Slots:
         self._free_at[model, account] = max(self._free_at.get((model, account), 0), until)
         try:
             await self._store.back_off(model, account, round(delay_s * 1000))
-        except StoreUnavailable as lost:
-            self._set_degraded(model, lost)
+        except StoreUnavailable as why:
+            self._mark_down(model, why)
 
     def schedule(self, model: str, accounts: Sequence[str]) -> list[tuple[float, float]]:
         """For each account: when it is next free, in the loop's seconds, and its interval."""
-        is_lost = model in self._lost
-        workers = self._alone.share().workers if self._alone and is_lost else 1
-        known = self._own_slot_at if is_lost else self._free_at
+        is_down = model in self._down
+        workers = self._fallback.share().workers if self._fallback and is_down else 1
+        known = self._own_slot_at if is_down else self._free_at
         return [
             (known.get((model, name), 0.0), self._interval_us(model, name) * workers / 1e6)
             for name in accounts
@@ -157,43 +164,49 @@ class Slots:
         rate = self._accounts.rate(model, name)
         return round(1e6 / rate * (1 + HEADROOM)) if rate else 1
 
-    async def _claim_alone(self, alone: Alone, claim: SlotRequest, now: float) -> ClaimResult:
-        """SlotRequest at this worker's own moments on each account."""
+    async def _claim_locally(
+        self, fallback: LocalFallback, request: SlotRequest, now: float
+    ) -> ClaimResult:
+        """Claim at this worker's own moments on each account."""
         accounts = tuple(
-            PacedAccount(account.name, 1, self._own_slot_in_us(alone, claim.model, account, now))
-            for account in claim.accounts
+            PacedAccount(account.name, 1, self._own_slot_in_us(fallback, request.model, account, now))
+            for account in request.accounts
         )
-        claimed = await alone.store.claim(replace(claim, accounts=accounts))
+        claimed = await fallback.store.claim(replace(request, accounts=accounts))
         if claimed.grant:
-            key = claim.model, claimed.grant.account
+            key = request.model, claimed.grant.account
             taken_at = now + claimed.grant.delay_us / 1e6
             interval = self._interval_us(*key) / 1e6
             self._free_at[key] = taken_at + interval
-            half_a_round = interval * alone.share().workers / 2
-            self._own_slot_at[key] = _next_own_slot(alone, taken_at + half_a_round, now, interval)
+            half_a_round = interval * fallback.share().workers / 2
+            self._own_slot_at[key] = _next_own_slot(
+                fallback, taken_at + half_a_round, now, interval
+            )
         return claimed
 
-    def _own_slot_in_us(self, alone: Alone, model: str, account: PacedAccount, now: float) -> int:
+    def _own_slot_in_us(
+        self, fallback: LocalFallback, model: str, account: PacedAccount, now: float
+    ) -> int:
         key = model, account.name
-        own_slot_at = self._own_slot_at.get(key, 0.0)
+        own_slot_at = self._own_slot_at.get(key, -math.inf)
         if own_slot_at < now - FLOOR_SLACK_US / 1e6:
             earliest = max(now, self._free_at.get(key, now))
-            own_slot_at = _next_own_slot(alone, earliest, now, account.interval_us / 1e6)
+            own_slot_at = _next_own_slot(fallback, earliest, now, account.interval_us / 1e6)
             self._own_slot_at[key] = own_slot_at
         return max(0, round((own_slot_at - now) * 1e6))
 
-    def _set_degraded(self, model: str, lost: StoreUnavailable | None) -> None:
-        before = bool(self._lost)
-        if lost:
-            self._lost[model] = asyncio.get_running_loop().time()
-        else:
-            self._lost.pop(model, None)
-        if bool(self._lost) != before:
-            log.warning("pacing %s", f"without the store: {lost}" if lost else "by the store again")
+    def _mark_down(self, model: str, why: StoreUnavailable) -> None:
+        if not self._down:
+            log.warning("pacing_store_lost", cause=str(why))
+        self._down[model] = asyncio.get_running_loop().time()
+
+    def _mark_up(self, model: str) -> None:
+        if self._down.pop(model, None) is not None and not self._down:
+            log.warning("pacing_store_found")
 
 
-def _next_own_slot(alone: Alone, earliest: float, now: float, interval: float) -> float:
+def _next_own_slot(fallback: LocalFallback, earliest: float, now: float, interval: float) -> float:
     """The first of this worker's moments from `earliest` on: every W-th slot by the wall clock."""
-    share = alone.share()
-    wall = alone.wall() + earliest - now
+    share = fallback.share()
+    wall = fallback.wall() + earliest - now
     return earliest + (share.index * interval - wall) % (share.workers * interval)

@@ -13,16 +13,16 @@ from gateway.store.pacing import Grant
 
 
 class NoSlot(Exception):
-    """Refused without waiting, or after having waited in vain; nothing was sent."""
+    """No slot in time, found on arrival or at the deadline; nothing was sent."""
 
     def __init__(self, retry_after_s: float) -> None:
         super().__init__(f"no upstream slot in time; one is expected in {retry_after_s:.3f} s")
         self.retry_after_s = retry_after_s
-        """When the slot would have come if nobody else joins: the true time to try again."""
+        """Seconds until the slot would have come if nobody else joins."""
 
 
 class QueueFull(NoSlot):
-    """As many calls wait already as may wait, for this model or this tenant."""
+    """As many calls as may wait for this model, or of this tenant for it, wait already."""
 
 
 class SlotTooLate(NoSlot):
@@ -34,7 +34,7 @@ class QueueBounds(Struct, frozen=True):
 
     per_model: int = 10_000
     per_tenant: int = 5_000
-    """Of one tenant for one model."""
+    """For one model."""
 
 
 class Slot(Struct, frozen=True):
@@ -48,7 +48,7 @@ class Slot(Struct, frozen=True):
 class Waiter:
     """One call in the queue; five thousand of them must be cheap."""
 
-    __slots__ = ("accounts", "calls", "deadline", "slot", "tenant", "weighed")
+    __slots__ = ("accounts", "calls", "deadline", "is_checked", "slot", "tenant")
 
     def __init__(
         self,
@@ -63,8 +63,9 @@ class Waiter:
         self.deadline = deadline
         self.calls = calls
         self.slot = slot
-        """Raises NoSlot."""
-        self.weighed = False
+        """Unset once the call has left the queue."""
+        self.is_checked = False
+        """Whether its slot was found to come in time."""
 
     def give(self, slot: Slot) -> bool:
         """Whether the call still wants it."""
@@ -115,6 +116,9 @@ class WaitQueue:
         heapq.heappush(self._deadlines, waiter)
 
     def leave(self, waiter: Waiter) -> None:
+        # It stays among the deadlines for a while, where what its call ended with, and every frame
+        # in that, must not stay with it.
+        del waiter.slot
         self.size -= 1
         waiters = self.tenants[waiter.tenant]
         del waiters[waiter]
@@ -151,10 +155,10 @@ class WaitQueue:
             heapq.heappop(self._deadlines)
         return self._deadlines[0] if self._deadlines else None
 
-    def unweighed(self, tenant: str) -> Iterator[tuple[int, Waiter]]:
-        """Who joined since the last look, with the number of its tenant's calls before it."""
+    def unchecked(self, tenant: str) -> Iterator[tuple[int, Waiter]]:
+        """Who joined since the last check, latest first, with its tenant's calls before it."""
         waiters = self.tenants.get(tenant, {})
         for after, waiter in enumerate(reversed(waiters), start=1):
-            if waiter.weighed:
+            if waiter.is_checked:
                 return
             yield len(waiters) - after, waiter
