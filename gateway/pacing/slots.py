@@ -169,7 +169,9 @@ class Slots:
     ) -> ClaimResult:
         """Claim at this worker's own moments on each account."""
         accounts = tuple(
-            PacedAccount(account.name, 1, self._own_slot_in_us(fallback, request.model, account, now))
+            PacedAccount(
+                account.name, 1, self._own_slot_in_us(fallback, request.model, account, now)
+            )
             for account in request.accounts
         )
         claimed = await fallback.store.claim(replace(request, accounts=accounts))
