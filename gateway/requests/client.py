@@ -103,9 +103,13 @@ class Client:
             raise Stopped(self._why)
         self._futures[future] = None
         try:
-            return await future
+            result = await future
         finally:
             self._futures.pop(future, None)
+            del future  # an exception in it holds this frame, which must not hold the future
+        if self._why is not None:  # in the same moment: what has come is not used
+            raise Stopped(self._why)
+        return result
 
     async def sleep(self, seconds: float) -> None:
         """Raises Stopped, as `wait`."""
