@@ -101,15 +101,14 @@ class RequestContext:
                 metric.observe(seconds)
             self.record_timing(name, seconds)
 
-    @contextmanager
-    def waiting(self) -> Iterator[None]:
-        """Wait for others: slots, the vendor, another request."""
+    def waits(self) -> None:
+        """For others, from now on: slots, the vendor, another request."""
         self._waiting_since = perf_counter()
-        try:
-            yield
-        finally:
-            self.external_wait_s = self.external_s()
-            self._waiting_since = None
+
+    def goes_on(self) -> None:
+        """It waits no longer."""
+        self.external_wait_s = self.external_s()
+        self._waiting_since = None
 
     def external_s(self) -> float:
         """How much of the request's time others took until now."""

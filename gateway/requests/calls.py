@@ -183,22 +183,30 @@ class Generator:
         """
         self._left_s(work)
         names = self._accounts.untried(model, tried)
-        metric = self._metrics.queue_seconds.labels(work.plan.family)
-        with work.ticket.context.phase("queue", metric):
-            try:
-                return await self._pacer.slot(
-                    work.plan.family,
-                    work.ticket.tenant,
-                    accounts=names,
-                    deadline=work.slot_by,
-                    calls=len(work.plan.calls) - index,
-                    wait=work.client.wait,
-                )
-            except NoSlot as late:
-                raise Stopped(too_late(late)) from None
+        since = self._clock.steady()
+        try:
+            return await self._pacer.slot(
+                work.plan.family,
+                work.ticket.tenant,
+                accounts=names,
+                deadline=work.slot_by,
+                calls=len(work.plan.calls) - index,
+                wait=work.client.wait,
+            )
+        except NoSlot as late:
+            raise Stopped(too_late(late)) from None
+        finally:
+            waited_s = self._clock.steady() - since
+            self._metrics.queue_seconds.labels(work.plan.family).observe(waited_s)
+            work.ticket.context.record_timing("queue", waited_s)
 
     def _route(self, model: str, slot: Slot, work: Work) -> Route | None:
         """The account of a slot, if its breaker lets a call through and it is still there."""
+        try:
+            work.client.check()  # it may have left in the moment in which the slot came
+        except Stopped:
+            self._pacer.give_back(work.plan.family, slot)
+            raise
         route = None
         try:
             route = self._accounts.admit(model, slot.account, self._left_s(work))

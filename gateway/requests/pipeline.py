@@ -7,8 +7,7 @@ the calls → end → leave behind the answer. `gateway.api` delivers the result
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from functools import partial
 from typing import cast
 
@@ -145,36 +144,34 @@ class Pipeline:
         """
         began_at = self._clock.steady()
         ticket = self._admission.ticket(caller, plan, context)
-        request = EnterRequest(
-            entry=to_entry(ticket, options),
-            take=self._admission.take(ticket),
-            lead_ms=self._ledger.times.lead_ms,
-        )
+        entry, take = to_entry(ticket, options), self._admission.take(ticket)
+        request = EnterRequest(entry=entry, take=take, lead_ms=self._ledger.times.lead_ms)
         with context.phase("store"):
             decision = await self._ledger.enter(request)
         self._admission.check(ticket, decision.verdict, entered=False)
-        if not isinstance(decision.place, Refusal):
-            self._leave_after(request, ticket, decision.place)
-        place = decision.place
-        deadline, cache_s = began_at + options.deadline_s, caller.tenant.cache.ttl_s
-        with context.waiting(), self._under_way(client, options.client_timeout_s):
-            while isinstance(place, Follow):
+        self._begin(ticket, client, options.client_timeout_s)
+        try:
+            while isinstance(place := decision.place, Follow):
+                self._leave_after(ticket, entry, place)
                 decision = await self._ledger.follow(request, place, client.wait)
                 self._admission.check(ticket, decision.verdict, entered=True)
-                place = decision.place
-                self._leave_after(request, ticket, place)
+            if isinstance(place, Lead | Done | Repeated):
+                self._leave_after(ticket, entry, place)
             match place:
                 case Lead():
-                    record = await self._lead(
-                        place, self._work(ticket, client, options, place, began_at)
-                    )
-                    result = Result(plan, place, record, cached(place), cache_s, deadline)
-                case Done():
-                    result = Result(plan, place, place.record, CACHE[place.how], cache_s, deadline)
+                    work = self._work(place, ticket, client, began_at, options)
+                    record, cache = await self._lead(place, work), cached(place)
+                case Done(record=record, how=how):
+                    cache = CACHE[how]
                 case _:
                     raise refusal(place, context)
             client.check()
-        return result
+        except Stopped as stopped:
+            raise stopped.error from None
+        finally:
+            self._end(context, client)
+        deadline = began_at + options.deadline_s
+        return Result(plan, place, record, cache, caller.tenant.cache.ttl_s, deadline)
 
     async def attach_rate_limit_headers(self, caller: Caller, context: RequestContext) -> None:
         """Where its tenant's limits stand, for a request that failed before they were asked."""
@@ -205,39 +202,39 @@ class Pipeline:
         if self._tasks:
             await asyncio.wait(set(self._tasks), timeout=LAST_S)
 
-    @contextmanager
-    def _under_way(self, client: Client, timeout_s: float) -> Iterator[None]:
-        """This task is serving; what stops it is raised as the error for its client."""
-        task = cast("asyncio.Task[object]", asyncio.current_task())
-        self._tasks.add(task)
+    def _begin(self, ticket: Ticket, client: Client, timeout_s: float) -> None:
+        """Others are waited for from here on, as long as the client waits."""
+        self._tasks.add(cast("asyncio.Task[object]", asyncio.current_task()))
+        ticket.context.waits()
         client.starts(timeout_s)
-        try:
-            yield
-        except Stopped as stopped:
-            raise stopped.error from None
-        finally:
-            client.stops()
-            self._tasks.discard(task)
 
-    def _leave_after(self, request: EnterRequest, ticket: Ticket, place: object) -> None:
+    def _end(self, context: RequestContext, client: Client) -> None:
+        self._tasks.discard(cast("asyncio.Task[object]", asyncio.current_task()))
+        context.goes_on()
+        client.stops()
+
+    def _leave_after(
+        self, ticket: Ticket, entry: Entry, place: Done | Follow | Lead | Repeated
+    ) -> None:
         """Behind its answer, the request frees its place, and its client's fate is noted."""
-        generation: str | None = getattr(place, "id", None)
+        ticket.context.after_answer = partial(
+            self._leave, ticket, entry.scope, entry.retry_key, place.id
+        )
 
-        async def leave(fate: ClientFate) -> None:
-            await self._ledger.leave(
-                Leave(
-                    settlement=ticket.settlement(),
-                    outcome=ClientOutcome(fate),
-                    scope=request.entry.scope,
-                    generation=generation,
-                    retry_key=request.entry.retry_key,
-                )
-            )
-
-        ticket.context.after_answer = leave
+    async def _leave(
+        self, ticket: Ticket, scope: str, retry_key: str | None, id_: str, fate: ClientFate
+    ) -> None:
+        leave = Leave(
+            settlement=ticket.settlement(),
+            outcome=ClientOutcome(fate),
+            scope=scope,
+            generation=id_,
+            retry_key=retry_key,
+        )
+        await self._ledger.leave(leave)
 
     def _work(
-        self, ticket: Ticket, client: Client, options: RequestOptions, lead: Lead, began_at: float
+        self, lead: Lead, ticket: Ticket, client: Client, began_at: float, options: RequestOptions
     ) -> Work:
         is_single = len(ticket.plan.calls) == 1
 

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 from collections.abc import Awaitable, Callable, Iterable, Sequence
+
+import structlog
 
 from gateway.store.generations import GenerationStatus, State
 
@@ -14,7 +15,7 @@ SLOWER = 1.5
 AGAIN_S = 0.5
 """How long one follower may take to take over before the next one is sent."""
 
-log = logging.getLogger(__name__)
+log = structlog.get_logger()
 
 Key = tuple[str, str]
 """Scope and id of a generation."""
@@ -93,7 +94,7 @@ class FollowerPoller:
                 try:
                     statuses = await self._poll(scope, ids)
                 except Exception:
-                    log.exception("those who wait in %s could not be told", scope)
+                    log.exception("followers_not_told", scope=scope)
                     continue
                 for id_, status in zip(ids, statuses, strict=True):
                     self._tell((scope, id_), status, loop.time())

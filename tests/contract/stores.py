@@ -55,7 +55,7 @@ def server_of(kind: str) -> RedisServer:
 def open_store(kind: str, clock: Clock, **options: Any) -> Store:
     """An empty store of a kind."""
     if kind == "memory":
-        return MemoryStore(clock)
+        return MemoryStore(clock, **options)
     server = server_of(kind)
     server.flush()
     return RedisStore(server.url, timeouts=PATIENT, clock_offset_ms=clock.offset_ms, **options)

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import gc
-import logging
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, MutableMapping
 from contextlib import asynccontextmanager
 from typing import Any
 
 import pytest
+from structlog.testing import capture_logs
 
 from gateway.store.availability import StoreUnavailable
 from gateway.store.limits import Limits
@@ -33,6 +33,12 @@ ANSWERS = {
 }
 
 
+@pytest.fixture
+def logged() -> Iterator[list[MutableMapping[str, Any]]]:
+    with capture_logs() as lines:
+        yield lines
+
+
 @asynccontextmanager
 async def answering(answer: bytes) -> AsyncIterator[int]:
     """Something on a port that says the same to everybody, and hangs up."""
@@ -49,7 +55,7 @@ async def answering(answer: bytes) -> AsyncIterator[int]:
 @pytest.mark.parametrize("form", ["redis://{}", "redis+cluster://{}", "redis+sentinel://{}/main"])
 @pytest.mark.parametrize("answer", ANSWERS)
 async def test_what_is_no_redis_is_unavailable(
-    form: str, answer: str, caplog: pytest.LogCaptureFixture
+    form: str, answer: str, logged: list[MutableMapping[str, Any]]
 ) -> None:
     """And said once, however many ask."""
     async with answering(ANSWERS[answer]) as port:
@@ -58,7 +64,7 @@ async def test_what_is_no_redis_is_unavailable(
             with pytest.raises(StoreUnavailable):
                 await take(store, ask(number, LIMITS))
         await store.aclose()
-    assert [one.levelno for one in caplog.records] == [logging.WARNING]
+    assert [one["log_level"] for one in logged] == ["warning"]
 
 
 async def test_a_cluster_that_tells_no_map_is_unavailable() -> None:
@@ -81,7 +87,7 @@ async def pong(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> No
 
 
 async def test_a_server_that_answers_only_pings_holds_up_one_call_a_second(
-    caplog: pytest.LogCaptureFixture,
+    logged: list[MutableMapping[str, Any]],
 ) -> None:
     server = await asyncio.start_server(pong, "127.0.0.1", 0)
     port = server.sockets[0].getsockname()[1]
@@ -97,7 +103,7 @@ async def test_a_server_that_answers_only_pings_holds_up_one_call_a_second(
             held_up.append(before - started)
         await asyncio.sleep(0.01)
     assert 2 <= len([at for at in held_up if at > 1]) <= 4
-    assert [one.message for one in caplog.records] == ["Redis is taken to be away: Redis is silent"]
+    assert [(one["event"], one["cause"]) for one in logged] == [("redis_lost", "Redis is silent")]
     await store.aclose()
     server.close()
 
@@ -126,7 +132,7 @@ async def test_a_name_that_is_not_found_is_looked_up_once_at_a_time(
 
 
 async def test_a_look_up_that_fails_when_nobody_waits_is_no_defect(
-    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    monkeypatch: pytest.MonkeyPatch, logged: list[MutableMapping[str, Any]]
 ) -> None:
     async def look_up(*_: Any, **__: Any) -> Any:
         await asyncio.sleep(0.1)
@@ -137,7 +143,7 @@ async def test_a_look_up_that_fails_when_nobody_waits_is_no_defect(
     assert not await names.are_found(0.02)
     await asyncio.sleep(0.15)
     gc.collect()
-    assert not caplog.records
+    assert not logged
     assert not await names.are_found(1)
     assert await DnsProbe(["127.0.0.1", "::1"]).are_found(0)
 
@@ -153,7 +159,7 @@ async def test_an_exception_that_nobody_foresaw_is_an_outage_that_ends(
     failures: int,
     own_redis_server: RedisServer,
     monkeypatch: pytest.MonkeyPatch,
-    caplog: pytest.LogCaptureFixture,
+    logged: list[MutableMapping[str, Any]],
 ) -> None:
     """On the way to a connection, and on the way to be rid of one."""
     store = RedisStore(own_redis_server.url, timeouts=QUICK)
@@ -170,11 +176,8 @@ async def test_an_exception_that_nobody_foresaw_is_an_outage_that_ends(
             return False
 
     await eventually(answers)
-    said = [one.message for one in caplog.records]
-    expected = [
-        "Redis is taken to be away: Redis: TypeError: nobody foresaw this",
-        "Redis answers again",
-    ]
+    said = [one["event"] for one in logged]
+    expected = ["redis_lost", "redis_found"]
     # A single failure is repeated at once, unless the repetition fails of another.
     assert said == ([] if failures == 1 and len(operations) == 1 else expected)
     await store.aclose()

@@ -230,7 +230,7 @@ def test_a_process_writes_nothing_but_lines_of_json(
     lines = [line for line in output.splitlines() if not line.startswith(greeting)]
     told = [json.loads(line) for line in lines]
     assert sum(line["event"] == "answered" for line in told) == 4
-    assert any("without the store" in line["event"] for line in told)
+    assert any(line["event"] == "store_lost" for line in told)
     assert key not in output
     assert UPSTREAM_KEY not in output
     assert not re.search(r"Signature=\w", output)

@@ -19,11 +19,12 @@ from gateway.config import Limits as TenantLimits
 from gateway.config import Redis, with_catalogue
 from gateway.config.decode import Secret
 from gateway.store.availability import StoreUnavailable
-from gateway.store.generations import Completion, Entry, Led, Refusal, State
+from gateway.store.generations import Completion, Entry, Failure, Idempotency, Led, State
 from gateway.store.limits import Limits
 from gateway.store.redis import RedisStore, Timeouts
 from gateway.store.redis.eviction import eviction_warning
-from tests.contract.generations import end, enter, lead, progress, request_of
+from gateway.store.requests import ClientOutcome, EnterRequest
+from tests.contract.generations import end, enter, lead, leave, progress, request_of
 from tests.contract.stores import ask, release, take, used
 from tests.contract.topologies import Nodes, Replicated
 from tests.paying.conftest import Figure
@@ -73,8 +74,7 @@ async def test_what_survives_a_full_server(
     """Under `noeviction` everything; under each other policy the check at the start warns."""
     await take(store, ask(1, LIMITS, images=4))
     await release(store, used(1, images=4))
-    await take(store, ask(2, LIMITS, images=2))
-    await store.enter(replace(request_of(running("leader")), lead_ms=DAY_MS))
+    await take(store, running("leader", images=2))
     written = await fill(store)
 
     usage = await store.usage("acme", LIMITS)
@@ -104,8 +104,7 @@ async def test_image_bytes_on_a_server_of_their_own_evict_no_limit(
     """However that one evicts, the main one holds what it held."""
     args = ["--maxmemory", MEMORY, "--maxmemory-policy", policy]
     main = RedisStore(own_redis_server.url, timeouts=PATIENT)
-    await take(main, ask(1, LIMITS, images=4))
-    await main.enter(replace(request_of(running("leader")), lead_ms=DAY_MS))
+    await take(main, running("leader", images=4))
     with RedisServer(args=args) as images:
         bytes_held = await asyncio.to_thread(fill_with_bytes, images)
         levels = (await main.usage("acme", LIMITS)).levels
@@ -139,20 +138,34 @@ async def test_a_full_server_recovers_by_itself(full: RedisServer, store: RedisS
 async def test_every_key_has_a_time_to_live(own_redis_server: RedisServer, figure: Figure) -> None:
     """So `noeviction` cannot fill up for good."""
     store = RedisStore(own_redis_server.url, timeouts=PATIENT)
-    await take(store, ask(1, LIMITS, images=4))
     await store.heartbeat("worker", 10_000)
-    for number in range(3):
-        one = entry(f"g{number}")
-        claim = await lead(store, one)
-        await progress(store, claim, 0, ["https://images/1.png"])
-        if number:
-            await end(store, claim, completion(one, b"result"))
+    key = Idempotency("key", "body")
+    for name, idempotency in [("running", None), ("failed", None), ("made", None), ("named", key)]:
+        leadership = await lead(store, entry(name, retry_key=name, idempotency=idempotency))
+        await progress(store, leadership, 0, ["https://images/1.png"])
+        if name == "failed":
+            await end(store, leadership, Failure(error=b"no"), retry_key=name)
+        elif name != "running":
+            await end(store, leadership, completion(name, b"result"), retry_key=name)
+            await leave(store, leadership, ClientOutcome.DELIVERED, retry_key=name)
     await store.aclose()
 
     lives = await asyncio.to_thread(times_to_live, own_redis_server)
     figure(f"{len(lives)} keys")
-    assert len(lives) >= 8
+    assert len(lives) >= 12
     assert [key for key, life_s in lives.items() if life_s < 0] == []
+
+
+async def test_a_refused_request_leaves_no_key(own_redis_server: RedisServer) -> None:
+    """Or a tenant that is refused could fill it."""
+    store = RedisStore(own_redis_server.url, timeouts=PATIENT)
+    one = Limits(images_per_day=1)
+    for number in range(20):
+        named = entry(f"r{number}", idempotency=Idempotency(f"key-{number}", "body"))
+        verdict = await take(store, request_of(named, limits=one, images=2))
+        assert not verdict.allowed
+    await store.aclose()
+    assert await asyncio.to_thread(times_to_live, own_redis_server) == {}
 
 
 async def test_parts_of_a_fenced_leader_have_a_time_to_live(
@@ -334,36 +347,40 @@ def entry(request: str, **changes: Any) -> Entry:
         plan="plan",
         images=1,
         cache_key=f"key-{request}",
-        retry_key="adoption",
+        retry_key="same",
     )
     return replace(base, **changes)
 
 
-def running(request: str) -> Entry:
-    return entry(request, cache_key=None)
+def running(request: str, images: int) -> EnterRequest:
+    """One that leads for a day."""
+    asked = request_of(entry(request, cache_key=None), limits=LIMITS, images=images)
+    return replace(asked, lead_ms=DAY_MS)
 
 
-def completion(one: Entry, result: bytes) -> Completion:
+def completion(request: str, result: bytes) -> Completion:
     return Completion(
-        result, life_ms=DAY_MS, keep_ms=600_000, cache_key=one.cache_key, cache_ms=DAY_MS
+        result, life_ms=DAY_MS, keep_ms=600_000, cache_key=f"key-{request}", cache_ms=DAY_MS
     )
 
 
 async def fill(store: RedisStore) -> int:
-    """Cache entries, larger than any real one, until the server has no room or has made some."""
+    """Another tenant's results, until the server takes nothing more or has made room."""
+    sizes = iter([ENTRY_BYTES, 0])
+    size: int | None = next(sizes)
     written = 0
     for number in itertools.count():
-        one = entry(f"filler-{number}", retry_key=None)
+        name = f"filler-{number}"
         try:
-            place = await enter(store, one)
-            assert not isinstance(place, Refusal)
-            if isinstance(place, Led):
-                await end(store, place.leadership, completion(one, bytes(ENTRY_BYTES)))
+            place = await enter(store, entry(name, scope="tenant:filler", retry_key=None))
+            assert isinstance(place, Led)
+            await end(store, place.leadership, completion(name, bytes(size or 0)))
         except StoreUnavailable:
-            return written
-        written += 1
-        if written * ENTRY_BYTES > 96 * 1024 * 1024:
-            return written
+            size = next(sizes, None)  # what is too large may leave room for something small
+        else:
+            written += bool(size)
+        if size is None or written * ENTRY_BYTES > 96 * 1024 * 1024:
+            break
     return written
 
 

@@ -16,11 +16,11 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import logging
 from collections import deque
 from collections.abc import Coroutine, Sequence
 from typing import Any, TypeAlias
 
+import structlog
 from msgspec import Struct
 from redis.asyncio.connection import AbstractConnection, ConnectionPool
 from redis.exceptions import RedisError, ResponseError
@@ -38,7 +38,7 @@ LAG_S = 0.01
 """A timer that fires later than this says that this process was held up, not the server."""
 LAGS_MAX = 5
 
-log = logging.getLogger(__name__)
+log = structlog.get_logger()
 
 Command = tuple[str | bytes | int, ...]
 Reply: TypeAlias = Any
@@ -214,7 +214,7 @@ class Pipeliner:
     def _open(self, why: StoreUnavailable) -> None:
         if self.failure is None and not self._is_closed:
             if self._on_trial is None:
-                log.warning("Redis is taken to be away: %s", why)
+                log.warning("redis_lost", server=self._name, cause=str(why))
             every_s = PROBE_AGAIN_S if self._on_trial else PROBE_EVERY_S
             self.failure, self._on_trial = str(why), None
             self._start(self._probe(every_s))
@@ -223,7 +223,7 @@ class Pipeliner:
     def _passed(self) -> None:
         if self._on_trial is not None:
             self._on_trial = None
-            log.warning("%s answers again", self._name)
+            log.warning("redis_found", server=self._name)
 
     def _drop_queue(self, why: StoreUnavailable) -> None:
         while self._queue:

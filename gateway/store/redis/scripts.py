@@ -13,7 +13,14 @@ from typing import Any, TypeAlias
 
 import msgspec
 from msgspec import Struct
-from redis.exceptions import NoScriptError, ReadOnlyError, ResponseError
+from redis.exceptions import (
+    AskError,
+    MovedError,
+    NoPermissionError,
+    NoScriptError,
+    ReadOnlyError,
+    ResponseError,
+)
 
 from gateway.store.availability import StoreUnavailable
 from gateway.store.redis.pipeliner import Command, Reply
@@ -32,9 +39,7 @@ LACKING = "this server, or the proxy before it, lacks a command that the gateway
 ADVICE = {
     "bad lua script": TAIR,
     "script_check_enable": TAIR,
-    "MOVED ": CLUSTER,
-    "CROSSSLOT": CLUSTER,
-    "NOPERM": ACL,
+    "hash to the same slot": CLUSTER,
     "unknown command": LACKING,
     "unknown redis command": LACKING,
 }
@@ -77,13 +82,15 @@ async def run(
     if isinstance(reply, ResponseError):
         if isinstance(reply, ReadOnlyError) or "READONLY" in str(reply):
             await servers.reconnect(keys[0])
-        raise StoreUnavailable(f"Redis: {explained(str(reply))}")
+        raise StoreUnavailable(f"Redis: {explained(reply)}")
     return reply
 
 
-def explained(error: str) -> str:
+def explained(error: ResponseError) -> str:
     """What a server says, and what to do where it is set up wrong."""
-    for sign, advice in ADVICE.items():
-        if sign in error:
-            return f"{error} ({advice})"
-    return error
+    advice = next((advice for sign, advice in ADVICE.items() if sign in str(error)), None)
+    if isinstance(error, MovedError | AskError):
+        advice = CLUSTER
+    elif isinstance(error, NoPermissionError):
+        advice = ACL
+    return f"{error} ({advice})" if advice else str(error)
