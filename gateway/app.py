@@ -26,6 +26,7 @@ from gateway.api.models import Models
 from gateway.api.observers import ImageRequests, log_answer
 from gateway.api.openapi import ApiDocument
 from gateway.api.operations import operation_routes
+from gateway.api.read_budget import ReadBudget
 from gateway.config import Config
 from gateway.config import OnLoss as ConfiguredOnLoss
 from gateway.config.reload import Reloader
@@ -77,6 +78,7 @@ class Parts:
         self.metrics = Metrics(installed_version())
         self.readiness = Readiness()
         self.tracer = open_tracer_for(config)
+        self.reading = ReadBudget(config.reading)
         self.store = store or open_store(config, clock, self.metrics.store_seconds.observe)
         # Without Redis the store cannot be away, so nothing needs to stand in for it.
         spare = None if isinstance(self.store, MemoryStore) else MemoryStore(clock.now)
@@ -234,7 +236,7 @@ def create_app(
     image_requests = ImageRequests(parts.metrics, parts.tracer)
     images = ImageRoutes(parts.pipeline, answers, deadline_s=config.upstream.deadline_s)
     routes = [
-        *images.routes([image_requests.middleware, keys], config.max_body_bytes),
+        *images.routes([image_requests.middleware, keys], config.max_body_bytes, parts.reading),
         *models.routes([keys]),
         *operation_routes(
             parts.store,

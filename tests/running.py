@@ -37,7 +37,7 @@ from gateway.config.decode import Secret
 from gateway.domain.catalogue import Catalogue, Rate
 from gateway.domain.clock import Clock
 from gateway.observability.logs import to_json
-from gateway.server.bounds import Bounds
+from gateway.server.bounds import Bounds, Unread
 from gateway.server.http import HttpProtocol
 from gateway.server.worker import http_config
 from gateway.tenants.keys import PREFIX, checksum, hash_key
@@ -169,8 +169,9 @@ class RunningGateway:
         self.url = f"http://127.0.0.1:{self.port}"
         self.bounds = Bounds()
         """Of connections that are made from now on."""
+        self.unread = Unread()
         config = http_config(self._switch, "off")
-        config.http = cast("Any", lambda **more: HttpProtocol(**more, bounds=self.bounds))
+        config.http = cast("Any", self._connection)
         self._server = uvicorn.Server(config)
         self._loop = uvloop.new_event_loop()
         self._thread = threading.Thread(target=self._run, name="gateway", daemon=True)
@@ -183,6 +184,9 @@ class RunningGateway:
     def rest(self) -> None:
         """Serve nothing until the next `use`: what a gateway needs may end with its test."""
         self._loop.call_soon_threadsafe(self._end_current)
+
+    def _connection(self, **more: Any) -> HttpProtocol:
+        return HttpProtocol(**more, bounds=self.bounds, unread=self.unread)
 
     def busy(self, for_s: float) -> None:
         """Have its event loop do something else meanwhile, so that bytes gather in the kernel."""

@@ -12,6 +12,7 @@ import msgspec
 from litestar.types import Receive, Scope
 
 from gateway.api.field_faults import to_invalid
+from gateway.api.read_budget import BodyReading
 from gateway.domain.errors import (
     BodyTimeout,
     BodyTooLarge,
@@ -22,7 +23,6 @@ from gateway.domain.errors import (
 from gateway.protocol.openai import ImageRequest
 from gateway.translate.fields import KNOWN
 
-BODY_TIMEOUT_S = 30.0
 LONGEST_PROMPT = 32_000
 """Characters."""
 SHOWN = 64
@@ -30,22 +30,23 @@ SURROGATE = re.compile(rb"\\u[dD][89a-fA-F]")
 NO_CODING = frozenset({b"", b"identity"})
 
 
-async def read_body(scope: Scope, receive: Receive, limit: int) -> bytes:
-    """The whole body, at most `limit` bytes, within 30 s.
+async def read_body(scope: Scope, receive: Receive, limit: int, reading: BodyReading) -> bytes:
+    """The whole body, at most `limit` bytes, within the time for it.
 
     Raises:
         UnsupportedMediaType: it is declared as something else than JSON.
         BodyTooLarge, BodyTimeout: it is longer or slower than allowed.
+        RateLimited, ServiceUnavailable: too much is being read.
     """
     require_json(scope)
     declared = dict(scope["headers"]).get(b"content-length", b"0")
     if declared.isdigit() and int(declared) > limit:
         raise BodyTooLarge(f"The request body is larger than {limit} bytes.")
     try:
-        async with asyncio.timeout(BODY_TIMEOUT_S):
-            return await collect(receive, limit)
+        async with asyncio.timeout(reading.timeout_s):
+            return await collect(receive, limit, reading)
     except TimeoutError:
-        message = f"The request body did not arrive within {BODY_TIMEOUT_S:g} seconds."
+        message = f"The request body did not arrive within {reading.timeout_s:g} seconds."
         raise BodyTimeout(message) from None
 
 
@@ -65,7 +66,7 @@ def codings(scope: Scope) -> list[bytes]:
     return [each.strip().lower() for line in lines for each in line.split(b",")]
 
 
-async def collect(receive: Receive, limit: int) -> bytes:
+async def collect(receive: Receive, limit: int, reading: BodyReading) -> bytes:
     """Join the body's parts."""
     parts: list[bytes] = []
     size = 0
@@ -76,8 +77,10 @@ async def collect(receive: Receive, limit: int) -> bytes:
         size += len(message["body"])
         if size > limit:
             raise BodyTooLarge(f"The request body is larger than {limit} bytes.")
+        more = message.get("more_body", False)
+        reading.add(len(message["body"]), more=more)
         parts.append(message["body"])
-        if not message.get("more_body", False):
+        if not more:
             return parts[0] if len(parts) == 1 else b"".join(parts)
 
 

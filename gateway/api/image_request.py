@@ -12,12 +12,14 @@ from litestar.typing import FieldDefinition
 
 from gateway.api.body import parse_json, read_body, to_image_request
 from gateway.api.paths import DEPLOYMENT
+from gateway.api.read_budget import ReadBudget
 from gateway.api.start_limiter import StartLimiter
 from gateway.domain.errors import InvalidRequest
 from gateway.protocol.openai import ImageRequest
 from gateway.tenants.keys import Caller
 from gateway.translate.lenient import adapted
 
+READ_BUDGET = "read_budget"
 START_LIMITER = "start_limiter"
 
 
@@ -36,16 +38,19 @@ class GatewayRequest(Request[Caller, None, State]):
 
         Raises:
             UnsupportedMediaType, BodyTooLarge, BodyTimeout: it cannot be read.
+            RateLimited, ServiceUnavailable: too much is being read.
             InvalidRequest: there is none.
         """
         limit = cast("int", self.route_handler.resolve_request_max_body_size())
-        body = await read_body(self.scope, self.receive, limit)
-        if not body:
-            message = "The request has no body; send a JSON object."
-            raise InvalidRequest(message, code="invalid_json")
-        limiter: StartLimiter = self.route_handler.opt[START_LIMITER]
-        await limiter.enter()
-        return body
+        budget: ReadBudget = self.route_handler.opt[READ_BUDGET]
+        with budget.begin(self.user.tenant.name) as reading:
+            body = await read_body(self.scope, self.receive, limit, reading)
+            if not body:
+                message = "The request has no body; send a JSON object."
+                raise InvalidRequest(message, code="invalid_json")
+            limiter: StartLimiter = self.route_handler.opt[START_LIMITER]
+            await limiter.enter()
+            return body
 
 
 class ImageRequestDTO(AbstractDTO[ImageRequest]):

@@ -12,10 +12,11 @@ from litestar.types import Middleware, Scope
 
 from gateway.api.answers import Answers
 from gateway.api.disconnect import watch
-from gateway.api.image_request import START_LIMITER, GatewayRequest, ImageRequestDTO
+from gateway.api.image_request import READ_BUDGET, START_LIMITER, GatewayRequest, ImageRequestDTO
 from gateway.api.openapi import IMAGE_ERRORS, SECURITY, error_responses, operation_id
 from gateway.api.options import parse_options
 from gateway.api.paths import of_deployments, prefixed
+from gateway.api.read_budget import ReadBudget
 from gateway.api.start_limiter import StartLimiter
 from gateway.domain.errors import ClientGone, GatewayError
 from gateway.observability.context import context_of
@@ -36,7 +37,7 @@ class ImageRoutes:
         self._deadline_s = deadline_s
 
     def routes(
-        self, middleware: Sequence[Middleware], max_body_bytes: int
+        self, middleware: Sequence[Middleware], max_body_bytes: int, read_budget: ReadBudget
     ) -> list[HTTPRouteHandler]:
         """The routes, for Litestar.
 
@@ -56,7 +57,7 @@ class ImageRoutes:
             "request_max_body_size": max_body_bytes,
             "dto": ImageRequestDTO,
             "return_dto": None,
-            "opt": {START_LIMITER: StartLimiter()},
+            "opt": {START_LIMITER: StartLimiter(), READ_BUDGET: read_budget},
             "operation_id": operation_id,
             "summary": "Make images",
             "security": SECURITY,

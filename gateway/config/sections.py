@@ -34,6 +34,8 @@ class Listen(Struct, frozen=True):
     port: Port = 8080
     keep_alive_s: Positive = 75.0
     """How long an idle connection is kept: longer than the balancer in front keeps its own."""
+    max_connections: Count = 20_000
+    """In one worker; what comes beyond is refused (503)."""
 
 
 class Auth(Struct, frozen=True):
@@ -79,6 +81,21 @@ class Metrics(Struct, frozen=True):
 
     allow: tuple[str, ...] = ("127.0.0.0/8", "::1/128")
     """Networks of direct peers. A proxy in them must deny the path: not every one can be told."""
+
+
+class Reading(Struct, frozen=True, kw_only=True):
+    """What requests may take of one worker before they are admitted; beyond it: 429, or 503."""
+
+    head_timeout_s: Positive = 20.0
+    body_timeout_s: Positive = 30.0
+    unread_bytes: Count = 16 * 1024 * 1024
+    """Of unfinished heads, and of requests sent ahead: nobody's yet."""
+    worker_bytes: Count = 64 * 1024 * 1024
+    """Of the bodies of all tenants."""
+    tenant_bytes: Count = 16 * 1024 * 1024
+    """Of one tenant's bodies."""
+    tenant_requests: Count = 1_000
+    """Of one tenant, whose bodies have not come whole."""
 
 
 class Pacing(Struct, frozen=True):
@@ -224,6 +241,7 @@ class Config(Struct, frozen=True, kw_only=True):
     images: Images = Images()
     egress: Egress = Egress()
     upstream: Upstream = Upstream()
+    reading: Reading = Reading()
     pacing: Pacing = Pacing()
     image_cache: ImageCache | None = None
     """Absent: no image is kept, and a cached result lives as long as its URLs."""

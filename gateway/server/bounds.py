@@ -27,3 +27,17 @@ class Bounds(Struct, frozen=True, kw_only=True):
     """After the last answer: what still comes is read and thrown away, for closing at once would
     reset the connection before a client that still sends has read the answer."""
     linger_bytes: int = 64 * 1024 * 1024
+    connections: int = 20_000
+    """Of a worker."""
+    unread_bytes: int = 16 * 1024 * 1024
+    """Of all its connections: unfinished heads, and requests sent ahead."""
+
+
+class Unread:
+    """What the connections of a worker hold together that is nobody's request yet."""
+
+    __slots__ = ("size",)
+
+    def __init__(self) -> None:
+        self.size = 0
+        """Bytes."""

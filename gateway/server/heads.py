@@ -68,6 +68,14 @@ TOO_LARGE: Final = Refusal(431, "The request's headers are too large.")
 NO_TUNNEL: Final = Refusal(501, "The gateway is no forward proxy: CONNECT is not served.")
 CODING: Final = Refusal(501, "The only Transfer-Encoding that is served is chunked.")
 VERSION: Final = Refusal(505, "The gateway speaks HTTP/1.1 and HTTP/1.0.")
+TOO_MANY: Final = Refusal(
+    503, "The gateway has as many connections as it can hold. Try again soon.",
+    "service_unavailable", "service_unavailable_error", 1,
+)  # fmt: skip
+TOO_BUSY: Final = Refusal(
+    503, "The gateway is reading as many requests as it can hold. Try again soon.",
+    "service_unavailable", "service_unavailable_error", 1,
+)  # fmt: skip
 FAILED: Final = Refusal(
     500, "The gateway failed; its log says why.", "internal_error", "server_error"
 )

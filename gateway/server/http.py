@@ -17,13 +17,15 @@ from uvicorn.server import ServerState
 
 from gateway.api.disconnect import CONNECTION
 from gateway.server import heads
-from gateway.server.bounds import Bounds
+from gateway.server.bounds import Bounds, Unread
 from gateway.server.heads import Headers, Refusal
 from gateway.server.reader import Head, RequestReader
 from gateway.server.request import Request
 
 ASGI: Final = {"version": "3.0", "spec_version": "2.3"}
 BOUNDS: Final = Bounds()
+SURPLUS_S: Final = 1.0
+"""How long a connection beyond their number may wait to be told so."""
 
 log = structlog.get_logger()
 
@@ -35,9 +37,27 @@ class HttpProtocol(asyncio.Protocol):
     """
 
     __slots__ = (
-        "_ahead_bytes", "_app", "_bounds", "_client", "_is_half_closed", "_is_paused", "_loop",
-        "_queue", "_reader", "_reading", "_refusal", "_server", "_stall_timer", "_state",
-        "_thrown_away", "_timer", "_writable", "is_silent", "transport",
+        "_ahead_bytes",
+        "_app",
+        "_bounds",
+        "_client",
+        "_held_bytes",
+        "_is_half_closed",
+        "_is_paused",
+        "_loop",
+        "_queue",
+        "_reader",
+        "_reading",
+        "_refusal",
+        "_server",
+        "_stall_timer",
+        "_state",
+        "_thrown_away",
+        "_timer",
+        "_unread",
+        "_writable",
+        "is_silent",
+        "transport",
     )  # fmt: skip
 
     transport: asyncio.Transport
@@ -50,10 +70,14 @@ class HttpProtocol(asyncio.Protocol):
         _loop: asyncio.AbstractEventLoop | None = None,
         *,
         bounds: Bounds = BOUNDS,
+        unread: Unread | None = None,
     ) -> None:
         self._app = config.loaded_app
         self._state = server_state
         self._bounds = bounds
+        self._unread = unread or Unread()
+        self._held_bytes = 0
+        """This connection's part of them."""
         self._loop = _loop or asyncio.get_running_loop()
         self._client: tuple[str, int] | None = None
         self._server: tuple[str, int] | None = None
@@ -80,11 +104,16 @@ class HttpProtocol(asyncio.Protocol):
         cast("set[object]", self._state.connections).add(self)
         self._client = address(transport.get_extra_info("peername"))
         self._server = address(transport.get_extra_info("sockname"))
-        self._set_timer(self._bounds.head_s, self.close)
+        silent_s = SURPLUS_S if self._is_surplus() else self._bounds.head_s
+        self._set_timer(silent_s, self.close)
+
+    def _is_surplus(self) -> bool:
+        return self.is_silent and len(self._state.connections) > self._bounds.connections
 
     def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002 - left is left
         cast("set[object]", self._state.connections).discard(self)
         self._stop_timer()
+        self._let_go()
         self._reader.close()
         self._reading = None
         queue, self._queue = self._queue, []
@@ -113,6 +142,10 @@ class HttpProtocol(asyncio.Protocol):
             self._ahead_bytes += len(data)
             if self._ahead_bytes > self._bounds.ahead_bytes:
                 self._read_no_further()
+        if self._reader.is_in_head or len(self._queue) > 1:
+            self._hold(len(data))
+        else:
+            self._let_go()
         if self._reader.is_in_head and self._timer is None:
             self._set_timer(self._bounds.head_s, self._too_slow)
 
@@ -120,8 +153,23 @@ class HttpProtocol(asyncio.Protocol):
 
     def head_begun(self) -> None:
         self._stop_timer()
-        if len(self._queue) > self._bounds.ahead:
+        if self._is_surplus():
+            self._reader.stop()
+            self.refused(heads.TOO_MANY)
+        elif len(self._queue) > self._bounds.ahead:
             self._read_no_further()
+
+    def _hold(self, size: int) -> None:
+        """Count what is nobody's request yet, over all connections."""
+        self._held_bytes += size
+        self._unread.size += size
+        if self._unread.size > self._bounds.unread_bytes:
+            self._reader.stop()
+            self.refused(heads.TOO_BUSY)
+
+    def _let_go(self) -> None:
+        self._unread.size -= self._held_bytes
+        self._held_bytes = 0
 
     def head_read(self, head: Head) -> None:
         self._stop_timer()
@@ -215,6 +263,7 @@ class HttpProtocol(asyncio.Protocol):
         self.resume()  # a body that nobody read may have stopped it
         if len(self._queue) < 2:
             self._ahead_bytes = 0
+            self._let_go()
         if not request.keep_alive:
             self._refusal = None
             self._end()
@@ -263,6 +312,7 @@ class HttpProtocol(asyncio.Protocol):
 
     def _end(self) -> None:
         self._reader.stop()
+        self._let_go()
         self._queue.clear()
         self._reading = None
         self._stop_timer()

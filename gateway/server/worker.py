@@ -26,7 +26,7 @@ from gateway.api.middleware import RequestMiddleware
 from gateway.app import create_app
 from gateway.config import Config, sections
 from gateway.observability.log_writer import log_writer
-from gateway.server.bounds import Bounds
+from gateway.server.bounds import Bounds, Unread
 from gateway.server.http import BOUNDS, HttpProtocol
 from gateway.store.availability import Share
 
@@ -119,7 +119,7 @@ class Server(uvicorn.Server):
         orders: Orders | None = None,
         index: int = 0,
     ) -> None:
-        super().__init__(http_config(app, bounds=Bounds(idle_s=config.listen.keep_alive_s)))
+        super().__init__(http_config(app, bounds=bounds_of(config)))
         self._gateway = app
         self._ready = ready
         self._orders = orders
@@ -336,14 +336,25 @@ def advice(fault: Exception) -> str:
             return "This is a defect: report this line, and go back to the version before."
 
 
+def bounds_of(config: Config) -> Bounds:
+    """What the file says of connections."""
+    return Bounds(
+        head_s=config.reading.head_timeout_s,
+        idle_s=config.listen.keep_alive_s,
+        connections=config.listen.max_connections,
+        unread_bytes=config.reading.unread_bytes,
+    )
+
+
 def http_config(
     app: object, lifespan: Literal["on", "off"] = "on", *, bounds: Bounds = BOUNDS
 ) -> uvicorn.Config:
     """How HTTP is served; `bounds` are each connection's."""
+    protocol = partial(HttpProtocol, bounds=bounds, unread=Unread())
     return uvicorn.Config(
         cast("Any", app),  # Litestar and uvicorn each have ASGI types of their own
         loop="uvloop",
-        http=cast("Any", partial(HttpProtocol, bounds=bounds)),
+        http=cast("Any", protocol),
         ws="none",
         interface="asgi3",
         lifespan=lifespan,

@@ -22,8 +22,7 @@ import httpx
 import pytest
 from msgspec.structs import replace
 
-from gateway.api import body as reading
-from gateway.config import Cache, Images, Limits, Metrics
+from gateway.config import Cache, Images, Limits, Metrics, Reading
 from gateway.server.bounds import Bounds
 from tests.operations.site import document, tenant, write
 from tests.running import (
@@ -224,10 +223,9 @@ def test_a_head_that_never_ends_is_cut_off(
     assert time.monotonic() - started < 4
 
 
-def test_a_body_that_never_ends_is_cut_off(
-    gateway: Client, simulator: SimulatedDashScope, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(reading, "BODY_TIMEOUT_S", 0.5)
+def test_a_body_that_never_ends_is_cut_off(start: Start, simulator: SimulatedDashScope) -> None:
+    reading = Reading(body_timeout_s=0.5)
+    gateway = start(config_for(account(simulator.base_url), reading=reading))
 
     started = time.monotonic()
     received = talk(gateway, post(b"content-length: 5000", b"connection: close"))

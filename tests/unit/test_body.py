@@ -9,8 +9,9 @@ from typing import Any
 
 import pytest
 
-from gateway.api import body
 from gateway.api.body import codings, parse_json, read_body, to_image_request
+from gateway.api.read_budget import ReadBudget
+from gateway.config import Reading
 from gateway.domain.errors import (
     BodyTimeout,
     BodyTooLarge,
@@ -210,6 +211,7 @@ def read(
     limit: int = 100,
     headers: dict[str, str] | None = None,
     open_end: bool = False,
+    timeout_s: float = 30.0,
 ) -> bytes:
     """Parts as they arrive; a text is another event of the server's."""
     events: list[dict[str, Any]] = [
@@ -225,7 +227,9 @@ def read(
         await asyncio.Event().wait()
         raise AssertionError
 
-    return asyncio.run(read_body(scope, receive, limit))
+    budget = ReadBudget(Reading(body_timeout_s=timeout_s))
+    with budget.begin("acme") as reading:
+        return asyncio.run(read_body(scope, receive, limit, reading))
 
 
 def error_of(*parts: bytes | str, **more: Any) -> type[GatewayError]:
@@ -256,10 +260,8 @@ def test_an_odd_length_is_the_server_s_business(declared: str) -> None:
     assert read(b"x", headers={"content-length": declared}) == b"x"
 
 
-def test_a_body_that_never_ends_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(body, "BODY_TIMEOUT_S", 0.01)
-
-    assert error_of(b"x", open_end=True) is BodyTimeout
+def test_a_body_that_never_ends_is_given_up() -> None:
+    assert error_of(b"x", open_end=True, timeout_s=0.01) is BodyTimeout
 
 
 def test_a_client_that_hangs_up_is_noticed() -> None:

@@ -92,6 +92,9 @@ class Line:
         """Say that nothing more will be sent."""
         self._socket.shutdown(socket.SHUT_WR)
 
+    def close(self) -> None:
+        self._socket.close()
+
     def reset(self) -> None:
         """Vanish."""
         self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import time
+from contextlib import ExitStack
 from typing import Any, Final
 
 import pytest
 
-from tests.running import ACME, RunningGateway
+from gateway.config import Reading
+from tests.running import ACME, STRICT, RunningGateway, account, config_for, until
+from tests.running_fixtures import Start
 from tests.simulated import SimulatedDashScope
 from tests.wire.conftest import Dial
 from tests.wire.talking import BODY, FIELDS, NEXT, Line, chunked, post, sized
@@ -170,3 +174,77 @@ def test_another_expectation_is_ignored(line: Line) -> None:
 
     assert line.answer().status == 200
     assert line.goes_on()
+
+
+# -- what nobody has admitted yet
+
+
+def test_bodies_of_a_tenant_have_a_bound(start: Start, simulator: SimulatedDashScope) -> None:
+    """One that sends too many at once is asked to wait; the others do not notice."""
+    reading = Reading(tenant_bytes=100_000)
+    gateway = start(config_for(account(simulator.base_url), reading=reading))
+    with ExitStack() as stack:
+        lines = [stack.enter_context(Line(gateway.url)) for _ in range(10)]
+        for each in lines:
+            each.send(post(b"content-length: 50000\r\n", b"x" * 40_000))
+        refused = [each.answer() for each in lines[2:]]
+        assert gateway.generate(key=STRICT, size="1024x1024").status_code == 200
+
+    assert {(answer.status, answer.code) for answer in refused} == {(429, "rate_limit_exceeded")}
+    assert {answer.headers["retry-after"] for answer in refused} == {"1"}
+    assert all(answer.is_last for answer in refused)
+
+
+def test_a_body_that_trickles_ends_with_its_time(
+    start: Start, simulator: SimulatedDashScope
+) -> None:
+    """However steadily it comes."""
+    reading = Reading(body_timeout_s=0.4)
+    gateway = start(config_for(account(simulator.base_url), reading=reading))
+    with Line(gateway.url) as line:
+        line.send(post(b"content-length: 50000\r\n", b"x"))
+        for _ in range(12):
+            line.send(b"x")
+            time.sleep(0.05)
+
+        answer = line.answer()
+        assert (answer.status, answer.code) == (408, "request_timeout")
+        assert answer.is_last
+
+
+def test_heads_have_a_bound_over_all_connections(
+    dial: Dial, bounds: Any, running_gateway: RunningGateway
+) -> None:
+    """Those that come whole are served meanwhile; and the room comes back."""
+    bounds(unread_bytes=100_000)
+    half = b"GET / HTTP/1.1\r\nhost: a\r\nx: " + b"a" * 20_000
+    lines = [dial() for _ in range(8)]
+    for each in lines:
+        each.send(half)
+    refused = lines[-1].answer()
+    assert (refused.status, refused.code) == (503, "service_unavailable")
+    assert (refused.headers["retry-after"], refused.is_last) == ("1", True)
+    assert dial().goes_on()
+
+    for each in lines:
+        each.close()
+    until(lambda: running_gateway.unread.size == 0)
+    again = dial()
+    again.send(half, b"\r\n\r\n")
+    assert again.answer().status == 404
+
+
+def test_connections_have_a_bound(dial: Dial, bounds: Any) -> None:
+    """Who is there is served on; who comes beyond is told when to come again."""
+    first = dial()
+    assert first.goes_on()
+    bounds(connections=1)
+    second = dial()
+    second.send(NEXT)
+
+    answer = second.answer()
+    assert (answer.status, answer.code) == (503, "service_unavailable")
+    assert (answer.headers["retry-after"], answer.headers["x-should-retry"]) == ("1", "true")
+    assert second.has_ended()
+    assert first.goes_on()
+    assert dial().rest() == b""
