@@ -21,6 +21,8 @@ from tests.redis_server import (
 from tests.running import SECRETS
 from tests.security.secrets_search import SHOWN, Search
 
+pytest_plugins = ["tests.figures", "tests.running_fixtures"]
+
 # Skips that CI accepts: a pattern for the skip's reason, and why it is right that the test does
 # not run there. Any other skip fails the run where CI=true.
 ALLOWED_SKIPS: Final[dict[str, str]] = {}

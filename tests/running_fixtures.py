@@ -1,4 +1,4 @@
-"""Fixtures over the real gateway and the simulator; a folder's conftest.py takes them over."""
+"""One simulator and one gateway per worker, as if just started for each test."""
 
 from __future__ import annotations
 

@@ -22,6 +22,10 @@ DEPLOY: Final = ROOT / "deploy"
 BASE: Final = DEPLOY / "kubernetes" / "base"
 PRODUCTION: Final = DEPLOY / "kubernetes" / "overlays" / "production"
 COMPOSE: Final = DEPLOY / "compose" / "compose.yaml"
+# What compose mounts besides its own folder: rules and dashboards.
+MONITORING: Final = ("../prometheus", "../grafana")
+# The oldest that knows every field used here, and the newest that the schemas are packaged for.
+VERSIONS: Final = ("1.29", "1.37")
 KNOWN_KEYS: Final = {
     *("apiVersion", "kind", "namespace", "resources", "components"),
     *("configMapGenerator", "generatorOptions", "images", "patches"),

@@ -15,13 +15,11 @@ import pytest
 from gateway.config import Config, Listen
 from gateway.server.worker import DRAIN_S
 from tests.deploy.dockerfile import exec_form, final, health_check
-from tests.deploy.rendering import COMPOSE, DEPLOY, load
+from tests.deploy.rendering import COMPOSE, DEPLOY, MONITORING, load
 
 SERVICES: dict[str, Any] = load(COMPOSE)["services"]
 GATEWAYS = ("gateway-1", "gateway-2")
 EACH = pytest.mark.parametrize("service", SERVICES)
-# Rules and dashboards, which have folders of their own.
-MONITORING = ("../prometheus", "../grafana")
 
 
 def test_it_follows_the_compose_specification() -> None:

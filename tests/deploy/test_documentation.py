@@ -11,9 +11,15 @@ from PIL import Image
 
 from gateway.config import Listen
 from gateway.server.worker import DRAIN_S
-from tests.deploy.rendering import DEPLOY, PRODUCTION, ROOT, only, render
-from tests.deploy.test_compose import MONITORING
-from tests.deploy.test_kubernetes import VERSIONS
+from tests.deploy.rendering import (
+    DEPLOY,
+    MONITORING,
+    PRODUCTION,
+    ROOT,
+    VERSIONS,
+    only,
+    render,
+)
 
 TEXT = (ROOT / "docs" / "deployment.md").read_text()
 

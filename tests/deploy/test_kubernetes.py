@@ -22,6 +22,7 @@ from tests.deploy.rendering import (
     DEPLOY,
     PRODUCTION,
     ROOT,
+    VERSIONS,
     Manifest,
     only,
     render,
@@ -30,8 +31,6 @@ from tests.deploy.rendering import (
 from tests.running import GatewayProcess
 
 OPERATOR: Final = "monitoring.coreos.com/v1"
-# The oldest that knows every field used here, and the newest that the schemas are packaged for.
-VERSIONS: Final = ("1.29", "1.37")
 FOLDERS: Final = pytest.mark.parametrize("folder", [BASE, PRODUCTION], ids=lambda path: path.name)
 MANIFESTS: Final = render(PRODUCTION)
 RULES: Final = """

@@ -7,29 +7,6 @@ from collections.abc import Iterator
 import pytest
 
 from tests.observability.scraping import Run, has_prometheus, loaded
-from tests.running_fixtures import (
-    clock,
-    gateway,
-    http,
-    logs,
-    quick_retries,
-    running_gateway,
-    running_simulator,
-    simulator,
-    start,
-)
-
-__all__ = [
-    "clock",
-    "gateway",
-    "http",
-    "logs",
-    "quick_retries",
-    "running_gateway",
-    "running_simulator",
-    "simulator",
-    "start",
-]
 
 NEEDS_PROMETHEUS = "promtool was not found: install prometheus"
 

@@ -7,48 +7,19 @@ import json
 import resource
 import subprocess
 import sys
-from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Final
+from typing import Any
 
 import httpx
 import pytest
 
-from gateway.tenants.usage_log import Generation, UsageLog, read
+from gateway.tenants.usage_log import UsageLog, read
+from tests.observability.full_disk import LINE
 from tests.operations.site import document, write
 from tests.running import ACME, ROOT, GatewayProcess
 from tests.simulated import SimulatedDashScope
 
 pytestmark = pytest.mark.slow
-
-LINE: Final = Generation(
-    at=datetime(2026, 11, 22, tzinfo=UTC),
-    request_id="req_1",
-    tenant="acme",
-    key="ci",
-    model="qwen-image-2.0",
-    size=None,
-    images=1,
-    cost=200_000,
-)
-FULL: Final = """
-import resource, signal, sys
-from pathlib import Path
-from gateway.tenants.usage_log import UsageLog
-from tests.observability.test_usage_record import LINE
-signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-log = UsageLog(Path(sys.argv[1]))
-resource.setrlimit(resource.RLIMIT_FSIZE, (1000, resource.RLIM_INFINITY))
-lost = 0
-for _ in range(20):
-    try:
-        log.append(LINE)
-    except OSError:
-        lost += 1
-resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
-log.append(LINE)
-print(lost)
-"""
 
 
 def usage(file: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
@@ -65,11 +36,10 @@ def test_a_line_is_written_whole_or_not_at_all(tmp_path: Path) -> None:
     assert resource.getrlimit(resource.RLIMIT_FSIZE)[1] == resource.RLIM_INFINITY
     record = tmp_path / "usage.jsonl"
 
-    told = subprocess.run(
-        [sys.executable, "-c", FULL, str(record)], capture_output=True, check=True, cwd=ROOT
-    )
+    command = [sys.executable, "-m", "tests.observability.full_disk", str(record)]
+    written = subprocess.run(command, capture_output=True, check=True, cwd=ROOT)
 
-    lost = int(told.stdout)
+    lost = int(written.stdout)
     assert lost > 0
     assert len([*read(record, None, pytest.fail)]) == 20 - lost + 1
 

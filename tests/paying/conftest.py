@@ -1,37 +1,13 @@
-"""The gateway as users meet it: real processes, real SDKs, and figures of what was paid."""
+"""A vendor that keeps account of what it was paid for."""
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 
-import httpx
 import pytest
 
 from tests.paying.shop import Vendor
-from tests.running import HeldClock, Logs, RunningGateway, captured_logs
-
-Figure = Callable[[str], None]
-
-
-@pytest.fixture
-def figure(request: pytest.FixtureRequest) -> Iterator[Figure]:
-    """Says what was measured: seen with `pytest -s`, and when a test fails."""
-    lines: list[str] = []
-    yield lines.append
-    for line in lines:
-        sys.stdout.write(f"\n{request.node.name}: {line}")
-
-
-@pytest.fixture
-def logs() -> Iterator[Logs]:
-    with captured_logs() as collected:
-        yield collected
-
-
-@pytest.fixture
-def clock() -> HeldClock:
-    return HeldClock()
+from tests.running import HeldClock
 
 
 @pytest.fixture(scope="session")
@@ -46,16 +22,3 @@ def vendor(running_vendor: Vendor, clock: HeldClock) -> Vendor:
     running_vendor.reset()
     running_vendor.time = lambda: clock.now
     return running_vendor
-
-
-@pytest.fixture(scope="session")
-def running_gateway() -> Iterator[RunningGateway]:
-    gateway = RunningGateway()
-    yield gateway
-    gateway.close()
-
-
-@pytest.fixture(scope="session")
-def http() -> Iterator[httpx.Client]:
-    with httpx.Client(trust_env=False, timeout=20) as client:
-        yield client

@@ -15,7 +15,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from tests.paying.conftest import Figure
+from tests.figures import Figure
 from tests.paying.shop import MODEL, Fleet, Vendor
 from tests.running import ACME, Client
 

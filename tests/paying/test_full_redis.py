@@ -27,7 +27,7 @@ from gateway.store.requests import ClientOutcome, EnterRequest
 from tests.contract.generations import end, enter, lead, leave, progress, request_of
 from tests.contract.stores import ask, release, take, used
 from tests.contract.topologies import Nodes, Replicated
-from tests.paying.conftest import Figure
+from tests.figures import Figure
 from tests.paying.shop import MODEL, Vendor
 from tests.redis_server import RedisServer
 from tests.running import LIMITED, Client, HeldClock, RunningGateway, account, config_for

@@ -12,7 +12,7 @@ import pytest
 
 from gateway.store.generations import CacheStats
 from gateway.store.redis import RedisStore, Timeouts
-from tests.paying.conftest import Figure
+from tests.figures import Figure
 from tests.paying.shop import MODEL, Fleet, Vendor, connected_to, kill, until_gone
 from tests.redis_server import RedisServer
 from tests.running import ACME

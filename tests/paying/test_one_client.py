@@ -15,7 +15,7 @@ import pytest
 from msgspec.structs import replace
 
 from gateway.config import Cache, with_catalogue
-from tests.paying.conftest import Figure
+from tests.figures import Figure
 from tests.paying.shop import MODEL, Fleet, Vendor
 from tests.redis_server import RedisServer
 from tests.running import (

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from tests.paying.conftest import Figure
+from tests.figures import Figure
 from tests.paying.shop import MODEL, Fleet, Vendor
 from tests.peers.run import PEERS, run_peer
 from tests.redis_server import RedisServer

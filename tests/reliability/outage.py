@@ -7,6 +7,7 @@ import time
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, NamedTuple
 
+from tests.figures import Figure
 from tests.reliability.client import (
     Answer,
     Load,
@@ -17,7 +18,6 @@ from tests.reliability.client import (
 )
 from tests.reliability.fleet import Fleet
 
-Figure = Callable[[str], None]
 LIMIT = 40
 """A minute, of the tenant whose admissions are counted."""
 PER_SECOND = {"free": 20.0, "tight": 30.0, "budget": 10.0}

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from decimal import Decimal
 from itertools import islice
 from typing import Any
 
 import pytest
 
+from tests.figures import Figure
 from tests.redis_server import RedisServer
 from tests.reliability.client import (
     PATH,
@@ -78,7 +79,7 @@ def used(usage: dict[str, Any]) -> dict[str, Decimal]:
 
 @pytest.mark.parametrize("kind", LIMITS)
 async def test_exactly_the_limit_is_admitted_and_the_refused_leave_no_trace(
-    kind: str, fleet: Fleet, simulator: SimulatedDashScope, figure: Callable[[str], None]
+    kind: str, fleet: Fleet, simulator: SimulatedDashScope, figure: Figure
 ) -> None:
     """In none of the five counters: each would show it, being far from its limit."""
     n = LIMITS[kind][1]
@@ -107,7 +108,7 @@ async def test_exactly_the_limit_runs_at_once(
     fleet: Fleet,
     simulator: SimulatedDashScope,
     gate: threading.Event,
-    figure: Callable[[str], None],
+    figure: Figure,
 ) -> None:
     """The vendor does not answer until all others are refused; then all are free again."""
     simulator.reset()

@@ -6,9 +6,10 @@ import asyncio
 
 import pytest
 
+from tests.figures import Figure
 from tests.reliability.client import statuses
 from tests.reliability.fleet import Fleet
-from tests.reliability.outage import LIMIT, Figure, check, tell, tenants
+from tests.reliability.outage import LIMIT, check, tell, tenants
 from tests.reliability.topologies import Replicated, connect
 from tests.simulated import SimulatedDashScope
 

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
 from contextlib import ExitStack
 
 import pytest
 
+from tests.figures import Figure
 from tests.reliability.pacing import (
     RATE,
     SLOT_S,
@@ -49,14 +49,14 @@ def test_the_vendor_refuses_nothing(seen: Run) -> None:
     assert {call.status for call in seen.calls} == {200}
 
 
-def test_the_rate_is_used(seen: Run, figure: Callable[[str], None]) -> None:
+def test_the_rate_is_used(seen: Run, figure: Figure) -> None:
     figure(f"{seen.pace():.3f} calls a second of {RATE:g}: {seen.pace() / RATE:.1%}")
     assert 0.95 * RATE <= seen.pace() <= RATE
 
 
 @pytest.mark.parametrize("tenant", ["some", "one"])
 def test_a_small_tenant_waits_for_its_turn_and_not_for_the_large_one(
-    seen: Run, tenant: str, figure: Callable[[str], None]
+    seen: Run, tenant: str, figure: Figure
 ) -> None:
     """Within two slots of the ideal: those that the other two may have first."""
     answers = sorted(answer.took_s for answer in seen.answers[tenant])
@@ -74,7 +74,7 @@ def test_the_queue_is_seen(seen: Run) -> None:
     assert seen.waiting == pytest.approx(sum(WAITING.values()), abs=20)
 
 
-def test_whoever_hangs_up_takes_no_slot(seen: Run, figure: Callable[[str], None]) -> None:
+def test_whoever_hangs_up_takes_no_slot(seen: Run, figure: Figure) -> None:
     """Hundreds do at once; the next to come has the next slot."""
     late = [call for call in seen.calls if call.at > seen.left_at + JITTER_S]
     assert all(call.tenant == "one" for call in late)

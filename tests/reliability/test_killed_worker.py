@@ -6,11 +6,12 @@ import asyncio
 import os
 import signal
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
 
+from tests.figures import Figure
 from tests.redis_server import RedisServer
 from tests.reliability.client import Answer, ask, asked, eventually, get, statuses
 from tests.reliability.fleet import Fleet, kill, workers_of
@@ -52,7 +53,7 @@ def left(usage: dict[str, Any]) -> dict[str, Any]:
 
 
 async def test_a_killed_worker_gives_everything_back_within_its_lease(
-    fleet: Fleet, simulator: SimulatedDashScope, figure: Callable[[str], None]
+    fleet: Fleet, simulator: SimulatedDashScope, figure: Figure
 ) -> None:
     """Concurrency, images and money; and there is a new worker in its place at once."""
     (port,), (gateway,), key = fleet.ports, fleet.gateways, fleet.keys["acme"]

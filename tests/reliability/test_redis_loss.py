@@ -8,10 +8,11 @@ from collections.abc import Iterator
 
 import pytest
 
+from tests.figures import Figure
 from tests.redis_server import RedisServer
 from tests.reliability.client import get, statuses
 from tests.reliability.fleet import Fleet
-from tests.reliability.outage import LIMIT, Figure, check, tell, tenants, until_ready
+from tests.reliability.outage import LIMIT, check, tell, tenants, until_ready
 from tests.simulated import SimulatedDashScope
 
 pytestmark = pytest.mark.timing

@@ -6,9 +6,10 @@ import asyncio
 
 import pytest
 
+from tests.figures import Figure
 from tests.reliability.client import statuses
 from tests.reliability.fleet import Fleet
-from tests.reliability.outage import LIMIT, PER_SECOND, Figure, check, tell, tenants
+from tests.reliability.outage import LIMIT, PER_SECOND, check, tell, tenants
 from tests.reliability.topologies import Cluster
 from tests.simulated import SimulatedDashScope
 

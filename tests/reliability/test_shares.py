@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
 
 import pytest
 
+from tests.figures import Figure
 from tests.redis_server import RedisServer
 from tests.reliability.client import burst, statuses
 from tests.reliability.fleet import Fleet
@@ -21,7 +21,7 @@ KNOWN_AFTER_S = 1.5
 
 
 async def test_the_shares_of_workers_that_have_just_started_add_up(
-    own_redis_server: RedisServer, figure: Callable[[str], None]
+    own_redis_server: RedisServer, figure: Figure
 ) -> None:
     """Nothing was admitted before, so all of them together admit the limit, and no more."""
     with (

@@ -7,7 +7,7 @@ never less than the limit in any 61.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from itertools import count
 
 import pytest
@@ -17,6 +17,7 @@ from gateway.store.limits import Limits
 from gateway.store.redis import RedisStore, Timeouts
 from gateway.store.requests import ClientOutcome
 from tests.contract.stores import Clock
+from tests.figures import Figure
 from tests.unit.ledgers import Request, unshared
 
 LIMIT = 20
@@ -66,7 +67,7 @@ RATES = {"half": 0.5, "just": 1.0, "twice": 2.0, "ten times": 10.0}
 
 @pytest.mark.parametrize("rate", RATES)
 async def test_at_a_steady_rate(
-    rate: str, workers: list[Ledger], clock: Clock, figure: Callable[[str], None]
+    rate: str, workers: list[Ledger], clock: Clock, figure: Figure
 ) -> None:
     gap_s = 60 / (LIMIT * RATES[rate])
     gaps = [gap_s] * int(MINUTES * 60 / gap_s)
@@ -78,7 +79,7 @@ async def test_at_a_steady_rate(
 
 
 async def test_in_bursts_at_the_edge_of_the_minute(
-    workers: list[Ledger], clock: Clock, figure: Callable[[str], None]
+    workers: list[Ledger], clock: Clock, figure: Figure
 ) -> None:
     """Where a fixed window lets twice the limit through."""
     burst = [0.0] * LIMIT

@@ -7,11 +7,11 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
+from tests.figures import Figure
 from tests.redis_server import RedisServer
 from tests.reliability.client import PATH, connected, get, image_request
 from tests.reliability.fleet import Fleet
@@ -36,7 +36,7 @@ async def used(process: int, span_s: float) -> float:
     return (processor_s(process) - before) / (time.monotonic() - started)
 
 
-async def test_a_waiting_request_takes_no_processor_time(figure: Callable[[str], None]) -> None:
+async def test_a_waiting_request_takes_no_processor_time(figure: Figure) -> None:
     """And is told apart in /metrics."""
     with Fleet(
         "http://127.0.0.1:1/api/v1",
@@ -64,7 +64,7 @@ async def test_a_waiting_request_takes_no_processor_time(figure: Callable[[str],
 
 @pytest.mark.parametrize("store", ["in-process", "redis"])
 def test_five_thousand_wait_within_their_memory(
-    store: str, redis_server: RedisServer, figure: Callable[[str], None]
+    store: str, redis_server: RedisServer, figure: Figure
 ) -> None:
     """And within no processor time: the program's exit status says so of both."""
     redis = ["--redis", redis_server.url] if store == "redis" else []

@@ -6,30 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.running_fixtures import (
-    clock,
-    gateway,
-    http,
-    logs,
-    quick_retries,
-    running_gateway,
-    running_simulator,
-    simulator,
-    start,
-)
 from tests.security.hostile import HostileVendor, Listener
-
-__all__ = [
-    "clock",
-    "gateway",
-    "http",
-    "logs",
-    "quick_retries",
-    "running_gateway",
-    "running_simulator",
-    "simulator",
-    "start",
-]
 
 
 @pytest.fixture

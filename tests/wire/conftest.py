@@ -9,30 +9,7 @@ import pytest
 
 from gateway.server.bounds import Bounds
 from tests.running import Client, RunningGateway
-from tests.running_fixtures import (
-    clock,
-    gateway,
-    http,
-    logs,
-    running_gateway,
-    running_simulator,
-    simulator,
-    start,
-)
-from tests.wire.talking import Line
-
-__all__ = [
-    "clock",
-    "gateway",
-    "http",
-    "logs",
-    "running_gateway",
-    "running_simulator",
-    "simulator",
-    "start",
-]
-
-Dial = Callable[[], Line]
+from tests.wire.talking import Dial, Line
 
 
 @pytest.fixture

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import socket
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 from types import TracebackType
 from typing import Final, NamedTuple, Self
@@ -178,6 +178,9 @@ class Line:
         part = self._socket.recv(65_536)
         self._received += part
         return bool(part)
+
+
+Dial = Callable[[], Line]
 
 
 def by_bytes(data: bytes) -> Iterable[bytes]:

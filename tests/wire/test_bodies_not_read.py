@@ -12,8 +12,7 @@ from gateway.config import Reading
 from tests.running import ACME, STRICT, RunningGateway, account, config_for, until
 from tests.running_fixtures import Start
 from tests.simulated import SimulatedDashScope
-from tests.wire.conftest import Dial
-from tests.wire.talking import BODY, FIELDS, NEXT, Line, chunked, post, sized
+from tests.wire.talking import BODY, FIELDS, NEXT, Dial, Line, chunked, post, sized
 
 HIDDEN: Final = NEXT + sized()
 """Whole requests, to stand where a body is."""

@@ -14,8 +14,7 @@ from gateway.domain.catalogue import Rate
 from tests.running import Client, Logs, account, config_for, until
 from tests.running_fixtures import Start
 from tests.simulated import SimulatedDashScope
-from tests.wire.conftest import Dial
-from tests.wire.talking import BODY, NEXT, PATH, Line, post, sized
+from tests.wire.talking import BODY, NEXT, PATH, Dial, Line, post, sized
 
 GET: Final = b"GET /healthz HTTP/1.1\r\nhost: gateway\r\n\r\n"
 
