@@ -20,12 +20,14 @@ from gateway.app import open_image_store, open_store
 from gateway.cli import cache as shelves
 from gateway.cli.arguments import Argument, Commands, argument, run, utc_time
 from gateway.cli.demo import demo_config, demo_text, start_simulator
+from gateway.cli.doctor import examine, report
 from gateway.cli.usage import as_json, as_table, read_usage, recorded
 from gateway.config import Config, Listen, Tenant
 from gateway.config.decode import ConfigError
 from gateway.config.reload import read_whole
 from gateway.config.warn import warnings_of
 from gateway.domain.clock import Clock
+from gateway.observability.logs import masker, silence_logs
 from gateway.server.supervisor import CannotListen
 from gateway.server.supervisor import serve as run_server
 from gateway.simulator.app import serve as run_simulator
@@ -241,6 +243,20 @@ def check_config(file: Path) -> None:
         print(f"warning: {warning}")
 
 
+def doctor(config: Path) -> None:
+    """Ask what the configuration names for real, at no cost: accounts, proxies, image hosts, Redis.
+
+    A line each, with what to do where it fails; the exit status is 1 if any fails.
+    """
+    loaded = read_config(config)
+    silence_logs()
+    masker.hide(loaded.secrets())
+    found = asyncio.run(examine(loaded))
+    print("\n".join(report(found)))
+    if any(finding.state == "fails" for finding in found):
+        raise SystemExit(1)
+
+
 def print_new_key(tenant: str) -> None:
     """Make a key for a tenant: printed once, and its hash to paste into the configuration."""
     key = new_key()
@@ -283,6 +299,7 @@ def command_parser() -> ArgumentParser:
     commands.add(
         "check-config", check_config, argument("file", metavar="FILE", type=Path, help="the file")
     )
+    commands.add("doctor", doctor, config_for("what is to be asked"))
     commands.add("new-key", print_new_key, argument("tenant", metavar="TENANT", help="its name"))
     return parser
 

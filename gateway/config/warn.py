@@ -17,6 +17,8 @@ from gateway.domain.prices import region_of
 NAMED_MAX = 5
 WIDEST_NETWORK = 8
 """Bits of the prefix of the widest network in which one may know everybody."""
+SHORTEST_IDLE_S = 60.0
+"""The default of AWS' and Alibaba's balancers; docs/operations.md has the others."""
 READER_SIGNS = frozenset(("replica", "reader", "readonly", "ro"))
 
 
@@ -28,6 +30,7 @@ def warnings_of(config: Config) -> Iterator[Fault]:
         yield from price_warnings(account, config, path)
         yield from snapshot_warnings(account, config, path)
     yield from flat_price_warnings(config)
+    yield from keep_alive_warnings(config)
     yield from redis_warnings(config)
     yield from image_warnings(config)
     yield from network_warnings(config)
@@ -103,6 +106,17 @@ def flat_price_warnings(config: Config) -> Iterator[Fault]:
             f"{named(flat)}. Give a price for each region"
         )
         yield Fault("models", message)
+
+
+def keep_alive_warnings(config: Config) -> Iterator[Fault]:
+    """Balancers that keep their connections for longer send requests into closing ones."""
+    if config.listen.keep_alive_s <= SHORTEST_IDLE_S:
+        message = (
+            f"{config.listen.keep_alive_s:g} s is not longer than the idle time-out of a balancer "
+            f"such as AWS' ALB ({SHORTEST_IDLE_S:g} s, or more where it is raised for images): "
+            "some requests would end in its 502"
+        )
+        yield Fault("listen.keep_alive_s", message)
 
 
 def redis_warnings(config: Config) -> Iterator[Fault]:

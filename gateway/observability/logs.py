@@ -118,6 +118,12 @@ def configure_logs(*, json_lines: bool, level: str = "info", secrets: Iterable[s
     route_libraries([structlog.stdlib.add_logger_name, *facts], renderers)
 
 
+def silence_logs() -> None:
+    """For a command that says itself what it found."""
+    logging.getLogger().addHandler(logging.NullHandler())
+    structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.CRITICAL))
+
+
 class LineHandler(logging.Handler):
     """Gives Python's own logging the same way out."""
 

@@ -143,6 +143,7 @@ def test_an_address_of_redis_that_is_another_s(
         ("images: {max_bytes: 1048576}", "images.max_bytes"),
         ("metrics: {allow: ['0.0.0.0/0']}", "metrics.allow[0]"),
         ("drain_s: 60", "drain_s"),
+        ("listen: {keep_alive_s: 60}", "listen.keep_alive_s"),
     ],
 )
 def test_others(more: str, path: str, tmp_path: Path) -> None:
