@@ -6,6 +6,7 @@ import asyncio
 import signal
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from datetime import UTC, tzinfo
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from secrets import token_hex
@@ -32,6 +33,7 @@ from gateway.config import OnLoss as ConfiguredOnLoss
 from gateway.config.reload import Reloader
 from gateway.delivery import Delivery
 from gateway.domain.clock import Clock
+from gateway.domain.zones import find_zone
 from gateway.observability.logs import masker
 from gateway.observability.metrics import Metrics
 from gateway.observability.tracing import Tracer, open_tracer
@@ -48,7 +50,7 @@ from gateway.store.memory.images import MemoryImages
 from gateway.store.redis import RedisStore, Timeouts
 from gateway.store.redis.images import RedisImages
 from gateway.store.redis.timing import LatencyObserver, ignore_latency
-from gateway.tenants.admission import Admission
+from gateway.tenants.admission import Admission, Books
 from gateway.tenants.keys import KeyRing
 from gateway.tenants.limiter import LocalLimits, Loss, OnLoss
 from gateway.tenants.usage_log import UsageLog
@@ -81,7 +83,11 @@ class Parts:
         self.reading = ReadBudget(config.reading)
         self.store = store or open_store(config, clock, self.metrics.store_seconds.observe)
         # Without Redis the store cannot be away, so nothing needs to stand in for it.
-        spare = None if isinstance(self.store, MemoryStore) else MemoryStore(clock.now)
+        spare = (
+            None
+            if isinstance(self.store, MemoryStore)
+            else MemoryStore(clock.now, zone=zone_of(config))
+        )
         self.usage = UsageLog(Path(config.usage_log)) if config.usage_log else None
         transport = transport or open_transport(config.upstream, config.proxies)
         self.client = DashScope(config.upstream, transport)
@@ -102,13 +108,7 @@ class Parts:
         self.ledger = Ledger(
             self.store, worker=worker, fallback=spare, local=self.local, now=clock.now
         )
-        self.admission = Admission(
-            config.tenants,
-            metrics=self.metrics,
-            usage=self.usage,
-            now=clock.now,
-            steady=clock.steady,
-        )
+        self.admission = self._admission()
         self.image_store = open_image_store(config, clock, self.metrics.store_seconds.observe)
         self.images = self._image_cache()
         self.pipeline = self._pipeline()
@@ -134,6 +134,19 @@ class Parts:
             return None
         return ImageCache(
             self.image_store, self.ledger, settings, metrics=self.metrics, now=self.clock.now
+        )
+
+    def _admission(self) -> Admission:
+        return Admission(
+            self.config.tenants,
+            metrics=self.metrics,
+            usage=self.usage,
+            now=self.clock.now,
+            steady=self.clock.steady,
+            books=Books(
+                doubtful=self.config.unknown_outcome.book == "reserve",
+                zone=self.config.budgets.time_zone,
+            ),
         )
 
     def _pipeline(self) -> Pipeline:
@@ -279,10 +292,21 @@ def following(reloader: Reloader) -> Callable[[Litestar], AbstractAsyncContextMa
 def open_store(config: Config, clock: Clock, took: LatencyObserver = ignore_latency) -> Store:
     """Redis where one is configured, else this process."""
     if config.redis is None:
-        return MemoryStore(clock.now)
+        return MemoryStore(clock.now, zone=zone_of(config))
     redis = config.redis
     timeouts = Timeouts(redis.connect_timeout_ms / 1000, redis.command_timeout_ms / 1000)
-    return RedisStore(redis.url.reveal(), prefix=redis.prefix, timeouts=timeouts, took=took)
+    return RedisStore(
+        redis.url.reveal(),
+        prefix=redis.prefix,
+        timeouts=timeouts,
+        took=took,
+        zone=zone_of(config),
+    )
+
+
+def zone_of(config: Config) -> tzinfo:
+    """That of the tenants' days and months."""
+    return find_zone(config.budgets.time_zone) or UTC
 
 
 def open_image_store(

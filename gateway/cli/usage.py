@@ -11,6 +11,7 @@ import msgspec
 
 from gateway.config import Config, Tenant
 from gateway.domain.prices import Money
+from gateway.domain.zones import find_zone
 from gateway.store.limits import FamilyUse, LimitStatus, LimitStore, Usage
 from gateway.tenants.admission import to_store_limits
 from gateway.tenants.usage_log import Dimension, Total, files, read, sum_by, to_dimensions
@@ -120,12 +121,13 @@ def recorded(
     if config.usage_log is None:
         raise ValueError("The configuration has no `usage_log:`, so nothing was recorded.")
     dimensions = to_dimensions(by)
-    start = since.replace(tzinfo=since.tzinfo or UTC) if since else None
+    zone = find_zone(config.budgets.time_zone) or UTC
+    start = since.replace(tzinfo=since.tzinfo or zone) if since else None
     found = files(Path(config.usage_log))
     if not found:
         raise ValueError(f"There is no {config.usage_log}: no gateway has recorded there yet.")
     lines = (line for file in found for line in read(file, start, tell))
-    sums = sum_by((line for line in lines if tenant in (None, line.tenant)), dimensions)
+    sums = sum_by((line for line in lines if tenant in (None, line.tenant)), dimensions, zone)
     # One who was taken out of the configuration may still be in the record.
     if tenant and not sums and all(tenant != known.name for known in config.tenants):
         raise ValueError(f"No tenant named {tenant!r} in the configuration or the usage record.")
@@ -152,7 +154,15 @@ def sums_json(sums: Sums, dimensions: tuple[Dimension, ...], currency: str) -> s
 def total_json(total: Total) -> dict[str, object]:
     """One sum."""
     cost = str(Money(total.cost))
-    return {"generations": total.generations, "images": total.images, "cost": cost}
+    known: dict[str, object] = {
+        "generations": total.generations,
+        "images": total.images,
+        "cost": cost,
+    }
+    if total.doubtful:
+        doubtful_cost = str(Money(total.doubtful_cost))
+        known |= {"doubtful_images": total.doubtful, "doubtful_cost": doubtful_cost}
+    return known
 
 
 def total_of(sums: Sums) -> Total:
@@ -162,6 +172,8 @@ def total_of(sums: Sums) -> Total:
         whole.generations += total.generations
         whole.images += total.images
         whole.cost += total.cost
+        whole.doubtful += total.doubtful
+        whole.doubtful_cost += total.doubtful_cost
     return whole
 
 
@@ -174,7 +186,14 @@ def sums_table(sums: Sums, dimensions: tuple[Dimension, ...], currency: str) -> 
     ]
     heading = (*dimensions, "generations", "images", currency)
     widths = [max(map(len, column)) for column in zip(heading, *rows, strict=True)]
-    return "\n".join(in_columns(row, widths, len(dimensions)) for row in (heading, *rows))
+    lines = [in_columns(row, widths, len(dimensions)) for row in (heading, *rows)]
+    whole = total_of(sums)
+    if whole.doubtful:
+        lines.append(
+            f"Beside these, {whole.doubtful} images of calls whose outcome nobody knows: "
+            f"{Money(whole.doubtful_cost)} {currency} if the vendor billed them."
+        )
+    return "\n".join(lines)
 
 
 def in_columns(row: tuple[str, ...], widths: list[int], texts: int) -> str:

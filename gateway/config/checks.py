@@ -13,6 +13,7 @@ from gateway.config.redis_url import parse as parse_redis_url
 from gateway.config.sections import Account, Config
 from gateway.domain.catalogue import Model, matches
 from gateway.domain.prices import Tiers
+from gateway.domain.zones import find_zone
 from gateway.observability.tracing import EXPORTER
 
 ORIGIN = re.compile(r"[a-z][a-z0-9+.-]*://[^\s/@?#,*]+")
@@ -59,6 +60,12 @@ def network_faults(config: Config) -> Iterator[Fault]:
     if config.redis is not None:
         yield from redis_faults(config.redis.url, "redis.url")
     yield from image_cache_faults(config)
+    if find_zone(config.budgets.time_zone) is None:
+        yield Fault(
+            "budgets.time_zone",
+            f"no time zone is named {config.budgets.time_zone!r} on this machine: take one of the "
+            "IANA database, as Asia/Shanghai, and install tzdata where it is missing",
+        )
     for index, host in enumerate(config.images.allowed_hosts):
         if "://" in host or "/" in host or not host.strip("."):
             yield Fault(f"images.allowed_hosts[{index}]", "expected a host or a .suffix, no URL")

@@ -191,8 +191,25 @@ class Cache(Struct, frozen=True, kw_only=True):
     mode: Literal["off", "seeded", "always"] = "seeded"
     ttl_s: Positive = 86_400.0
     """A result never outlives its signed URLs, unless the images' bytes are held."""
+    client_directives: Literal["obey", "ignore"] = "obey"
+    """Whether a request's Cache-Control counts. `ignore` is for programs that send `no-cache`
+    without meaning it: each of those requests is paid for."""
     group: Name | None = None
     """Tenants of one group share their results; absent: a tenant's results are its own."""
+
+
+class Budgets(Struct, frozen=True, kw_only=True):
+    """When the tenants' days and months begin."""
+
+    time_zone: str = "UTC"
+    """A name of the IANA database, as `Asia/Shanghai`; for limits, headers and `gateway usage`."""
+
+
+class UnknownOutcome(Struct, frozen=True, kw_only=True):
+    """What becomes of calls of which nobody knows whether they were billed."""
+
+    book: Literal["reserve", "nothing"] = "reserve"
+    """`reserve`: their images count against the tenant's budgets, as if they had been made."""
 
 
 class ImageCache(Struct, frozen=True, kw_only=True):
@@ -243,6 +260,8 @@ class Config(Struct, frozen=True, kw_only=True):
     upstream: Upstream = Upstream()
     reading: Reading = Reading()
     pacing: Pacing = Pacing()
+    budgets: Budgets = Budgets()
+    unknown_outcome: UnknownOutcome = UnknownOutcome()
     image_cache: ImageCache | None = None
     """Absent: no image is kept, and a cached result lives as long as its URLs."""
     metrics: Metrics = Metrics()

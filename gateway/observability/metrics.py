@@ -253,6 +253,11 @@ class Metrics:
         self.spend = self._counter(
             "spend", "What those images cost, in the catalogue's currency.", "tenant", "model"
         )
+        self.forced = self._counter(
+            "cache_forced_payments",
+            "Generations that were paid for because of a request's Cache-Control.",
+            "tenant", "directive",
+        )  # fmt: skip
         self.doubtful = self._counter(
             "doubtful_images",
             "Images of calls whose outcome nobody knows: they may have been billed.",

@@ -159,6 +159,8 @@ class Pipeline:
                 self._leave_after(ticket, entry, place)
             match place:
                 case Lead():
+                    if directive := options.control.forces:
+                        self._admission.forced(ticket, directive)
                     work = self._work(place, ticket, client, began_at, options)
                     record, cache = await self._lead(place, work), cached(place)
                 case Done(record=record, how=how):
@@ -291,7 +293,7 @@ def cached(lead: Lead) -> str:
 def to_entry(ticket: Ticket, options: RequestOptions) -> Entry:
     """Everything by which the request may find a result."""
     plan, cache = ticket.plan, ticket.caller.tenant.cache
-    control = options.control
+    control = options.control if cache.client_directives == "obey" else CacheControl()
     key = fingerprint(plan)
     shared = is_cacheable(cache.mode, plan) and not control.no_store
     max_age_s = control.max_age_s

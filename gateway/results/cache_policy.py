@@ -85,6 +85,13 @@ class CacheControl(Struct, frozen=True):
     only_if_cached: bool = False
     max_age_s: int | None = None
 
+    @property
+    def forces(self) -> str:
+        """The directive that keeps a kept result from being used; empty for none."""
+        if self.no_cache or self.no_store:
+            return "no-cache" if self.no_cache else "no-store"
+        return "" if self.max_age_s is None else "max-age"
+
     @classmethod
     def parse(cls, header: str | None) -> Self:
         """Read the header; whatever it does not know or cannot read it passes over.

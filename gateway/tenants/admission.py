@@ -8,15 +8,13 @@ from datetime import UTC, datetime
 from functools import partial
 
 import msgspec
+from msgspec import Struct
 from msgspec.structs import replace
 
 from gateway.config import Limits as LimitsConfig
 from gateway.config import Tenant
 from gateway.domain.errors import (
     BudgetExhausted,
-    GatewayError,
-    LargerThanLimit,
-    RateLimited,
     ServiceUnavailable,
 )
 from gateway.domain.prices import Money
@@ -25,7 +23,6 @@ from gateway.observability.metrics import Metrics
 from gateway.store.limits import (
     CONCURRENCY_RETRY_MS,
     Limits,
-    LimitStatus,
     Reason,
     Reservation,
     Settlement,
@@ -33,16 +30,10 @@ from gateway.store.limits import (
     Verdict,
 )
 from gateway.tenants.keys import Caller
+from gateway.tenants.refusals import rate_headers, refusal
 from gateway.tenants.usage_log import Generation, UsageLog
 from gateway.translate.request import Plan
 
-WHAT = {
-    Reason.REQUESTS_PER_MINUTE: "requests per minute",
-    Reason.IMAGES_PER_MINUTE: "images per minute",
-    Reason.CONCURRENT_REQUESTS: "concurrent requests",
-    Reason.IMAGES_PER_DAY: "images per day",
-    Reason.SPEND_PER_MONTH: "spend per month",
-}
 MEGAPIXEL = 1_000_000
 SMOOTHING = 8
 """Requests over which a tenant's usual duration is smoothed."""
@@ -50,6 +41,15 @@ LONGEST_HINT_S = 59.0
 """OpenAI's SDKs take no `retry-after` of a minute or more."""
 LEASE_MS = 30_000
 """A request of a killed worker holds what it reserved for so long."""
+
+
+class Books(Struct, frozen=True):
+    """How the books are kept."""
+
+    doubtful: bool = True
+    """Whether images of unknown outcome count against the budgets."""
+    zone: str = "UTC"
+    """Where days and months begin."""
 
 
 class Ticket:
@@ -119,9 +119,8 @@ class Ticket:
 class Admission:
     """Asks for what requests may use, reads the verdicts, and books what they used.
 
-    `usage` is None where no usage record is configured; `books_doubtful` is whether images of
-    unknown outcome count against the budgets; `now` gives Unix seconds, `steady` those of a clock
-    that is never set.
+    `usage` is None where no usage record is configured; `now` gives Unix seconds, `steady` those of
+    a clock that is never set.
     """
 
     def __init__(
@@ -132,14 +131,14 @@ class Admission:
         usage: UsageLog | None,
         now: Callable[[], float],
         steady: Callable[[], float],
-        books_doubtful: bool = True,
+        books: Books = Books(),
     ) -> None:
         self.use(tenants)
         self._metrics = metrics
         self._usage = usage
         self._now = now
         self._steady = steady
-        self._books_doubtful = books_doubtful
+        self._books = books
         self._held_s: dict[str, float] = {}
         """How long a generation of each tenant holds its place, smoothed."""
         self._verdicts: dict[str, Verdict] = {}
@@ -184,7 +183,8 @@ class Admission:
         reason = verdict.reason or Reason.STORE_UNAVAILABLE
         self._metrics.limited.labels(tenant, reason).inc()
         take = self.take(ticket)
-        refused = refusal(self._with_hint(tenant, verdict), take.limits, take.reservation)
+        verdict = self._with_hint(tenant, verdict)
+        refused = refusal(verdict, take.limits, take.reservation, self._books.zone)
         if entered and isinstance(refused, BudgetExhausted):
             # Where the one that made them was killed, its part is given back with its lease.
             message = "The request that made these images ended without them; try again."
@@ -200,10 +200,14 @@ class Admission:
         if verdict.day is not None or verdict.month is not None:
             self._verdicts[tenant] = verdict
 
+    def forced(self, ticket: Ticket, directive: str) -> None:
+        """The request's Cache-Control is why it pays."""
+        self._metrics.forced.labels(ticket.tenant, directive).inc()
+
     def settlement(self, ticket: Ticket) -> Settlement:
         """What a request has paid for so far."""
         images, cost = ticket.images, ticket.cost
-        if self._books_doubtful:
+        if self._books.doubtful:
             images, cost = images + ticket.doubtful, cost + ticket.doubtful_cost
         return Settlement(
             ticket.tenant,
@@ -295,92 +299,4 @@ def to_store_limits(limits: LimitsConfig) -> Limits:
         concurrent_requests=limits.concurrent_requests,
         images_per_day=limits.images_per_day,
         spend_per_month=None if spend is None else spend.micros,
-    )
-
-
-def rate_headers(verdict: Verdict) -> dict[str, str]:
-    """`x-ratelimit-*` for the limits that the tenant has.
-
-    OpenAI writes the reset of requests as a duration ("1.5s") and that of images as whole seconds.
-    """
-    headers: dict[str, str] = {}
-    if verdict.requests is not None:
-        headers |= level_headers("requests", verdict.requests)
-        headers["x-ratelimit-reset-requests"] = f"{verdict.requests.reset_ms / 1000:g}s"
-    if verdict.images is not None:
-        headers |= level_headers("images", verdict.images)
-        headers["x-ratelimit-reset-images"] = str(math.ceil(verdict.images.reset_ms / 1000))
-    return headers
-
-
-def level_headers(what: str, level: LimitStatus) -> dict[str, str]:
-    """Limit and remainder of one limit."""
-    return {
-        f"x-ratelimit-limit-{what}": str(level.limit),
-        f"x-ratelimit-remaining-{what}": str(level.remaining),
-    }
-
-
-def refusal(verdict: Verdict, limits: Limits, wanted: Reservation) -> GatewayError:
-    """The error for a verdict that refuses, in words that say what to do."""
-    wait_s = None if verdict.retry_after_ms is None else verdict.retry_after_ms / 1000
-    reason = verdict.reason
-    if reason is None or reason is Reason.STORE_UNAVAILABLE:
-        message = "The gateway cannot check this tenant's limits just now; try again."
-        return ServiceUnavailable(message, retry_after_s=wait_s)
-    if reason is Reason.IMAGES_PER_DAY:
-        return day_refusal(verdict.day, limits.images_per_day, wanted.images)
-    if reason is Reason.SPEND_PER_MONTH:
-        return month_refusal(verdict.month, limits.spend_per_month, wanted.cost)
-    most = limits.images_per_minute
-    # Asked of the limit itself: without the store, the verdict is on this worker's share of it.
-    if reason is Reason.IMAGES_PER_MINUTE and most is not None and wanted.images > most:
-        return LargerThanLimit(
-            f"This request asks for {wanted.images} images, and this tenant may make {most} per "
-            f"minute: ask for at most {most} at a time.",
-            param="n",
-        )
-    when = "later" if wait_s is None else f"in {wait_s:.3g} s"
-    return RateLimited(
-        f"Rate limit reached: {WHAT[reason]}. Try again {when}.", retry_after_s=wait_s
-    )
-
-
-def day_refusal(level: LimitStatus | None, budget: int | None, images: int) -> BudgetExhausted:
-    """Of a request that is more than what is left of the day's images, or more than all of them."""
-    if budget is not None and images > budget:
-        return BudgetExhausted(
-            f"This request asks for {images} images, and this tenant's whole budget is {budget} "
-            f"per day: ask for at most {budget} at a time.",
-            param="n",
-        )
-    if level is not None and level.remaining:
-        return BudgetExhausted(
-            f"This request asks for {images} images, and this tenant's budget for today has "
-            f"{level.remaining} left: ask for fewer, or wait for midnight UTC.",
-            param="n",
-        )
-    return BudgetExhausted(
-        "This tenant's budget of images per day is used up; it begins anew at midnight UTC."
-    )
-
-
-def month_refusal(level: LimitStatus | None, budget: int | None, cost: int) -> BudgetExhausted:
-    """Of a request that costs more than what is left of the month's money, or more than all of it.
-
-    Amounts are the operator's business; `gateway usage` shows them.
-    """
-    if budget is not None and cost > budget:
-        return BudgetExhausted(
-            "This request alone costs more than this tenant's whole budget of spend per month: "
-            "ask for fewer images or a cheaper model."
-        )
-    if level is not None and level.remaining:
-        return BudgetExhausted(
-            "This request costs more than is left of this tenant's budget of spend per month: ask "
-            "for fewer images or a cheaper model, or wait for the next month (UTC)."
-        )
-    return BudgetExhausted(
-        "This tenant's budget of spend per month is used up; it begins anew with the next month "
-        "(UTC)."
     )

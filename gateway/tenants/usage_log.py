@@ -18,7 +18,7 @@ import stat
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
-from datetime import UTC, datetime
+from datetime import UTC, datetime, tzinfo
 from pathlib import Path
 from typing import Literal, get_args
 
@@ -184,12 +184,14 @@ def read(path: Path, since: datetime | None, warn: Callable[[str], None]) -> Ite
 
 
 def sum_by(
-    generations: Iterable[Generation], dimensions: tuple[Dimension, ...]
+    generations: Iterable[Generation],
+    dimensions: tuple[Dimension, ...],
+    zone: tzinfo = UTC,
 ) -> dict[tuple[str, ...], Total]:
     """Totals for each combination of the dimensions, in order."""
     totals: dict[tuple[str, ...], Total] = {}
     for generation in generations:
-        total = totals.setdefault(tuple(value(generation, d) for d in dimensions), Total())
+        total = totals.setdefault(tuple(value(generation, d, zone) for d in dimensions), Total())
         total.generations += generation.call == 0
         if generation.doubtful:
             total.doubtful += generation.images
@@ -214,12 +216,12 @@ def to_dimensions(text: str) -> tuple[Dimension, ...]:
     return tuple(dict.fromkeys(known[part] for part in asked))
 
 
-def value(generation: Generation, dimension: Dimension) -> str:
-    """One line's place on a dimension; days and months are UTC."""
+def value(generation: Generation, dimension: Dimension, zone: tzinfo = UTC) -> str:
+    """One line's place on a dimension; days and months are those of the zone."""
     match dimension:
         case "day":
-            return generation.at.astimezone(UTC).strftime("%Y-%m-%d")
+            return generation.at.astimezone(zone).strftime("%Y-%m-%d")
         case "month":
-            return generation.at.astimezone(UTC).strftime("%Y-%m")
+            return generation.at.astimezone(zone).strftime("%Y-%m")
         case _:
             return str(getattr(generation, dimension) or "-")

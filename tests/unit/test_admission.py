@@ -26,7 +26,7 @@ from gateway.store.generations import Entry, Failure, Leadership
 from gateway.store.limits import CONCURRENCY_RETRY_MS
 from gateway.store.memory import MemoryStore
 from gateway.store.requests import ClientOutcome, End, EnterRequest
-from gateway.tenants.admission import LEASE_MS, Admission, Ticket
+from gateway.tenants.admission import LEASE_MS, Admission, Books, Ticket
 from gateway.tenants.keys import Caller, choose_model
 from gateway.tenants.limiter import LocalLimits
 from gateway.tenants.usage_log import UsageLog
@@ -57,7 +57,7 @@ class Door:
             usage=usage,
             now=self.clock,
             steady=self.clock,
-            books_doubtful=books_doubtful,
+            books=Books(doubtful=books_doubtful),
         )
         self._requests = 0
 

@@ -1,0 +1,16 @@
+"""Time zones by name."""
+
+from __future__ import annotations
+
+from datetime import UTC, tzinfo
+from zoneinfo import ZoneInfo
+
+
+def find_zone(name: str) -> tzinfo | None:
+    """A zone of the IANA database; None where this machine has none of that name."""
+    if name == "UTC":
+        return UTC
+    try:
+        return ZoneInfo(name)
+    except (KeyError, ValueError, OSError):
+        return None
