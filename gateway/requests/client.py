@@ -47,9 +47,10 @@ class Client:
         """Called once, when it leaves."""
 
     def starts(self, timeout_s: float) -> None:
-        """Begin to count its time."""
-        loop = asyncio.get_running_loop()
-        self._timer = loop.call_later(max(0.0, timeout_s), self._time_out)
+        """Begin to count its time, unless it has left already."""
+        if not self.left:
+            loop = asyncio.get_running_loop()
+            self._timer = loop.call_later(max(0.0, timeout_s), self._time_out)
 
     def stops(self) -> None:
         """Its answer is on the way: its time counts no longer."""
