@@ -23,7 +23,6 @@ from tests.virtual_gateway import (
     Site,
     Vendor,
     Visit,
-    broken_off,
     made,
     now,
     throttled,
@@ -49,7 +48,7 @@ def quiet() -> Iterator[None]:
         yield
 
 
-def config_of(rate: Rate = Rate(None)) -> Config:
+def config_of(rate: Rate) -> Config:
     """Two tenants of one cache group, on an account of a rate."""
     tenants = tuple(
         Tenant(
