@@ -87,7 +87,7 @@ class ImageRoutes:
             **prompt_facts(wanted.prompt, whole=caller.tenant.log_prompts),
         )
         options = parse_options(
-            dict(request.scope["headers"]), caller, request.fields, self._deadline_s
+            list(request.scope["headers"]), caller, request.fields, self._deadline_s
         )
         plan = self._pipeline.plan(caller, wanted, context)
         # All of both has been read. A request may wait for minutes, and thousands do: an SDK's

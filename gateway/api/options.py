@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from math import isfinite
 from typing import Any
 
@@ -23,22 +24,28 @@ LONGEST_IDEMPOTENCY_KEY = 255
 
 
 def parse_options(
-    headers: dict[bytes, bytes], caller: Caller, body: dict[str, Any], deadline_s: float
+    lines: Sequence[tuple[bytes, bytes]],
+    caller: Caller,
+    body: dict[str, Any],
+    deadline_s: float,
 ) -> RequestOptions:
-    """What the headers say of caching, repeating and waiting.
+    """What the lines of the head say of caching, repeating and waiting.
 
+    A proxy may add a Cache-Control of its own: several lines are one list (RFC 9110, section 5.3).
     `body` is what makes two requests the same; the order of its keys makes no difference.
 
     Raises:
-        InvalidRequest: an Idempotency-Key that cannot be one.
+        InvalidRequest: an Idempotency-Key that cannot be one, or two of them; a Cache-Control that
+            is too long.
     """
+    headers = dict(lines)
     tenant = caller.tenant
     allowed_s = tenant.deadline_s or deadline_s
-    control = headers.get(b"cache-control")
+    control = b",".join(values_of(b"cache-control", lines))
     return RequestOptions(
         retry_key=retry_hash(tenant.name, caller.key.hash, canonical(body)),
         control=CacheControl.parse(control.decode("latin-1")) if control else CacheControl(),
-        idempotency=to_idempotency(headers.get(b"idempotency-key"), tenant, body),
+        idempotency=to_idempotency(values_of(b"idempotency-key", lines), tenant, body),
         is_retry=headers.get(b"x-stainless-retry-count", b"0") not in {b"0", b""},
         client_timeout_s=client_timeout_s(
             headers.get(b"x-stainless-read-timeout"), allowed_s + GRACE_S
@@ -52,11 +59,22 @@ def canonical(body: dict[str, Any]) -> bytes:
     return msgspec.json.encode(body, order="deterministic")
 
 
-def to_idempotency(key: bytes | None, tenant: Tenant, body: dict[str, Any]) -> Idempotency | None:
+def values_of(name: bytes, lines: Sequence[tuple[bytes, bytes]]) -> list[bytes]:
+    """Of every line of a name, in their order."""
+    return [value for key, value in lines if key == name]
+
+
+def to_idempotency(
+    keys: Sequence[bytes], tenant: Tenant, body: dict[str, Any]
+) -> Idempotency | None:
     """The client's key for this request, if it sent one."""
-    if key is None:
+    texts = {key.decode("latin-1").strip() for key in keys}
+    if not texts:
         return None
-    text = key.decode("latin-1").strip()
+    if len(texts) > 1:
+        message = "Two different Idempotency-Keys came with this request; send one."
+        raise InvalidRequest(message, code="invalid_idempotency_key")
+    (text,) = texts
     if not text or len(text) > LONGEST_IDEMPOTENCY_KEY or not text.isprintable():
         message = f"An Idempotency-Key has 1 to {LONGEST_IDEMPOTENCY_KEY} printable characters."
         raise InvalidRequest(message, code="invalid_idempotency_key")
