@@ -161,7 +161,11 @@ class Ledger:
         if entry.idempotency and entry.retry_key:
             # The key says it all.
             request = replace(request, entry=replace(entry, retry_key=None))
-        return await self._enter(request)
+        try:
+            return await self._enter(request)
+        except ServiceUnavailable:
+            await self._leases.leave(unused(request))
+            raise
 
     async def follow(self, request: EnterRequest, follow: Follow, wait: Wait) -> Decision:
         """Wait for what another request pays for, by `wait`, whatever that raises.
@@ -252,8 +256,8 @@ class Ledger:
     async def _enter(self, request: EnterRequest) -> Decision:
         for _ in range(TRIES):
             entered = await self._ask(request)
-            if entered.place is None:
-                return Decision(entered.verdict, None)
+            if entered.place is None or isinstance(entered.place, Refusal):
+                return Decision(entered.verdict, entered.place)  # and nothing was booked
             await self._stores.mirror_entry(request, entered)
             self._holdings.reserve(request.take.tenant, booked(request, entered))
             place = await self._place(request, entered.place)
@@ -293,8 +297,6 @@ class Ledger:
                 )
             case Doubtful(id_, payload, age_ms):
                 return Repeated(id_, decode_error(payload), age_ms / 1000)
-            case Refusal():
-                return place
         raise TypeError(place)
 
     async def _read(

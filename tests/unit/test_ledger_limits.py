@@ -9,15 +9,26 @@ import pytest
 import structlog
 from msgspec.structs import replace
 
-from gateway.domain.errors import UpstreamFailed
-from gateway.results import Ledger
+from gateway.domain.errors import ServiceUnavailable, UpstreamFailed
+from gateway.results import Ledger, Refusal
 from gateway.results.backlog import Backlog
 from gateway.results.failover import ALONE_RETRY_MS
 from gateway.store.availability import Share, StoreUnavailable
+from gateway.store.generations import Idempotency
 from gateway.store.limits import Limits, Reason, Verdict
 from gateway.store.requests import ClientOutcome
 from gateway.tenants.limiter import LocalLimits, Loss, OnLoss
-from tests.unit.ledgers import SCOPE, TENANT, Gateway, Leading, Request, entry, remaining
+from tests.unit.ledgers import (
+    SCOPE,
+    TENANT,
+    Gateway,
+    Leading,
+    Request,
+    entry,
+    lead,
+    record,
+    remaining,
+)
 from tests.virtual_time import in_virtual_time
 
 COST = 1_000
@@ -106,6 +117,42 @@ async def test_a_refused_request_holds_nothing() -> None:
         await asyncio.sleep(60)
         assert await left(gateway) == [100, 100, 100, 100, 100]
         assert gateway.workers[0].leading == 0
+
+
+@pytest.mark.parametrize("why", ["only if cached", "key of another body"])
+@in_virtual_time
+async def test_a_request_that_can_have_no_place_holds_nothing(why: str) -> None:
+    """Or each would take a place of concurrency for as long as its worker lives."""
+    async with gateway_of() as gateway:
+        await lead(gateway.workers[0], entry("first", idempotency=Idempotency("key", "one")))
+        wanted = entry("second", idempotency=Idempotency("key", "two"))
+        if why == "only if cached":
+            wanted = entry("second", cache_key="another", only_if_cached=True)
+        place = await Request(gateway.workers[0], wanted, ALL).enter()
+        assert isinstance(place, Refusal)
+        await asyncio.sleep(60)
+        assert (await left(gateway))[2] == 99
+
+
+@in_virtual_time
+async def test_a_request_whose_results_cannot_be_read_holds_nothing(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The store cannot forget what it gives, and the request is told to come again."""
+    async with gateway_of() as gateway:
+        store = gateway.store
+        kept = await lead(gateway.workers[0], entry("kept"))
+        await kept.finish(record(images=2), 60)
+        await kept.leave()
+
+        async def discard(*_: object) -> None:
+            """Keep it."""
+
+        monkeypatch.setattr(store, "discard", discard)
+        with pytest.raises(ServiceUnavailable):
+            await Request(gateway.workers[0], entry("second"), ALL).enter()
+        await asyncio.sleep(60)
+        assert (await left(gateway))[2] == 100
 
 
 @in_virtual_time
