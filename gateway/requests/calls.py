@@ -89,18 +89,22 @@ class Generator:
         self._clock = clock
         self._metrics = metrics
 
-    async def generate(self, work: Work) -> list[str]:
-        """All image URLs, in the order of the calls.
+    def generate(self, work: Work) -> Awaitable[list[str]]:
+        """All image URLs, in the order of the calls; a single call needs no frame for it.
 
-        Raises:
+        Raises, when awaited:
             GatewayError: why a call failed for good; the calls not yet sent are then held back.
             Stopped: the request's own obstacle, with every call that was sent answered.
         """
-        await self._require_delivery(work)
-        calls = range(len(work.plan.calls))
-        if len(calls) == 1:
-            return await self._complete(0, work)
-        tasks = [asyncio.create_task(self._complete(index, work)) for index in calls]
+        if len(work.plan.calls) == 1:
+            return self._complete(0, work)
+        return self._complete_all(work)
+
+    async def _complete_all(self, work: Work) -> list[str]:
+        tasks = [
+            asyncio.create_task(self._complete(index, work))
+            for index in range(len(work.plan.calls))
+        ]
         try:
             results = await asyncio.gather(*tasks, return_exceptions=True)
         except asyncio.CancelledError:
@@ -130,6 +134,7 @@ class Generator:
         wanted = call.parameters.n or 1
         urls = list(work.parts.get(index, ()))[:wanted]
         try:
+            await self._require_delivery(work)
             for _ in range(1 + TOP_UPS):
                 if len(urls) == wanted:
                     return urls
@@ -158,7 +163,14 @@ class Generator:
         tried: set[str] = set()
         attempt = 0
         while True:
-            slot = await self._slot(call.model, index, work, tried)
+            self._left_s(work)
+            since = self._clock.steady()
+            try:
+                slot = await self._slot(call.model, index, work, tried)
+            except NoSlot as late:
+                raise Stopped(too_late(late)) from None
+            finally:
+                self._note_wait(work, since)
             route = self._route(call.model, slot, work)
             if route is None:
                 continue
@@ -174,31 +186,25 @@ class Generator:
                 self._metrics.retries.labels(name, family, failure.remedy.value).inc()
             await work.client.sleep(wait)
 
-    async def _slot(self, model: str, index: int, work: Work, tried: set[str]) -> Slot:
-        """The next slot of the accounts that are fit for the call.
+    def _slot(self, model: str, index: int, work: Work, tried: set[str]) -> Awaitable[Slot]:
+        """The next slot of the accounts that are fit for the call; no frame, as thousands wait.
 
         Raises:
-            Stopped: none comes in time, or the client has left.
             GatewayError: no account serves the model.
         """
-        self._left_s(work)
-        names = self._accounts.untried(model, tried)
-        since = self._clock.steady()
-        try:
-            return await self._pacer.slot(
-                work.plan.family,
-                work.ticket.tenant,
-                accounts=names,
-                deadline=work.slot_by,
-                calls=len(work.plan.calls) - index,
-                wait=work.client.wait,
-            )
-        except NoSlot as late:
-            raise Stopped(too_late(late)) from None
-        finally:
-            waited_s = self._clock.steady() - since
-            self._metrics.queue_seconds.labels(work.plan.family).observe(waited_s)
-            work.ticket.context.record_timing("queue", waited_s)
+        return self._pacer.slot(
+            work.plan.family,
+            work.ticket.tenant,
+            accounts=self._accounts.untried(model, tried),
+            deadline=work.slot_by,
+            calls=len(work.plan.calls) - index,
+            wait=work.client.wait,
+        )
+
+    def _note_wait(self, work: Work, since: float) -> None:
+        waited_s = self._clock.steady() - since
+        self._metrics.queue_seconds.labels(work.plan.family).observe(waited_s)
+        work.ticket.context.record_timing("queue", waited_s)
 
     def _route(self, model: str, slot: Slot, work: Work) -> Route | None:
         """The account of a slot, if its breaker lets a call through and it is still there."""
