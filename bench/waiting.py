@@ -41,7 +41,7 @@ sys.path.insert(0, str(ROOT))
 from gateway.tenants.keys import hash_key, new_key  # noqa: E402 - after the path
 
 GOAL_KIB = 24.0
-"""Twenty is what it should be; 8.7 of it are the server's and 4.5 Litestar's (`--bare`, `--litestar`)."""
+"""It should be twenty. The server has 8.7 of it, and Litestar 4.5: `--bare`, `--litestar`."""
 GOAL_TICKS_PER_S = 1.0
 """Of a hundred: the timers of a process that does nothing."""
 GOAL_TICKS_PER_S_ON_REDIS = 4.0
