@@ -30,6 +30,27 @@ Network = IPv4Network | IPv6Network
 NEVER = "The store has not done what this worker asked since its start. The log says why."
 
 
+class ScriptCheck:
+    """Whether the store runs a script of each kind; asked until it has done so once.
+
+    A server may answer PING and take writes, and refuse the scripts that decide on limits.
+    """
+
+    def __init__(self, store: Closable) -> None:
+        self._store = store
+        self._has_passed = False
+
+    async def refusal(self) -> str | None:
+        """What is set up wrong, and what to do; None where nothing is, or the store is away."""
+        if not self._has_passed:
+            try:
+                await self._store.probe()
+            except StoreUnavailable as fault:
+                return fault.advice or None
+            self._has_passed = True
+        return None
+
+
 def operation_routes(
     store: Closable,
     readiness: Readiness,
@@ -44,6 +65,7 @@ def operation_routes(
     `has_reached` says whether the store has ever done what this worker asked of it.
     """
     networks = [network_of(text) for text in allowed]
+    scripts = ScriptCheck(store)
 
     @read("/healthz")
     async def healthz() -> Response[dict[str, str]]:
@@ -56,16 +78,14 @@ def operation_routes(
     async def readyz() -> Response[dict[str, object]]:
         if readiness.draining:
             return Response({"status": "draining"}, status_code=503)
-        parts = {"store": "ok"}
-        try:
-            await store.ping()
-        except StoreUnavailable:
-            parts["store"] = "unavailable"
+        refusal = await scripts.refusal()
+        parts = {"store": await state_of(store) if refusal is None else "refuses scripts"}
         alone = {name for name, is_alone in degraded().items() if is_alone}
         parts |= dict.fromkeys(sorted(alone), "without the store")
         healthy = set(parts.values()) == {"ok"}
-        if not healthy and not has_reached():
-            body: dict[str, object] = {"status": "unready", "parts": parts, "reason": NEVER}
+        if refusal is not None or (not healthy and not has_reached()):
+            reason = NEVER if refusal is None else f"The store refuses scripts: {refusal}."
+            body: dict[str, object] = {"status": "unready", "parts": parts, "reason": reason}
             return Response(body, status_code=503)
         return Response({"status": "ready" if healthy else "degraded", "parts": parts})
 
@@ -77,6 +97,15 @@ def operation_routes(
         return Response(metrics.render(), headers={"content-type": CONTENT_TYPE})
 
     return [healthz, readyz, read_metrics]
+
+
+async def state_of(store: Closable) -> str:
+    """Whether it answers."""
+    try:
+        await store.ping()
+    except StoreUnavailable:
+        return "unavailable"
+    return "ok"
 
 
 def is_forwarded(scope: Scope) -> bool:

@@ -11,8 +11,10 @@ class StoreUnavailable(Exception):
     Every operation names what it is about, and can be repeated.
     """
 
-    def __init__(self, message: str, *, in_doubt: bool = False) -> None:
+    def __init__(self, message: str, *, in_doubt: bool = False, advice: str = "") -> None:
         super().__init__(message)
+        self.advice = advice
+        """What to do, where it is set up wrong rather than away; it names no host."""
         self.in_doubt = in_doubt
         """Whether the operation may have happened, or may still."""
 

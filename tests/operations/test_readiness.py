@@ -8,10 +8,13 @@ from typing import Any
 import httpx
 import pytest
 
+from tests.contract.topologies import Nodes, nodes
 from tests.operations.site import document, write
+from tests.redis_proxy import RedisProxy
 from tests.redis_server import RedisServer
 from tests.running import GatewayProcess, until
 
+__all__ = ["nodes"]
 pytestmark = pytest.mark.timing
 
 QUICK = {"connect_timeout_ms": 2000, "command_timeout_ms": 2000}
@@ -50,6 +53,30 @@ def test_a_user_without_the_rights_is_not_ready(tmp_path: Path, rule: str) -> No
         serving(tmp_path, f"redis://weak:pw@127.0.0.1:{redis.port}/0") as gateway,
     ):
         until(lambda: ready(gateway)[0] == 503)
+
+
+def test_a_proxy_that_refuses_scripts_is_not_ready(tmp_path: Path) -> None:
+    """It answers PING; the rule is named, and once it is switched off the gateway is ready."""
+    with (
+        RedisServer() as redis,
+        RedisProxy(redis.port) as proxy,
+        serving(tmp_path, proxy.url) as gateway,
+    ):
+        for _ in range(10):
+            status, body = ready(gateway)
+            assert (status, body["status"]) == (503, "unready")
+            assert "script_check_enable" in body["reason"]
+            assert str(proxy.port) not in str(body)
+        proxy.script_check_enable = False
+        until(lambda: ready(gateway) == (200, {"status": "ready", "parts": {"store": "ok"}}))
+
+
+def test_a_cluster_by_the_address_of_one_server_is_not_ready(tmp_path: Path, nodes: Nodes) -> None:
+    with serving(tmp_path, nodes.servers[0].url) as gateway:
+        status, body = ready(gateway)
+
+    assert status == 503
+    assert "this is a cluster: use redis+cluster://" in body["reason"]
 
 
 def test_a_redis_that_was_there_once_may_go(tmp_path: Path) -> None:

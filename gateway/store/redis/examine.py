@@ -131,7 +131,9 @@ async def examine_scripts(store: RedisStore) -> Finding:
     try:
         await store.probe()
     except StoreUnavailable as fault:
-        return Finding("redis", f"a script is refused: {fault}", "fails", "as it says")
+        advice = fault.advice or "look at its log"
+        text = str(fault).removesuffix(f" ({fault.advice})")
+        return Finding("redis", f"a script is refused: {text}", "fails", advice)
     return Finding("redis", "takes a script of each kind")
 
 

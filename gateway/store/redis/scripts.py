@@ -40,6 +40,8 @@ ADVICE = {
     "bad lua script": TAIR,
     "script_check_enable": TAIR,
     "hash to the same slot": CLUSTER,
+    "ACL failure in script": ACL,
+    "has no permissions": ACL,
     "unknown command": LACKING,
     "unknown redis command": LACKING,
 }
@@ -82,15 +84,20 @@ async def run(
     if isinstance(reply, ResponseError):
         if isinstance(reply, ReadOnlyError) or "READONLY" in str(reply):
             await servers.reconnect(keys[0])
-        raise StoreUnavailable(f"Redis: {explained(reply)}")
+        raise StoreUnavailable(f"Redis: {explained(reply)}", advice=advice_on(reply))
     return reply
 
 
 def explained(error: ResponseError) -> str:
     """What a server says, and what to do where it is set up wrong."""
-    advice = next((advice for sign, advice in ADVICE.items() if sign in str(error)), None)
-    if isinstance(error, MovedError | AskError):
-        advice = CLUSTER
-    elif isinstance(error, NoPermissionError):
-        advice = ACL
+    advice = advice_on(error)
     return f"{error} ({advice})" if advice else str(error)
+
+
+def advice_on(error: ResponseError) -> str:
+    """What to do where a server is set up wrong; empty where it is not."""
+    if isinstance(error, MovedError | AskError):
+        return CLUSTER
+    if isinstance(error, NoPermissionError):
+        return ACL
+    return next((advice for sign, advice in ADVICE.items() if sign in str(error)), "")
