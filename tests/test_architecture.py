@@ -39,7 +39,7 @@ ONLY: Final = {
     "aiohttp": ("upstream.*",),
     "redis": ("store.redis", "store.redis.*"),
     "litestar": ("app", "api.*", "simulator.*"),
-    "prometheus_client": ("observability.metrics",),
+    "prometheus_client": ("observability.metrics", "observability.multiprocess"),
     "uvicorn": ("server.*", "simulator.*"),
     "yaml": ("config.decode", "simulator.models"),
     "PIL": ("simulator.*",),

@@ -11,13 +11,22 @@ from gateway.observability.metrics import Metrics
 from gateway.observability.tracing import Tracer, parent_of
 
 LOGGED_PATH = 200
+READYZ = "/readyz"
+PROBES = frozenset({"/healthz", READYZ, "/metrics"})
+ERRORS = 400
 
 
 def log_answer(scope: Scope, context: RequestContext, status: int, seconds: float) -> None:
-    """The log line of a request."""
-    context.log.info(
+    """The log line of a request; what asks every few seconds gets one only for its failures.
+
+    What `/readyz` says is logged when it changes.
+    """
+    path = scope["path"]
+    is_probe = path == READYZ or (path in PROBES and status < ERRORS)
+    write = context.log.debug if is_probe else context.log.info
+    write(
         "answered",
-        path=scope["path"][:LOGGED_PATH],
+        path=path[:LOGGED_PATH],
         status=status,
         outcome=context.outcome,
         ms=ms(seconds),

@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from ipaddress import IPv4Network, IPv6Network, ip_address, ip_network
 from typing import Any
 
+import structlog
 from litestar import Request, Response
 from litestar.handlers import HTTPRouteHandler
 from litestar.types import Scope
@@ -27,6 +28,7 @@ PASSED_ON = (
 MAPPED_BITS = 96
 """Of the prefix `::ffff:`, behind which IPv6 writes the addresses of IPv4."""
 Network = IPv4Network | IPv6Network
+log = structlog.get_logger()
 NEVER = "The store has not done what this worker asked since its start. The log says why."
 
 
@@ -66,6 +68,7 @@ def operation_routes(
     """
     networks = [network_of(text) for text in allowed]
     scripts = ScriptCheck(store)
+    reported = Reported()
 
     @read("/healthz")
     async def healthz() -> Response[dict[str, str]]:
@@ -77,6 +80,7 @@ def operation_routes(
     @read("/readyz")
     async def readyz() -> Response[dict[str, object]]:
         if readiness.draining:
+            reported.change("draining")
             return Response({"status": "draining"}, status_code=503)
         refusal = await scripts.refusal()
         parts = {"store": await state_of(store) if refusal is None else "refuses scripts"}
@@ -84,10 +88,13 @@ def operation_routes(
         parts |= dict.fromkeys(sorted(alone), "without the store")
         healthy = set(parts.values()) == {"ok"}
         if refusal is not None or (not healthy and not has_reached()):
+            reported.change("unready")
             reason = NEVER if refusal is None else f"The store refuses scripts: {refusal}."
             body: dict[str, object] = {"status": "unready", "parts": parts, "reason": reason}
             return Response(body, status_code=503)
-        return Response({"status": "ready" if healthy else "degraded", "parts": parts})
+        status = "ready" if healthy else "degraded"
+        reported.change(status)
+        return Response({"status": status, "parts": parts})
 
     @read("/metrics", include_in_schema=False)
     async def read_metrics(request: Request[Any, Any, Any]) -> Response[bytes]:
@@ -106,6 +113,19 @@ async def state_of(store: Closable) -> str:
     except StoreUnavailable:
         return "unavailable"
     return "ok"
+
+
+class Reported:
+    """What /readyz said last: the log has a line for each change, and none for each probe."""
+
+    def __init__(self) -> None:
+        self._status: str | None = None
+
+    def change(self, status: str) -> None:
+        """Log it, if it is another."""
+        if status != self._status:
+            log.info("readiness_changed", status=status, before=self._status)
+            self._status = status
 
 
 def is_forwarded(scope: Scope) -> bool:

@@ -86,7 +86,8 @@ def check_port(port: int) -> None:
 def serve(*, config: Path, host: str | None, port: int | None, workers: int) -> None:
     """Run the gateway."""
     loaded = read_config(config)
-    listen = Listen(host or loaded.listen.host, loaded.listen.port if port is None else port)
+    listen = loaded.listen
+    listen = replace(listen, host=host or listen.host, port=listen.port if port is None else port)
     check_port(listen.port)
     if workers < 1:
         stop("--workers: expected at least 1")

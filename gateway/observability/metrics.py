@@ -3,139 +3,27 @@
 Labels are bounded by construction: tenants and accounts come from the configuration, models from
 the catalogue (anything else is `other`), outcomes from the error classes, vendor codes from the
 table of those it documents. No prompt, key, user or request id is a label.
-
-Over several workers the values are kept in files that all of them map (prometheus-client's
-multi-process mode), so that a scrape of any worker sees all, a killed worker's counts included.
 """
 
 from __future__ import annotations
 
-import fcntl
 import os
-import struct
 from bisect import bisect_left
 from collections import defaultdict
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager, suppress
-from pathlib import Path
 from typing import Any
 
 from msgspec import Struct
-from prometheus_client import (
-    CollectorRegistry,
-    Counter,
-    Gauge,
-    Histogram,
-    Metric,
-    generate_latest,
-    multiprocess,
-    values,
-)
-from prometheus_client.mmap_dict import MmapedDict
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+
+from gateway.observability.multiprocess import FOLDER, render_all
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
-FOLDER = "PROMETHEUS_MULTIPROC_DIR"
 SECONDS = (
     *(0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5),
     *(1, 2.5, 5, 10, 20, 40, 80, 160, 300),
 )
 STORE_SECONDS = (0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1)
-ATTEMPTS = 3
-"""At reading all workers' files, of which one may go meanwhile."""
 AGES = (1, 10, 60, 300, 900, 3600, 10800, 21600, 43200, 86400)
-
-
-def share_between_workers(folder: Path) -> None:
-    """Keep values in files of this folder from now on; before any `Metrics` and any fork."""
-    os.environ[FOLDER] = str(folder)
-    values.ValueClass = values.get_value_class()  # type: ignore[no-untyped-call]
-
-
-def worker_ended(pid: int) -> None:
-    """Forget a dead worker's gauges; its counters stay, since what it did was done.
-
-    They are added to those of the dead before it: each scrape would otherwise read the files of
-    every worker that ever died.
-    """
-    with suppress(OSError):
-        multiprocess.mark_process_dead(pid)  # type: ignore[no-untyped-call]
-    _unburied.add(pid)
-    # A scrape that is under way, or a full disk, leaves it for the next time. To wait would let a
-    # worker that hangs in a scrape hold up the replacement of another.
-    with suppress(*UNREADABLE), locked(fcntl.LOCK_EX | fcntl.LOCK_NB) as folder:
-        for each in list(_unburied):
-            for kind in ("counter", "histogram"):
-                _bury(folder / f"{kind}_{each}.db", folder / f"{kind}_dead.db")
-            _unburied.discard(each)
-
-
-_unburied: set[int] = set()
-UNREADABLE = (OSError, RuntimeError, ValueError, struct.error)
-"""What the library raises over a file that is gone, or not whole."""
-
-
-def _bury(file: Path, grave: Path) -> None:
-    """Add the values of one file to another and remove it; only while nobody reads."""
-    if not file.exists():
-        return
-    sums: defaultdict[str, float] = defaultdict(float)
-    for each in with_content([grave, file]):
-        for key, value, _, _ in MmapedDict.read_all_values_from_file(each):  # type: ignore[no-untyped-call]
-            sums[key] += value
-    # Written as the library does, but not through a map, which a full disk would make fatal.
-    written = bytearray(8)
-    for key, value in sums.items():
-        encoded = key.encode()
-        padded = encoded + b" " * (8 - (len(encoded) + 4) % 8)
-        written += struct.pack(f"i{len(padded)}sdd", len(encoded), padded, value, 0.0)
-    struct.pack_into("i", written, 0, len(written))
-    fresh = grave.with_suffix(".new")
-    fresh.write_bytes(written)
-    file.unlink()  # first, since a value that is missing for a scrape is better than one twice
-    fresh.replace(grave)
-
-
-@contextmanager
-def locked(how: int) -> Iterator[Path]:
-    """The shared folder, between those who read it and the one who moves values in it.
-
-    Raises:
-        BlockingIOError: somebody has it, and `how` says not to wait.
-    """
-    folder = Path(os.environ[FOLDER])
-    with (folder / "lock").open("ab") as lock:
-        fcntl.flock(lock, how)
-        yield folder
-
-
-def with_content(files: Iterable[Path]) -> list[str]:
-    """Those that are there; a new one is empty for a moment, or for good if its maker was killed.
-
-    The library fails over it.
-    """
-    found = []
-    for file in files:
-        with suppress(FileNotFoundError):
-            if file.stat().st_size >= 8:
-                found.append(str(file))
-    return found
-
-
-class OfAllWorkers:
-    """Collects what the files of the shared folder have."""
-
-    def collect(self) -> Iterable[Metric]:
-        """As the library's own, of which it is a part; a file may go while it is read."""
-        with locked(fcntl.LOCK_SH) as folder:
-            for _ in range(ATTEMPTS):
-                with suppress(*UNREADABLE):
-                    return self._read(folder)
-            return self._read(folder)
-
-    def _read(self, folder: Path) -> Iterable[Metric]:
-        files = with_content(sorted(folder.glob("*.db")))
-        merged: Iterable[Metric] = multiprocess.MultiProcessCollector.merge(files)  # type: ignore[no-untyped-call]
-        return merged
 
 
 def forget(gauge: Gauge, *labels: str) -> None:
@@ -331,9 +219,7 @@ class Metrics:
         """What a scrape reads, over all workers."""
         if FOLDER not in os.environ:
             return generate_latest(self.registry)
-        everyone = CollectorRegistry()
-        everyone.register(OfAllWorkers())
-        return generate_latest(everyone)
+        return render_all()
 
     def _counter(self, name: str, meaning: str, *labels: str) -> Counter:
         full = self._declare(f"{name}_total", "counter", labels, meaning)

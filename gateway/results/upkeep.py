@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 from collections.abc import Sequence
 
 import structlog
@@ -22,6 +21,8 @@ PROBE_S = 0.25
 """How often a lost store is tried again."""
 AT_ONCE = 20
 """Scopes that are brought up to date side by side; where all of them fail, so would the rest."""
+WORKERS = "workers"
+"""In place of a scope: the list of workers, by which an idle worker sees that the store is lost."""
 NOBODY = "-"
 """No generation's id: by looking for it a store is tried that has nothing to be told."""
 
@@ -84,7 +85,8 @@ class Upkeep:
         await self._try_all([one for one in there if not self._stores.is_lost(one)])
         # First those that somebody else could take for dead.
         led = self._holdings.scopes()
-        lost = sorted(self._stores.lost_scopes, key=lambda scope: scope not in led)
+        lost = [scope for scope in self._stores.lost_scopes if scope != WORKERS]
+        lost.sort(key=lambda scope: scope not in led)
         await self._try_all(lost, at_least_one=True)
 
     def _unrenewed(self) -> set[str]:
@@ -103,10 +105,13 @@ class Upkeep:
                 self._leases.drop(generation, None)
 
     async def _beat(self, now: float) -> None:
-        with contextlib.suppress(StoreUnavailable):
+        try:
             share = await self._stores.store.heartbeat(self._worker, self._lease_ms)
+        except StoreUnavailable as lost:
+            self._stores.lost(WORKERS, lost)
+        else:
             self._local.learn(share, now, self._lease_ms / 1000)
-            self._stores.has_reached = True
+            self._stores.found(WORKERS)
 
     async def _try_all(self, scopes: Sequence[str], *, at_least_one: bool = False) -> None:
         for start in range(0, len(scopes), AT_ONCE):

@@ -12,22 +12,22 @@ from collections.abc import Callable
 from contextlib import closing, nullcontext, suppress
 from multiprocessing.process import BaseProcess
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from types import FrameType
 
 import structlog
 from msgspec.structs import replace
 
-from gateway.config import Config
+from gateway.config import Config, Listen
 from gateway.config.decode import ConfigError
 from gateway.config.reload import FOLLOWED, Follower
 from gateway.observability.logs import configure_logs
-from gateway.observability.metrics import share_between_workers, worker_ended
+from gateway.observability.multiprocess import begin_worker, shared_folder, worker_ended
 from gateway.server.worker import BACKLOG, REPEAT_S, SIGNALS, Orders, advice, last_words, run_worker
 from gateway.store.availability import Share
 from gateway.tenants.usage_log import UsageLog
 
 RESTART_WAIT_S = 0.5
+ALL = "::"
 
 log = structlog.get_logger()
 
@@ -36,18 +36,19 @@ class CannotListen(OSError):
     """The address cannot be bound."""
 
 
-def listen(config: Config) -> socket.socket:
-    """The listening socket; on `::` it takes IPv4 as well.
+def listen(where: Listen) -> socket.socket:
+    """A listening socket; on `::` it takes IPv4 as well, and alone where there is no IPv6.
 
     Raises:
         CannotListen: the address cannot be bound.
     """
-    host, port = config.listen.host, config.listen.port
+    host = where.host
+    if host == ALL and not socket.has_dualstack_ipv6():
+        host = "0.0.0.0"  # noqa: S104 - it is what was asked for
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    both = host == "::" and socket.has_dualstack_ipv6()
     try:
         sock = socket.create_server(
-            (host, port), family=family, backlog=BACKLOG, dualstack_ipv6=both
+            (host, where.port), family=family, backlog=BACKLOG, dualstack_ipv6=host == ALL
         )
     except OSError as fault:
         raise CannotListen(fault.errno, fault.strerror or str(fault)) from fault
@@ -69,14 +70,13 @@ def serve(
     # Opened here as well: a worker could tell nobody but the log that it cannot be.
     usage = closing(UsageLog(Path(config.usage_log))) if config.usage_log else nullcontext()
     configure_logs(json_lines=not os.isatty(2), secrets=config.secrets())
-    with usage, listen(config) as sock:
+    with usage, listen(config.listen) as sock:
         port = sock.getsockname()[1]
         if workers == 1:
             with last_words():
                 run_worker(config, sock, lambda: announce(port), path=path)
             return
-        with TemporaryDirectory(prefix="gateway-metrics-") as folder:
-            share_between_workers(Path(folder))
+        with shared_folder(workers):
             Supervisor(config, sock, workers, path).run(lambda: announce(port))
 
 
@@ -96,6 +96,8 @@ class Supervisor:
         self._workers: dict[int, BaseProcess] = {}
         self._not_begun: set[int] = set()
         self._leaving: list[BaseProcess] = []
+        self._slots: dict[int | None, int] = {}
+        """Of the metrics, by the numbers of the processes that live; lower ones first."""
         self._orders = Orders(workers)
         self._told_at = 0.0
         self._count = workers
@@ -138,9 +140,11 @@ class Supervisor:
         signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
         try:
             if not self._stopping:
-                worker = self._context.Process(target=self._work, args=(index,))
+                slot = min(set(range(len(self._slots) + 1)) - set(self._slots.values()))
+                worker = self._context.Process(target=self._work, args=(index, slot))
                 worker.start()
                 self._workers[index] = worker
+                self._slots[worker.pid] = slot
             self._not_begun.discard(index)
         except OSError as fault:
             self._workers.pop(index, None)
@@ -150,8 +154,9 @@ class Supervisor:
         finally:
             signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
 
-    def _work(self, index: int) -> None:
+    def _work(self, index: int, slot: int) -> None:
         self._orders.join()
+        begin_worker(slot)
         with last_words():
             run_worker(
                 self._config,
@@ -198,7 +203,7 @@ class Supervisor:
 
     def _bury(self, worker: BaseProcess) -> None:
         worker.join()
-        worker_ended(worker.pid or 0)
+        worker_ended(self._slots.pop(worker.pid))
 
     def _pass_on(self, number: int, _: FrameType | None = None) -> None:
         for worker in self._all():

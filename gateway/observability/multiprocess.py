@@ -1,0 +1,112 @@
+"""The metrics of several workers, kept in files that all of them map (prometheus-client's way).
+
+A scrape of any worker sees all, a killed worker's counts included: each worker has a slot, whose
+files the next worker of that slot goes on with. So there are never more files than there have been
+workers at one time.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import shutil
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
+from errno import ENOSPC
+from pathlib import Path
+from struct import error as struct_error
+from tempfile import gettempdir, mkdtemp
+from typing import Final
+
+from prometheus_client import CollectorRegistry, Metric, generate_latest, multiprocess, values
+
+FOLDER: Final = "PROMETHEUS_MULTIPROC_DIR"
+"""The library's own variable."""
+PREFIX: Final = "gateway-metrics-"
+OWNER: Final = "owner"
+"""A file that is locked for as long as a process of the folder's gateway lives."""
+WORKER_BYTES: Final = 8 * 1024 * 1024
+"""Six files of a mebibyte, and room to grow."""
+ATTEMPTS: Final = 3
+"""At reading all files, of which one may go meanwhile."""
+UNREADABLE: Final = (OSError, RuntimeError, ValueError, struct_error)
+"""What the library raises over a file that is gone, or not whole."""
+
+
+@contextmanager
+def shared_folder(workers: int) -> Iterator[None]:
+    """Keep values in a folder of their own meanwhile; before any `Metrics` and any fork.
+
+    Raises:
+        OSError: there is no room for it. Without room a worker that writes would be killed.
+    """
+    parent = Path(gettempdir())
+    remove_abandoned(parent)
+    needed = workers * WORKER_BYTES
+    if shutil.disk_usage(parent).free < needed:
+        reason = f"the metrics of {workers} workers need {needed >> 20} MiB free there"
+        raise OSError(ENOSPC, reason, str(parent))
+    folder = Path(mkdtemp(prefix=PREFIX, dir=parent))
+    # Workers inherit it, so that it stays locked until the last of them has ended.
+    with (folder / OWNER).open("wb") as owner:
+        fcntl.flock(owner, fcntl.LOCK_EX)
+        os.environ[FOLDER] = str(folder)
+        try:
+            yield
+        finally:
+            os.environ.pop(FOLDER, None)
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+def remove_abandoned(parent: Path) -> None:
+    """Remove what gateways left that were killed: in a tmpfs it would pile up in memory."""
+    for folder in parent.glob(f"{PREFIX}*"):
+        with suppress(OSError), (folder / OWNER).open("rb") as owner:
+            fcntl.flock(owner, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+def begin_worker(slot: int) -> None:
+    """Keep this process' values in the files of a slot, which no other living process has."""
+    if FOLDER in os.environ:
+        values.ValueClass = values.MultiProcessValue(lambda: slot)  # type: ignore[no-untyped-call]
+
+
+def worker_ended(slot: int) -> None:
+    """Forget a dead worker's gauges; its counters stay, since what it did was done."""
+    if FOLDER in os.environ:
+        with suppress(OSError):
+            multiprocess.mark_process_dead(slot)  # type: ignore[no-untyped-call]
+
+
+def render_all() -> bytes:
+    """What a scrape reads, over all workers."""
+    everyone = CollectorRegistry()
+    everyone.register(AllWorkers())
+    return generate_latest(everyone)
+
+
+class AllWorkers:
+    """Collects what the files of the shared folder have."""
+
+    def collect(self) -> Iterable[Metric]:
+        """As the library's own, of which it is a part; a file may go while it is read."""
+        for _ in range(ATTEMPTS):
+            with suppress(*UNREADABLE):
+                return self._read()
+        return self._read()
+
+    def _read(self) -> Iterable[Metric]:
+        files = with_content(sorted(Path(os.environ[FOLDER]).glob("*.db")))
+        merged: Iterable[Metric] = multiprocess.MultiProcessCollector.merge(files)  # type: ignore[no-untyped-call]
+        return merged
+
+
+def with_content(files: Iterable[Path]) -> list[str]:
+    """Those that are there; a new one is empty for a moment, over which the library fails."""
+    found = []
+    for file in files:
+        with suppress(FileNotFoundError):
+            if file.stat().st_size >= 8:
+                found.append(str(file))
+    return found
