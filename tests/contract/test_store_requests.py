@@ -474,6 +474,16 @@ async def test_what_was_hung_up_on_during_its_making_is_the_next_one_s(
     assert isinstance(await requests.enter(unshared("r3")), Found)
 
 
+async def test_a_leader_s_client_is_gone_once(requests: Requests) -> None:
+    """However often it is told, somebody else still waits."""
+    claim = await requests.lead(entry("r1"))
+    await requests.enter(entry("r2"))
+    for _ in range(3):
+        await requests.store.client_gone(claim, None)
+    await requests.end(claim, Failure(), client=ClientOutcome.GONE)
+    assert await state(requests.store, "r1") is State.DEAD
+
+
 async def test_what_was_delivered_is_only_a_retry_s(requests: Requests) -> None:
     await requests.end(await requests.lead(unshared("r1")), images=5)
     await requests.leave("r1")

@@ -14,17 +14,14 @@ class SlidingMinute:
 
     def __init__(self) -> None:
         self.total = 0
+        self.newest = 0
+        """The last second in which anything was counted."""
         self._second = 0
         self._buckets: dict[int, int] = {}
 
-    @property
-    def newest(self) -> int:
-        """The last second in which anything is counted."""
-        return max(self._buckets, default=0)
-
     def clear(self) -> None:
         self._buckets.clear()
-        self.total = 0
+        self.total = self.newest = 0
 
     def advance(self, second: int) -> None:
         """Drop what is older than the minute that ends in `second`."""
@@ -32,16 +29,20 @@ class SlidingMinute:
             return
         for expired in [bucket for bucket in self._buckets if bucket < second - SECONDS]:
             del self._buckets[expired]
+        if self.newest < second - SECONDS:
+            self.newest = 0
         self._second = second
         self.total = sum(self._buckets.values())
 
     def book(self, second: int, amount: int) -> None:
-        """Count `amount` in `second`, or take it back; nothing if that second has left."""
-        if second < self._second - SECONDS or not amount:
+        """Count `amount` in `second`, or take it back; nothing if that second is not in here."""
+        if not (amount and self._second - SECONDS <= second <= self._second):
             return
         held = self._buckets.get(second, 0)
         amount = max(amount, -held)
         self.total += amount
+        if amount:
+            self.newest = max(self.newest, second)
         if held + amount:
             self._buckets[second] = held + amount
         else:

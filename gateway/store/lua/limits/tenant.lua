@@ -19,20 +19,20 @@ local EXPIRED_AT_ONCE = 1000
 
 -- The sliding minute.
 
-local requests, images, oldest
+local requests, images, oldest, newest
 local second = math.floor(now_ms / 1000)
 
 local function slide_window()
   local held = call('HMGET', WINDOW, 'requests', 'images', 'oldest', 'newest')
   requests, images, oldest = tonumber(held[1]) or 0, tonumber(held[2]) or 0, tonumber(held[3])
+  newest = tonumber(held[4]) or 0
   if not oldest then return end
   -- The window's time does not go back, unless the clock was set back for good.
-  local newest = tonumber(held[4]) or 0
   if newest > second and newest <= second + SECONDS then second = newest end
   local first = second - SECONDS
-  if oldest + SECONDS < first or newest > second then
+  if newest < first or newest > second then
     call('DEL', WINDOW)
-    requests, images, oldest = 0, 0, nil
+    requests, images, oldest, newest = 0, 0, nil, 0
   elseif oldest < first then
     local fields = {}
     for expired = oldest, first - 1 do
@@ -51,29 +51,32 @@ local function slide_window()
 end
 
 local function book_images(at, amount)
-  if amount == 0 or at < second - SECONDS then return end
+  if amount == 0 or at < second - SECONDS or at > second then return end
   local field = 'i' .. at
   if amount < 0 then
     amount = math.max(amount, -(tonumber(call('HGET', WINDOW, field)) or 0))
     if amount == 0 then return end
   end
   images = images + amount
+  oldest, newest = math.min(oldest or at, at), math.max(newest, at)
   call('HINCRBY', WINDOW, field, amount)
-  call('HSET', WINDOW, 'images', images, 'oldest', math.min(oldest or at, at))
-  oldest = math.min(oldest or at, at)
+  call('HSET', WINDOW, 'images', images, 'oldest', oldest, 'newest', newest)
   call('PEXPIRE', WINDOW, WINDOW_TTL_MS)
 end
 
 local function book_request()
   requests = requests + 1
-  oldest = math.min(oldest or second, second)
+  oldest, newest = math.min(oldest or second, second), second
   call('HINCRBY', WINDOW, 'r' .. second, 1)
-  call('HSET', WINDOW, 'requests', requests, 'oldest', oldest, 'newest', second)
+  call('HSET', WINDOW, 'requests', requests, 'oldest', oldest, 'newest', newest)
   call('PEXPIRE', WINDOW, WINDOW_TTL_MS)
 end
 
 local function unbook_request(at)
-  if at < second - SECONDS or (tonumber(call('HGET', WINDOW, 'r' .. at)) or 0) == 0 then return end
+  if at < second - SECONDS or at > second
+    or (tonumber(call('HGET', WINDOW, 'r' .. at)) or 0) == 0 then
+    return
+  end
   requests = requests - 1
   call('HINCRBY', WINDOW, 'r' .. at, -1)
   call('HSET', WINDOW, 'requests', requests)
