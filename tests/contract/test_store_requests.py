@@ -611,3 +611,16 @@ async def test_scopes_of_other_tenants_are_not_theirs(store: Store) -> None:
     assert isinstance(entered.place, Joined)
     assert remaining(entered.verdict) == [9, 20, 2, 20, 1000]
     assert await enter(store, entry("r3")) == Led(Leadership(SCOPE, "r3", "r3"), {})
+
+
+async def test_an_adopted_result_is_its_own_again_where_the_answer_was_lost(
+    requests: Requests,
+) -> None:
+    """The same request entering twice pays for nothing, though it is marked as no retry."""
+    await requests.end(await requests.lead(unshared("r1")), images=5)
+    await requests.leave("r1", ClientOutcome.GONE)
+    adopted = await requests.enter(unshared("r2"))
+    assert isinstance(adopted, Found)
+    again = await requests.enter(unshared("r2"))
+    assert isinstance(again, Found)
+    assert (again.id, again.how) == (adopted.id, adopted.how)

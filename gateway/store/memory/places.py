@@ -48,9 +48,15 @@ class PlaceFinder:
         one = self._known.get(id_)
         return one if one and one.gone > self._now else None
 
+    def _led_by(self, request: str) -> StoredGeneration | None:
+        for id_ in (self._pointers.taken_by(request, self._now), request):
+            one = self._find(id_)
+            if one and one.is_led_by(request):
+                return one
+        return None
+
     def choose(self, entry: Entry, follows: str | None) -> Choice:
-        own = self._find(self._pointers.led_by(entry.request, self._now))
-        if own and own.is_led_by(entry.request):
+        if own := self._led_by(entry.request):
             return Choice("led", own)
         if entry.idempotency:
             id_, is_same = self._pointers.by_key(entry.idempotency, self._now)
@@ -100,6 +106,10 @@ class PlaceFinder:
     def _adopt(self, entry: Entry) -> StoredGeneration | None:
         if entry.retry_key is None or (entry.fresh and not entry.is_retry):
             return None
+        # It has one already, if the answer to this very request was lost.
+        own = self._find(self._pointers.taken_by(entry.request, self._now))
+        if own and own.claimed == entry.request:
+            return own
         return self._pointers.by_retry_key(entry.retry_key).best(self._find, entry, self._now)
 
     def _free(

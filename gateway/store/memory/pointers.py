@@ -98,7 +98,7 @@ class StoredGeneration(Struct):
     def end(self, state: State, payload: bytes, now: int) -> None:
         self.state, self.payload, self.ended, self.lease = state, payload, now, 0
 
-    def rank(self, request: str, now: int, *, is_unclaimed: bool) -> int | None:
+    def rank(self, now: int, *, is_unclaimed: bool) -> int | None:
         """How well a retry is served by it. None: past that; 0: nobody waits for it."""
         is_done = self.state is State.DONE
         since, allowed_ms = self.ended, UNDELIVERED_REUSED_MS
@@ -106,8 +106,6 @@ class StoredGeneration(Struct):
             since, allowed_ms = self.delivered, DELIVERED_REUSED_MS
         if is_done and now - since > allowed_ms:
             return None
-        if self.claimed == request:
-            return -1  # the same look, repeated
         if is_unclaimed:
             return 0
         if self.delivered or self.claimed:
@@ -151,7 +149,7 @@ class RetryKey:
         for id_, score in self._first(0 if entry.is_retry else UNCLAIMED):
             one = find(id_)
             is_unclaimed = score >= UNCLAIMED
-            rank = one.rank(entry.request, now, is_unclaimed=is_unclaimed) if one else None
+            rank = one.rank(now, is_unclaimed=is_unclaimed) if one else None
             if one is None or rank is None:
                 self.drop(id_)
             elif rank < best_rank and may_reuse(one, entry, now):
@@ -207,15 +205,17 @@ class Pointers:
     def point_key(self, idempotency: Idempotency, id_: str, now: int) -> None:
         self._keys[idempotency.key] = (id_, idempotency.body, now + IDEMPOTENCY_MS)
 
-    def lead(self, one: StoredGeneration) -> None:
-        """So that who takes it over is given the same again, if the answer is lost."""
-        if one.id != one.leader:
-            self._taken[one.leader] = one.id, one.lease
+    def take(self, request: str, id_: str, until: int) -> None:
+        """So that a request that took a generation over, or adopted it, is given the same again
+        if the answer is lost.
+        """
+        if id_ != request:
+            self._taken[request] = id_, until
 
-    def led_by(self, request: str, now: int) -> str:
-        """The id of what a request leads, if anything."""
-        id_, until = self._taken.get(request, (request, 0))
-        return id_ if until > now else request
+    def taken_by(self, request: str, now: int) -> str:
+        """The id of what a request has taken; the empty one for none."""
+        id_, until = self._taken.get(request, ("", 0))
+        return id_ if until > now else ""
 
     def forget(self, known: Container[str], now: int) -> None:
         """Drop the pointers to what is gone."""

@@ -60,7 +60,10 @@ class ScopeState(PlaceFinder):
         if kind == "doubtful":
             return Doubtful(one.id, one.payload, self._now - one.ended)
         is_repeated = is_known and follows is None
-        self._share(one, entry, choice.how, is_new=one.id != follows and not is_repeated)
+        is_new = one.id != follows and not is_repeated
+        self._share(one, entry, choice.how, is_new=is_new)
+        if choice.how is How.ADOPTED:
+            self._pointers.take(entry.request, one.id, self._now + lead_ms)
         if kind == "joined":
             return Joined(one.id, choice.how)
         return Found(one.id, one.payload, self._now - one.ended, choice.how)
@@ -90,7 +93,7 @@ class ScopeState(PlaceFinder):
         self._counts["led"] += 1
         one = dead or StoredGeneration(entry.request, entry.plan, self._now)
         one.run(entry, self._now + lead_ms, is_client_new=one.id != follows)
-        self._pointers.lead(one)
+        self._pointers.take(entry.request, one.id, one.lease)
         self._known[one.id] = one
         self._point(one, entry)
         self._run_for_all(one, entry)
@@ -240,8 +243,7 @@ class ScopeState(PlaceFinder):
 
     def withdraw(self, request: str, retry_key: str | None) -> None:
         """Hand over what a request leads, if anything: nobody heard that it does."""
-        one = self._find(self._pointers.led_by(request, self._now))
-        if one and one.is_led_by(request):
+        if one := self._led_by(request):
             self._fail(one, Failure(), retry_key)
 
     def poll(self, id_: str) -> GenerationStatus:

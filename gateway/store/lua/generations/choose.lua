@@ -20,7 +20,6 @@ local function rank(one, is_unclaimed)
   local since, allowed_ms = one.ended, UNDELIVERED_REUSED_MS
   if one.delivered > 0 then since, allowed_ms = one.delivered, DELIVERED_REUSED_MS end
   if is_done and now_ms - since > allowed_ms then return nil end
-  if one.claimed == request then return -1 end
   if is_unclaimed then return 0 end
   if one.delivered > 0 or one.claimed ~= '' then return 3 end
   return is_done and 2 or 1
@@ -33,6 +32,9 @@ end
 
 local function adopt()
   if not args.retry_key or (args.fresh and not args.is_retry) then return nil end
+  -- It has one already, if the answer to this very request was lost.
+  local own = open(call('GET', named('t', request)))
+  if own and own.claimed == request then return own end
   local name, least = named('a', args.retry_key), args.is_retry and '-inf' or text(UNCLAIMED)
   local members = call(
     'ZREVRANGEBYSCORE', name, '+inf', least, 'WITHSCORES', 'LIMIT', 0, CANDIDATES)
@@ -140,6 +142,7 @@ local function share(one, how, is_new)
   if how == 'adopted' then -- no other retry shall have it
     one.claimed = request
     score(args.retry_key, one, 0)
+    call('SET', named('t', request), one.id, 'PX', text(args.lead_ms))
   end
   if args.key and (one.state == 'running' or how == 'hit') then
     one.kept = math.max(one.kept, now_ms + IDEMPOTENCY_MS)

@@ -77,8 +77,11 @@ end
 
 -- What a request leads, if anything.
 local function led_by(request)
-  local one = open(call('GET', named('t', request)) or request)
-  return one and is_led_by(one, request) and one or nil
+  for _, id in ipairs({call('GET', named('t', request)) or request, request}) do
+    local one = open(id)
+    if one and is_led_by(one, request) then return one end
+  end
+  return nil
 end
 
 local function has_part(one, index)
