@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Awaitable
 
 from litestar.types import ASGIApp, Receive, Scope, Send
@@ -23,8 +24,8 @@ def log_answer(scope: Scope, context: RequestContext, status: int, seconds: floa
     """
     path = scope["path"]
     is_probe = path == READYZ or (path in PROBES and status < ERRORS)
-    write = context.log.debug if is_probe else context.log.info
-    write(
+    context.log.log(
+        logging.DEBUG if is_probe else logging.INFO,
         "answered",
         path=path[:LOGGED_PATH],
         status=status,
