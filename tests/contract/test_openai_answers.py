@@ -98,6 +98,8 @@ REQUESTS: Final[dict[tuple[int, str], dict[str, Any]]] = {
     (401, "invalid_api_key"): {"json": {"prompt": "a fox"}, "key": EXPIRED},
     (403, "model_not_allowed"): {"json": {"prompt": "a fox", "model": MODEL}, "key": LIMITED},
     (404, "model_not_found"): {"json": {"prompt": "a fox", "model": "none"}},
+    (400, "unsupported"): {"json": {"model": "gpt-image-1"}, "path": "/v1/chat/completions"},
+    (410, "endpoint_retired"): {"json": {"prompt": "a fox"}, "path": "/v1/images/variations"},
     (404, "not_found"): {"path": "/v1/images/nowhere"},
     (405, "method_not_allowed"): {"method": "GET"},
     (413, "request_too_large"): {"json": {"prompt": "x" * 2**20}},
