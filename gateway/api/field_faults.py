@@ -10,7 +10,7 @@ from msgspec import Struct, inspect
 
 from gateway.domain.errors import InvalidRequest
 
-PLACE = re.compile(r" - at `\$(?:\.(?P<name>\w+))?[^`]*`\Z")
+PLACE = re.compile(r" - at `\$(?:\.(?P<name>\w++))?+[^`]*+`\Z")
 MISSING = re.compile(r"Object missing required field `(\w+)`\Z")
 GOT = re.compile(r", got `(\w+)`")
 KINDS = {

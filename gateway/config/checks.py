@@ -16,7 +16,7 @@ from gateway.domain.prices import Tiers
 from gateway.domain.zones import find_zone
 from gateway.observability.tracing import EXPORTER
 
-ORIGIN = re.compile(r"[a-z][a-z0-9+.-]*://[^\s/@?#,*]+")
+ORIGIN = re.compile(r"\A[a-z][a-z0-9+.-]*://[^\s/@?#,*]+")
 PLAIN = re.compile(r"[!-~]+")
 NAME = re.compile(r"[A-Za-z0-9._:/-]{1,200}")
 

@@ -116,8 +116,9 @@ def test_lines_beyond_what_is_held_are_counted() -> None:
         "import structlog, sys\n"
         "from gateway.observability.logs import configure_logs\n"
         "configure_logs(json_lines=True)\n"
+        "texts = {f'text_{part}': 'x' * 1_000 for part in range(30)}\n"
         "for number in range(1000):\n"
-        "    structlog.get_logger().info('line', number=number, text='x' * 30_000)\n"
+        "    structlog.get_logger().info('line', number=number, **texts)\n"
         "print('logged', flush=True)\n"
         "sys.stdin.read()\n"
     )
