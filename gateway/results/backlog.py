@@ -75,21 +75,29 @@ class Backlog:
 
     def log_lost(self) -> None:
         """What the store will never count, for who has to add it to the budgets by hand."""
+        owed = self.all()
+        results = sum(isinstance(one.what, End) for one in owed)
+        # A request's end and its leaving settle the same: what it has used, not more of it.
+        settled = {one.what.settlement.reservation: one.what.settlement for one in owed}
         tenants: dict[str, dict[str, int]] = {}
-        for owed in self.all():
-            settlement = owed.what.settlement
+        for settlement in settled.values():
+            if not settlement.images:
+                continue
             lost = tenants.setdefault(
                 settlement.tenant, {"settlements": 0, "images": 0, "cost_micros": 0}
             )
             lost["settlements"] += 1
             lost["images"] += settlement.images
             lost["cost_micros"] += settlement.cost
+        if not tenants and not results:
+            return  # places alone, which end by themselves
         log.error(
             "settlements_lost",
             cause="the store was away when this worker ended",
-            settlements=self.size,
+            settlements=sum(lost["settlements"] for lost in tenants.values()),
             images=sum(lost["images"] for lost in tenants.values()),
             cost_micros=sum(lost["cost_micros"] for lost in tenants.values()),
+            results=results,
             tenants=tenants,
         )
 

@@ -27,6 +27,7 @@ AFTER = {
     "truncated_json": "200 whose JSON stops half way, with a matching Content-Length",
     "empty_choices": "200 without any choice; nothing is paid",
     "fewer_images": "one image fewer than asked, and paid",
+    "more_images": "one image more than asked, and paid",
     "text_content": "text and reasoning items beside the images",
     "null_image": "the content items have `image: null`",
     "huge_body": "the normal JSON with `size_bytes` of padding inside (32 MiB unless given)",

@@ -44,8 +44,8 @@ def generate(
 
 
 def images_made(simulator: Simulator, generation: Generation, kind: str) -> int:
-    """How many images a call yields: fewer than asked when so set, never none."""
-    missing = simulator.settings.missing_images + (kind == "fewer_images")
+    """How many images a call yields: fewer or more than asked when so set, never none."""
+    missing = simulator.settings.missing_images + (kind == "fewer_images") - (kind == "more_images")
     return max(1, generation.n - missing)
 
 

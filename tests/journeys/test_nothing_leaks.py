@@ -23,6 +23,7 @@ HARMLESS: Final = {
     "slow",
     "text_content",
     "fewer_images",
+    "more_images",
     "task_failed",
     "image_slow",
     "image_wrong_type",

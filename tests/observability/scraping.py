@@ -36,6 +36,7 @@ OUTCOMES: Final = {
     "moderation_blocked": "moderation_blocked",
     "insufficient_quota": "upstream_billing",
     "upstream_error": "upstream_failed",
+    "upstream_outcome_unknown": "upstream_ambiguous",
     "server_is_overloaded": "upstream_overloaded",
 }
 """By the code that a client is shown, for the failures that this load provokes."""
@@ -45,6 +46,7 @@ KINDS: Final[tuple[dict[str, Any], ...]] = (
     *[{"prompt": "unique", "n": 2}] * 3,
     {"prompt": "unique", "n": 7},  # two calls
     *[{"prompt": "again", "seed": 7}] * 3,
+    {"prompt": "again", "seed": 7, "cache-control": "no-cache"},
     {"prompt": "unique", "response_format": "b64_json"},
     {"prompt": "unique", "response_format": "b64_json", "seed": 7},  # its image is kept
     {"prompt": "unique", "response_format": "b64_json", "seed": 7, "size": "2048x2048"},  # not
@@ -132,6 +134,8 @@ class Load:
     ) -> None:
         body = {"model": MODEL, "size": "512x512", "response_format": "url", **fields}
         headers = {"authorization": f"Bearer {KEYS[tenant]}"}
+        if directive := body.pop("cache-control", None):
+            headers["cache-control"] = directive
         try:
             async with session.post(
                 f"{url}/v1/images/generations", json=body, headers=headers
@@ -246,8 +250,13 @@ def loaded(folder: Path, *, seconds: float, kills: int = 1) -> Iterator[Run]:
             moment: lambda number=number: kill_a_worker(gateways[number % 2])
             for number, moment in enumerate(moments)
         }
-        # A few calls fail without a trace and are sent again.
-        failing = {seconds / 3 + 0.01: lambda: simulator.fault("ModelServingError", count=4)}
+        failing = {
+            # A few calls fail without a trace and are sent again.
+            seconds / 3 + 0.01: lambda: simulator.fault("ModelServingError", count=4),
+            # Nobody knows how one has ended.
+            seconds / 3 + 0.51: lambda: simulator.fault("reset_before", count=1),
+            seconds / 3 + 1.01: lambda: simulator.fault("more_images", count=1),
+        }
         asyncio.run(load.run(seconds, failing | victims))
         prometheus.await_scrape(len(urls))
         yield Run(prometheus, load.tally, simulator)

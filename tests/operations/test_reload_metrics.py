@@ -27,10 +27,12 @@ def shown(gateway: GatewayProcess, name: str, label: str) -> dict[str, float]:
     return {one[1]: float(one[2]) for one in found}
 
 
-def ask(gateway: GatewayProcess, key: str = ACME) -> int:
+def ask(gateway: GatewayProcess, key: str = ACME, prompt: str = IMAGE["prompt"]) -> int:
     headers = {"authorization": f"Bearer {key}"}
-    url = gateway.url + PATH
-    return httpx.post(url, json=IMAGE, headers=headers, trust_env=False).status_code
+    image = {**IMAGE, "prompt": prompt}
+    return httpx.post(
+        gateway.url + PATH, json=image, headers=headers, trust_env=False
+    ).status_code
 
 
 @pytest.mark.parametrize("workers", [1, 2])
@@ -90,8 +92,8 @@ def test_the_breaker_of_an_account_that_is_gone(workers: int, tmp_path: Path) ->
             def is_open() -> dict[str, float]:
                 return shown(gateway, "gateway_breaker_open", "account")
 
-            for _ in range(40 * workers):
-                ask(gateway)
+            for number in range(40 * workers):  # the same again would be told the same, unasked
+                ask(gateway, prompt=f"fox {number}")
             until(lambda: is_open() == {"gone": 1, "stays": 1, "good": 0})
             write(file, document(bad.base_url, **common, accounts=accounts[1:]))
             gateway.stop(signal.SIGHUP)

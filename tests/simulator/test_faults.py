@@ -222,6 +222,13 @@ def test_fewer_images_are_fewer_by_one(sim: SimulatedDashScope, ask: Ask) -> Non
     assert sim.state()["paid"] == {MODEL: 2}
 
 
+def test_more_images_are_more_by_one(sim: SimulatedDashScope, ask: Ask) -> None:
+    """And paid like the others."""
+    sim.fault("more_images")
+    assert len(urls_in(ask(n=3))) == 4
+    assert sim.state()["paid"] == {MODEL: 4}
+
+
 def test_text_may_stand_beside_the_images(sim: SimulatedDashScope, ask: Ask) -> None:
     """Before and after them."""
     sim.fault("text_content")
