@@ -11,6 +11,7 @@ DEV := $(VENV)/.dev-installed
 SDKS := openai-1 openai-2 openai-3
 SDK_STAMPS := $(SDKS:%=$(PEERS)/%/.installed)
 NODE := tests/peers/node
+PORTKEY := bench/peers/portkey
 UV_COMPILE = .venvs/lock/bin/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-emit-find-links --custom-compile-command "make lock" $(ARGS)
 
 # Tests start the gateway some hundred times: it is compiled once.
@@ -84,12 +85,13 @@ lock: .venvs/lock/.installed ## Write every lock file anew; ARGS=--upgrade takes
 	@$(UV_COMPILE) pyproject.toml --group build --group dev --constraint requirements.lock --constraint requirements-build.lock --output-file requirements-dev.lock
 	@$(UV_COMPILE) --group pyproject.toml:picture --output-file requirements-picture.lock
 	@$(UV_COMPILE) --group pyproject.toml:lock --output-file requirements-lock.lock
+	@echo "litellm[proxy]==1.108.7" | $(UV_COMPILE) - --no-annotate --output-file bench/peers/litellm.lock
 	@for major in 1 2 3; do \
 	    echo "openai~=$$major.0" | $(UV_COMPILE) - --no-annotate --output-file tests/peers/openai-$$major.lock; \
 	done
-	@if command -v npm >/dev/null; then \
-	    cd $(NODE) && npm install --package-lock-only --ignore-scripts --omit-lockfile-registry-resolved --no-audit --no-fund --silent; \
-	else echo "npm was not found: $(NODE)/package-lock.json stays as it is"; fi
+	@if command -v npm >/dev/null; then for folder in $(NODE) $(PORTKEY); do \
+	    (cd $$folder && npm install --package-lock-only --ignore-scripts --omit-lockfile-registry-resolved --no-audit --no-fund --silent); \
+	done; else echo "npm was not found: the package-lock.json files stay as they are"; fi
 
 .PHONY: clean
 clean: ## Remove every environment, build and cache
@@ -142,6 +144,14 @@ $(NODE)/node_modules/.installed: $(NODE)/package-lock.json $(NODE)/package.json
 .PHONY: tables
 tables: $(DEV) ## Write the documents' tables anew from the code
 	@$(BIN)/python scripts/write-tables
+
+.PHONY: bench
+bench: $(DEV) ## Measure the rate beside the floor of the stack; fails where it has dropped
+	@$(BIN)/python bench/compare/run.py $(ARGS)
+
+.PHONY: bench-full
+bench-full: $(DEV) .venvs/picture/.installed ## Measure all of docs/performance.md anew, beside other gateways
+	@$(BIN)/python bench/compare/run.py --full $(ARGS)
 
 .PHONY: picture
 picture: $(DEV) .venvs/picture/.installed ## Draw docs/dashboard.png anew: the dashboard over three minutes of load

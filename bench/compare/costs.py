@@ -1,0 +1,266 @@
+"""What the gateway costs beside its rate: memory, start, size, and whether any of it grows."""
+# ruff: noqa: INP001, S603, T201
+
+from __future__ import annotations
+
+import asyncio
+import re
+import resource
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from itertools import count
+from pathlib import Path
+from typing import Any
+
+import contenders
+from contenders import ANOTHER, KEY, SAME, Contender
+from load import ask
+from processes import OTHERS, ROOT, free_port, resident_kib, size_mib, started
+from redis import Redis
+
+DELAY_S = 10.0
+AT_ONCE = 5_000
+ENTRIES = 1_000_000
+TENANTS = 10_000
+FEW, MANY = 10, 5_000
+TURNS, TURN_S = 5, 2.0
+NUMBERS = count(1)
+FILL = """\
+-- As many more cached generations like the one that is there.
+local base = string.match(redis.call('KEYS', '*}:g:*')[1], '^(.*)g:')
+local one = redis.call('HMGET', redis.call('KEYS', '*}:g:*')[1], 'head', 'payload')
+for number = tonumber(ARGV[1]), tonumber(ARGV[2]) do
+  local id = string.format('req_%032x', number)
+  redis.call('HSET', base .. 'g:' .. id, 'head', one[1], 'payload', one[2])
+  redis.call('HSET', base .. 'c:' .. string.format('%064x', number), 'done', id)
+  redis.call('ZADD', base .. 'a:' .. string.format('%064x', number), number, id)
+  redis.call('ZADD', base .. 'cached', 4000000000000, id)
+  redis.call('HSET', base .. 'sizes', id, #one[2])
+end
+"""
+FILLED_AT_ONCE = 10_000
+
+
+def measure(folder: Path, only: str | None) -> dict[str, Any]:
+    """All of them, by name."""
+    found = {}
+    for name, function in ALL.items():
+        if only in {None, name}:
+            found[name] = function(folder)
+            print(f"{name}: {found[name]}", flush=True)
+    return found
+
+
+@contextmanager
+def redis_server() -> Iterator[str]:
+    port = free_port()
+    program = ["redis-server", "--port", str(port), "--save", "", "--appendonly", "no"]
+    with started(
+        program, core=OTHERS, url=f"redis://127.0.0.1:{port}/0", ready_path=None
+    ) as process:
+        yield process.url
+
+
+@contextmanager
+def site(
+    folder: Path, *, delay_s: float = 0.0, tenants: int = 1, workers: int = 1
+) -> Iterator[tuple[Contender, str]]:
+    """A gateway with a Redis and a vendor of its own."""
+    with (
+        redis_server() as redis,
+        contenders.upstream(delay_s) as vendor,
+        contenders.gateway(folder, vendor.url, redis, tenants=tenants, workers=workers) as gateway,
+    ):
+        yield gateway, redis
+
+
+def start_and_size(folder: Path) -> dict[str, float]:
+    """From the command to the first answer; at rest; on the disk, in an environment made anew."""
+    starts, idle = [], []
+    for _ in range(TURNS):
+        with site(folder) as (gateway, _redis):
+            starts.append(gateway.process.start_s)
+            time.sleep(1.0)
+            idle.append(gateway.process.memory_mib())
+    environment = ROOT / ".venvs" / "bench"
+    if not (environment / ".installed").exists():
+        name = str(environment.relative_to(ROOT))
+        contenders.prepare(["scripts/make-venv", name])
+        contenders.prepare(["scripts/install-locked", name, "requirements.lock"])
+        (environment / ".installed").touch()
+    return {
+        "start_s": statistics.median(starts),
+        "idle_mib": statistics.median(idle),
+        "environment_mib": size_mib(environment),
+    }
+
+
+def at_once(folder: Path) -> dict[str, float]:
+    """Requests that all come at once, of which the vendor takes ten seconds for each."""
+    with site(folder, delay_s=DELAY_S) as (gateway, _):
+        asyncio.run(crowd(gateway, 50))
+        before = resident_kib(gateway.process.pid)
+        took, most = asyncio.run(crowd(gateway, AT_ONCE))
+    return {
+        "requests": AT_ONCE,
+        "answered": len(took),
+        "p50_s": statistics.median(took),
+        "p99_s": statistics.quantiles(took, n=100)[98],
+        "kib_each": (most - before) / AT_ONCE,
+    }
+
+
+async def crowd(gateway: Contender, size: int) -> tuple[list[float], int]:
+    """The seconds of those that were answered well, and the most memory meanwhile, in KiB."""
+    asked = [asyncio.create_task(one(gateway, next(NUMBERS))) for _ in range(size)]
+    most = 0
+    while not all(task.done() for task in asked):
+        await asyncio.sleep(0.1)
+        most = max(most, resident_kib(gateway.process.pid))
+    return [took for task in asked if (took := task.result()) is not None], most
+
+
+async def one(gateway: Contender, number: int) -> float | None:
+    """Its seconds, of a good answer."""
+    host, port = gateway.process.url.removeprefix("http://").split(":")
+    body = ANOTHER.replace("SEED", str(number)).encode()
+    head = (
+        f"POST {contenders.PATH} HTTP/1.1\r\nhost: bench\r\nauthorization: Bearer {KEY}\r\n"
+        f"content-type: application/json\r\ncontent-length: {len(body)}\r\n\r\n"
+    )
+    began = time.perf_counter()
+    reader, writer = await asyncio.open_connection(host, int(port))
+    try:
+        writer.write(head.encode() + body)
+        answer = await reader.readuntil(b"\r\n\r\n")
+        return time.perf_counter() - began if b" 200 " in answer[:20] else None
+    except (OSError, asyncio.IncompleteReadError):
+        return None
+    finally:
+        writer.close()
+
+
+def waiting(_: Path) -> dict[str, float]:
+    told = printed("bench/waiting.py")
+    return {
+        "kib_each": number(r"([\d.]+) KiB per request", told),
+        "ticks": number(r"(\d+) ticks", told),
+    }
+
+
+def delivery(_: Path) -> dict[str, float]:
+    told = printed("bench/delivery.py")
+    return {
+        "times_curl": number(r"([\d.]+) times as long", told),
+        "growth_mib": number(r"peak \+?(-?[\d.]+) MiB", told),
+    }
+
+
+def printed(program: str) -> str:
+    """What a program prints; its own goals are its own."""
+    return subprocess.run(
+        [sys.executable, program], cwd=ROOT, capture_output=True, text=True, check=False
+    ).stdout
+
+
+def number(pattern: str, text: str) -> float:
+    found = re.search(pattern, text)
+    if found is None:
+        raise SystemExit(f"{pattern} is not in:\n{text}")
+    return float(found[1])
+
+
+def two_workers(folder: Path) -> dict[str, float]:
+    """Processor time with one and two workers: how many times the rate two free cores would give.
+
+    They share the first core here, since the second one has the load.
+    """
+    with site(folder) as (alone, _), site(folder, workers=2) as (pair, _):
+        sides = in_turns(
+            lambda: ask(alone, ANOTHER, seconds=TURN_S).cpu_us,
+            lambda: ask(pair, ANOTHER, seconds=TURN_S).cpu_us,
+        )
+    return {"one_us": sides[0], "two_us": sides[1], "times": 2 * sides[0] / sides[1]}
+
+
+def tenants(folder: Path) -> dict[str, float]:
+    """Of one tenant and of ten thousand."""
+    with site(folder) as (few, _), site(folder, tenants=TENANTS) as (many, _):
+        return growth(few, many)
+
+
+def entries(folder: Path) -> dict[str, float]:
+    """With one result in the cache, and with a million."""
+    with site(folder) as (few, _), site(folder) as (many, redis):
+        ask(many, SAME, seconds=0.1)
+        fill(redis)
+        return {"entries": ENTRIES} | growth(few, many)
+
+
+def fill(redis: str) -> None:
+    client = Redis.from_url(redis)
+    client.config_set("lua-time-limit", 0)
+    script = client.register_script(FILL)
+    for first in range(1, ENTRIES, FILLED_AT_ONCE):
+        script(args=[first, first + FILLED_AT_ONCE - 1])
+
+
+def in_flight(folder: Path) -> dict[str, float]:
+    """With ten requests at any moment, and with five thousand."""
+    with site(folder) as (gateway, _):
+        return {
+            what: ratio(
+                lambda body=body: ask(gateway, body, connections=FEW, seconds=TURN_S).cpu_us,
+                lambda body=body: ask(gateway, body, connections=MANY, seconds=3 * TURN_S).cpu_us,
+            )
+            for what, body in (("hit", SAME), ("miss", ANOTHER))
+        }
+
+
+def growth(few: Contender, many: Contender) -> dict[str, float]:
+    """Processor time of many over that of few."""
+    return {
+        what: ratio(
+            lambda body=body: ask(few, body, seconds=TURN_S).cpu_us,
+            lambda body=body: ask(many, body, seconds=TURN_S).cpu_us,
+        )
+        for what, body in (("hit", SAME), ("miss", ANOTHER))
+    }
+
+
+def ratio(few: Callable[[], float], many: Callable[[], float]) -> float:
+    """The second over the first."""
+    first, second = in_turns(few, many)
+    return second / first
+
+
+def in_turns(*sides: Callable[[], float]) -> list[float]:
+    """The median of each, measured in turns."""
+    for side in sides:
+        side()
+    turns = [[side() for side in sides] for _ in range(TURNS)]
+    return [statistics.median(of) for of in zip(*turns, strict=True)]
+
+
+def allow_open_files() -> None:
+    """For five thousand connections at either end."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = 4 * AT_ONCE
+    if soft < wanted:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (min(wanted, hard), hard))
+
+
+ALL: dict[str, Callable[[Path], Any]] = {
+    "start": start_and_size,
+    "at once": at_once,
+    "waiting": waiting,
+    "delivery": delivery,
+    "two workers": two_workers,
+    "tenants": tenants,
+    "entries": entries,
+    "in flight": in_flight,
+}
