@@ -11,7 +11,9 @@ from collections.abc import Awaitable, Sequence
 
 from litestar.enums import ScopeType
 from litestar.response.base import ASGIResponse
-from litestar.types import ASGIApp, Message, Receive, Scope, Send
+from litestar.types import ASGIApp, Receive, Scope, Send
+
+from gateway.observability.context import context_of
 
 ANY = "*"
 MAX_AGE_S = 7200
@@ -23,7 +25,7 @@ EXPOSED = b", ".join(
         *(b"x-request-id", b"x-should-retry", b"retry-after", b"retry-after-ms"),
         *(b"x-cache", b"age", b"x-image-expires-in", b"openai-processing-ms"),
         *(b"x-gateway-model", b"x-gateway-size", b"x-gateway-ignored", b"x-gateway-warning"),
-        *(b"x-gateway-outcome", b"x-gateway-images"),
+        b"x-gateway-repeated-error",
         *(b"x-ratelimit-limit-requests", b"x-ratelimit-remaining-requests"),
         *(b"x-ratelimit-reset-requests", b"x-ratelimit-limit-images"),
         *(b"x-ratelimit-remaining-images", b"x-ratelimit-reset-images"),
@@ -51,12 +53,10 @@ class CorsMiddleware:
         if scope["method"] == "OPTIONS" and b"access-control-request-method" in asked:
             return preflight(asked, marks)(scope, receive, send)
 
-        def marked(message: Message) -> Awaitable[None]:
-            if message["type"] == "http.response.start":
-                message["headers"] = [*message["headers"], *marks]
-            return send(message)
-
-        return self._app(scope, receive, marked)
+        # So that an answer that is sent early has them, too.
+        answer = context_of(scope).answer_headers
+        answer.update((name.decode(), value.decode("latin-1")) for name, value in marks)
+        return self._app(scope, receive, send)
 
     def _marks(self, origin: bytes | None) -> Headers:
         if self._any:

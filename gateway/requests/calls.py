@@ -197,7 +197,7 @@ class Generator:
             work.ticket.tenant,
             accounts=self._accounts.untried(model, tried),
             deadline=work.slot_by,
-            calls=len(work.plan.calls) - index,
+            calls=sum(one not in work.parts for one in range(index, len(work.plan.calls))),
             wait=work.client.wait,
         )
 

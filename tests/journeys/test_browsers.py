@@ -96,6 +96,18 @@ def test_a_page_can_read_failures(
     assert {"x-request-id", "x-should-retry", "retry-after-ms"} <= set(exposed)
 
 
+def test_a_page_can_read_an_answer_that_comes_early(
+    browsed: Client, simulator: SimulatedDashScope
+) -> None:
+    """It is sent past the application, which goes on."""
+    simulator.configure(latency_s=1.5)
+    answer = browsed.generate(headers={"origin": PAGE, "x-stainless-read-timeout": "1"})
+
+    assert (answer.status_code, answer.headers["x-should-retry"]) == (504, "true")
+    assert answer.headers["access-control-allow-origin"] == PAGE
+    assert answer.headers["vary"] == "Origin"
+
+
 def test_every_header_of_an_answer_is_exposed(browsed: Client) -> None:
     answer = browsed.generate(headers={"origin": PAGE}, response_format="b64_json")
     safe = {"content-type", "content-length", "date", "vary", "openai-version"}

@@ -1,4 +1,4 @@
-"""A sliding minute in one-second buckets; `store/lua/tenant.lua` counts in the same way."""
+"""A sliding minute in one-second buckets; `store/lua/limits/tenant.lua` counts in the same way."""
 
 from __future__ import annotations
 
