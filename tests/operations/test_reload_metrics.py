@@ -30,9 +30,7 @@ def shown(gateway: GatewayProcess, name: str, label: str) -> dict[str, float]:
 def ask(gateway: GatewayProcess, key: str = ACME, prompt: str = IMAGE["prompt"]) -> int:
     headers = {"authorization": f"Bearer {key}"}
     image = {**IMAGE, "prompt": prompt}
-    return httpx.post(
-        gateway.url + PATH, json=image, headers=headers, trust_env=False
-    ).status_code
+    return httpx.post(gateway.url + PATH, json=image, headers=headers, trust_env=False).status_code
 
 
 @pytest.mark.parametrize("workers", [1, 2])
