@@ -27,9 +27,14 @@ pytest_plugins = ["tests.figures", "tests.running_fixtures"]
 # not run there. Any other skip fails the run where CI=true.
 ALLOWED_SKIPS: Final[dict[str, str]] = {}
 
-# Machines that run tests are slow and shared: no test fails for one slow example.
-hypothesis.settings.register_profile("default", deadline=None, print_blob=True)
-hypothesis.settings.load_profile("default")
+# Machines that run tests are slow and shared: no test fails for one slow example. The examples are
+# the same in every run, so that a change is judged by itself; `--hypothesis-profile random` looks
+# for others.
+hypothesis.settings.register_profile("random", deadline=None, print_blob=True)
+hypothesis.settings.register_profile(
+    "same", deadline=None, print_blob=True, derandomize=True, database=None
+)
+hypothesis.settings.load_profile("same")
 
 
 @pytest.fixture(scope="session")

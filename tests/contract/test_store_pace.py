@@ -23,11 +23,8 @@ __all__ = ["clock", "store"]
 HALF_A_SECOND = 500_000
 ONE = (PacedAccount("intl", HALF_A_SECOND),)
 TWO = (PacedAccount("intl", HALF_A_SECOND), PacedAccount("spare", HALF_A_SECOND))
-ABOUT_US = 15_000
-"""What a command may have taken on its way, and less than the grace.
-
-The tests that count on it are `timing`: a server reads its own clock.
-"""
+ABOUT_US = 100_000
+"""What a command may have taken on its way: a server reads its own clock."""
 
 
 async def claim(
@@ -58,7 +55,6 @@ async def test_the_first_slot_is_free_at_once(store: Store) -> None:
     assert turn.free_us == {"intl": HALF_A_SECOND}
 
 
-@pytest.mark.timing
 async def test_the_next_slot_is_an_interval_later(store: Store, clock: Clock) -> None:
     """The answer says how long nothing can be had, and keeps its word."""
     first = await claim(store, {"acme": 2})
@@ -124,7 +120,6 @@ async def test_an_account_that_is_left_out_is_not_given(store: Store) -> None:
     assert [turn.grant.account if turn.grant else None for turn in turns] == ["spare", None]
 
 
-@pytest.mark.timing
 async def test_backing_off_holds_for_everyone(store: Store, clock: Clock) -> None:
     await store.back_off("qwen-image", "intl", 60_000)
     turn = await claim(store, {"acme": 1}, "another worker")
@@ -137,7 +132,6 @@ async def test_backing_off_holds_for_everyone(store: Store, clock: Clock) -> Non
     assert (await claim(store, {"acme": 1})).grant is not None
 
 
-@pytest.mark.timing
 async def test_backing_off_ends_within_the_hour(store: Store) -> None:
     await store.back_off("qwen-image", "intl", 10**9)
     turn = await claim(store, {"acme": 1})
@@ -161,10 +155,10 @@ async def test_a_floor_heals_a_store_that_lost_its_data(store: Store) -> None:
     assert turn.free_us["intl"] == 400_000
 
 
-@pytest.mark.timing
-async def test_a_slot_that_is_given_back_is_free_again(store: Store) -> None:
+async def test_a_slot_that_is_given_back_is_free_again(store: Store, clock: Clock) -> None:
     grant = await granted(store, {"acme": 1})
     await store.give_back("qwen-image", ONE[0], grant.slot_us)
+    clock.advance(ABOUT_US / 1e6)
     again = await granted(store, {"other": 1})
     assert again.slot_us - grant.slot_us < HALF_A_SECOND
 

@@ -398,10 +398,13 @@ def test_a_server_whose_words_nobody_reads_serves_and_ends_as_any(
             env={**os.environ, "UPSTREAM": UPSTREAM_KEY},
         ) as server,
     ):
-        until(lambda: is_open(port))
-        status = generate(f"http://127.0.0.1:{port}").status_code
-        server.terminate()
-        _, err = server.communicate(timeout=20)
+        try:
+            until(lambda: is_open(port), 30)
+            status = generate(f"http://127.0.0.1:{port}").status_code
+            server.terminate()
+            _, err = server.communicate(timeout=20)
+        finally:
+            server.kill()
 
     assert (status, server.returncode) == (200, 0)
     assert b"Traceback" not in err

@@ -69,9 +69,9 @@ def doctor(tmp_path: Path) -> Ask:
 
 
 class Vendor:
-    """Answers every request with the same bytes."""
+    """Answers every request with what `answer` then returns."""
 
-    def __init__(self, answer: bytes) -> None:
+    def __init__(self, answer: Callable[[], str]) -> None:
         self.asked: list[bytes] = []
         self._answer = answer
         self._socket = socket.create_server(("127.0.0.1", 0))
@@ -84,7 +84,7 @@ class Vendor:
                 peer, _ = self._socket.accept()
                 with peer:
                     self.asked.append(peer.recv(65536))
-                    peer.sendall(self._answer)
+                    peer.sendall(self._answer().encode())
 
     def close(self) -> None:
         with suppress(OSError):
@@ -93,10 +93,18 @@ class Vendor:
 
 
 @contextmanager
-def vendor(status: int, body: str = "", **headers: str) -> Iterator[Vendor]:
-    lines = "".join(f"{name}: {value}\r\n" for name, value in headers.items())
-    head = f"HTTP/1.1 {status} Status\r\n{lines}connection: close\r\n"
-    server = Vendor(f"{head}content-length: {len(body)}\r\n\r\n{body}".encode())
+def vendor(
+    status: int, body: str = "", *, skew_s: float | None = None, **headers: str
+) -> Iterator[Vendor]:
+    """`skew_s`: its clock is so much fast, and every answer has its date."""
+
+    def answer() -> str:
+        more = {} if skew_s is None else {"date": formatdate(time() + skew_s, usegmt=True)}
+        lines = "".join(f"{name}: {value}\r\n" for name, value in (headers | more).items())
+        head = f"HTTP/1.1 {status} Status\r\n{lines}connection: close\r\n"
+        return f"{head}content-length: {len(body)}\r\n\r\n{body}"
+
+    server = Vendor(answer)
     yield server
     server.close()
 
@@ -182,7 +190,7 @@ def test_a_name_without_an_address(doctor: Ask) -> None:
     ("skew_s", "state"), [(0, "ok"), (20, "warning"), (-20, "warning"), (600, "fails")]
 )
 def test_the_clock(skew_s: float, state: str, doctor: Ask) -> None:
-    with vendor(404, date=formatdate(time() + skew_s, usegmt=True)) as server:
+    with vendor(404, skew_s=skew_s) as server:
         told = doctor(document(at(server.port)))
 
     [line] = [line for line in told.of("account one") if "clock" in line]

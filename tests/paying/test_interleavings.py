@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import os
 import random
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import suppress
@@ -455,7 +454,6 @@ def quiet() -> Iterator[None]:
 
 @settings(
     max_examples=200,
-    derandomize=os.environ.get("CI") == "true",
     suppress_health_check=list(HealthCheck),
 )
 @given(st.integers(0, 2**32 - 1))

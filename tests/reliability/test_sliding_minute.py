@@ -1,8 +1,8 @@
 """Never more than the limit in any 60 seconds, over four workers of one Redis, at every rate.
 
-`tests/contract/test_store_time_model.py` tries every kind of burst on every store; here the ledgers of
-four workers share one, and the bound is stated: at most the limit in any 60 seconds, and under load
-never less than the limit in any 61.
+`tests/contract/test_store_time_model.py` tries every kind of burst on every store; here the ledgers
+of four workers share one, and the bound is stated: at most the limit in any 60 seconds, and under
+load never less than the limit in any 61.
 """
 
 from __future__ import annotations

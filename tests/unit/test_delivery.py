@@ -393,5 +393,5 @@ async def test_images_of_unknown_length_that_never_fit() -> None:
 async def test_waiting_for_the_budget_ends_with_the_deadline(delivering: Delivering) -> None:
     await delivering.budget.acquire(delivering.budget.total)
     with pytest.raises(ImageUnavailable, match="in time"):
-        await delivering.open(chunked(png(MIB)), deadline=0.05)
+        await delivering.open(chunked(png(MIB)), deadline=1.0)
     delivering.budget.release(delivering.budget.total)
