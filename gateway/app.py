@@ -21,9 +21,11 @@ from gateway.api.answers import Answers
 from gateway.api.auth import Authenticator, KeyMiddleware
 from gateway.api.cors import CorsMiddleware
 from gateway.api.errors import EXCEPTION_HANDLERS
+from gateway.api.image_request import body_options
 from gateway.api.images import ImageRoutes
 from gateway.api.middleware import Readiness, RequestMiddleware
 from gateway.api.models import Models
+from gateway.api.native import NativeRoutes
 from gateway.api.observers import ImageRequests, log_answer
 from gateway.api.openapi import ApiDocument
 from gateway.api.operations import operation_routes
@@ -167,6 +169,17 @@ class Parts:
             clock=clock,
         )
 
+    def answers(self) -> Answers:
+        """What hands results over."""
+        return Answers(
+            self.fetcher,
+            self.delivery,
+            ledger=self.ledger,
+            images=self.images,
+            clock=self.clock,
+            metrics=self.metrics,
+        )
+
     def apply(self, config: Config) -> None:
         """Follow a changed file; requests under way keep what they began with."""
         masker.hide(config.secrets())
@@ -237,19 +250,13 @@ def create_app(
 
     faults = parts.metrics.configuration_faults.set
     reloader = Reloader(path, config, apply, faults) if path else None
-    answers = Answers(
-        parts.fetcher,
-        parts.delivery,
-        ledger=parts.ledger,
-        images=parts.images,
-        clock=clock,
-        metrics=parts.metrics,
-    )
     keys = DefineMiddleware(KeyMiddleware, authenticate=authenticate)
     image_requests = ImageRequests(parts.metrics, parts.tracer)
-    images = ImageRoutes(parts.pipeline, answers, deadline_s=config.upstream.deadline_s)
+    images = ImageRoutes(parts.pipeline, parts.answers(), deadline_s=config.upstream.deadline_s)
+    bodies = body_options([image_requests.middleware, keys], config.max_body_bytes, parts.reading)
     routes = [
-        *images.routes([image_requests.middleware, keys], config.max_body_bytes, parts.reading),
+        *images.routes(bodies),
+        *NativeRoutes(images).routes(bodies),
         *models.routes([keys]),
         *operation_routes(
             parts.store,

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+from typing import Any, Protocol
 
 from litestar import Response
+from msgspec import Struct
 
 from gateway.api.streaming import Events, ImagesStream
 from gateway.delivery import CopySink, Delivery, OpenDelivery, ResultImages
@@ -24,6 +26,12 @@ from gateway.upstream.images import ImageFetcher
 ROOM_S = 10.0
 FRESH_S = 10.0
 """So long after it was made, an image host may not yet show an image."""
+
+
+class Describe(Protocol):
+    """Makes the body of an answer."""
+
+    def __call__(self, images: list[Image], /, *, created: int, size: Size | None) -> Struct: ...
 
 
 class Answers:
@@ -46,8 +54,10 @@ class Answers:
         self._clock = clock
         self._metrics = metrics
 
-    async def answer(self, result: Result, context: RequestContext) -> Response[ImagesResponse]:
-        """The answer in the format asked for.
+    async def answer(
+        self, result: Result, context: RequestContext, describe: Describe = to_openai
+    ) -> Response[Any]:
+        """The answer in the format asked for; `describe` makes the body of one with URLs.
 
         Raises:
             ImageUnavailable: an image cannot be fetched, or its address is not allowed; none is
@@ -64,7 +74,7 @@ class Answers:
         except ImageUnavailable as error:
             await self._give_up(error, result.place)
             raise
-        body = to_openai(images, created=record.created, size=plan.size)
+        body = describe(images, created=record.created, size=plan.size)
         return Response(body, headers=headers)
 
     async def _streamed(

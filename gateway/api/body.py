@@ -6,6 +6,7 @@ import asyncio
 import json
 import re
 from codecs import BOM_UTF8
+from collections.abc import Container, Iterable, Mapping
 from typing import Any, NoReturn
 
 import msgspec
@@ -156,13 +157,8 @@ def to_image_request(body: dict[str, Any], *, strict: bool = True) -> ImageReque
     Raises:
         InvalidRequest: `param` names the field where one is at fault.
     """
-    fields = {name: value for name, value in body.items() if value is not None}
-    for name, value in fields.items():
-        if name not in KNOWN:
-            message = f"Unknown parameter: '{shown(name)}'. Leave it out."
-            raise UnknownParameter(message, param=shown(name))
-        if isinstance(value, float) and value.is_integer():
-            fields[name] = int(value)  # JSON has numbers only: 1.0 is 1
+    fields = given(body)
+    refuse_unknown(fields, KNOWN)
     try:
         request = msgspec.convert(fields, ImageRequest, strict=strict)
     except msgspec.ValidationError as fault:
@@ -170,6 +166,23 @@ def to_image_request(body: dict[str, Any], *, strict: bool = True) -> ImageReque
     refuse_long("prompt", request.prompt)
     refuse_long("negative_prompt", request.negative_prompt)
     return request
+
+
+def given(fields: Mapping[str, Any]) -> dict[str, Any]:
+    """Without nulls. JSON has numbers only: 1.0 is 1."""
+    return {
+        name: int(value) if isinstance(value, float) and value.is_integer() else value
+        for name, value in fields.items()
+        if value is not None
+    }
+
+
+def refuse_unknown(fields: Iterable[str], known: Container[str]) -> None:
+    """Raises UnknownParameter: it names the first field that is not known."""
+    for name in fields:
+        if name not in known:
+            message = f"Unknown parameter: '{shown(name)}'. Leave it out."
+            raise UnknownParameter(message, param=shown(name))
 
 
 def refuse_long(name: str, text: str | None) -> None:

@@ -1,4 +1,4 @@
-"""Every failure as OpenAI's error object: the gateway's own, the framework's, and defects."""
+"""Every failure as an error object: the gateway's own, the framework's, and defects."""
 
 from __future__ import annotations
 
@@ -11,13 +11,15 @@ import msgspec
 from litestar import Request, Response, route
 from litestar.exceptions import HTTPException
 from litestar.response.base import ASGIResponse
-from litestar.types import ExceptionHandlersMap
+from litestar.types import ExceptionHandlersMap, Scope
 
+from gateway.api.paths import is_native
 from gateway.api.unserved import unserved
 from gateway.domain import errors
 from gateway.domain.errors import GatewayError
 from gateway.observability.context import context_of
 from gateway.protocol.openai import ErrorDetail, ErrorResponse
+from gateway.translate.native import to_error
 
 AnyRequest = Request[Any, Any, Any]
 
@@ -49,9 +51,19 @@ def error_response(
     )
 
 
-def error_answer(error: GatewayError) -> ASGIResponse:
+def respond(
+    scope: Scope, error: GatewayError, headers: dict[str, str] | None = None
+) -> Response[Any]:
+    """The same, or below the vendor's own path its error object."""
+    response: Response[Any] = error_response(error, headers)
+    if is_native(scope["path"]):
+        response.content = to_error(error, context_of(scope).request_id)
+    return response
+
+
+def error_answer(scope: Scope, error: GatewayError) -> ASGIResponse:
     """The same as an ASGI application, for an answer that no handler makes."""
-    response = error_response(error)
+    response = respond(scope, error)
     return ASGIResponse(
         body=msgspec.json.encode(response.content),
         status_code=error.status,
@@ -71,18 +83,18 @@ def retry_headers(error: GatewayError) -> dict[str, str]:
     return headers
 
 
-def on_gateway_error(request: AnyRequest, error: GatewayError) -> Response[ErrorResponse]:
+def on_gateway_error(request: AnyRequest, error: GatewayError) -> Response[Any]:
     """A failure with its own words."""
     context_of(request.scope).outcome = error.label()
-    return error_response(error)
+    return respond(request.scope, error)
 
 
-def on_framework_error(request: AnyRequest, error: HTTPException) -> Response[ErrorResponse]:
+def on_framework_error(request: AnyRequest, error: HTTPException) -> Response[Any]:
     """Litestar's refusals, in words of ours: its own may repeat what the caller sent."""
     allow = {k.lower(): v for k, v in (error.headers or {}).items() if k.lower() == "allow"}
     failure = to_failure(request.scope["method"], request.scope["path"], error.status_code, allow)
     context_of(request.scope).outcome = failure.label()
-    return error_response(failure, allow)
+    return respond(request.scope, failure, allow)
 
 
 def to_failure(method: str, path: str, status: int, allow: Mapping[str, str]) -> GatewayError:
@@ -95,13 +107,13 @@ def to_failure(method: str, path: str, status: int, allow: Mapping[str, str]) ->
     return kind(message)
 
 
-def on_defect(request: AnyRequest, error: Exception) -> Response[ErrorResponse]:
+def on_defect(request: AnyRequest, error: Exception) -> Response[Any]:
     """A bug: the client gets the request id, the log gets the cause."""
     context = context_of(request.scope)
     context.outcome = errors.InternalFault.label()
     context.log.error("defect", exc_info=error)
     message = "The gateway failed; its operator finds the cause under this request's x-request-id."
-    return error_response(errors.InternalFault(message))
+    return respond(request.scope, errors.InternalFault(message))
 
 
 EXCEPTION_HANDLERS: ExceptionHandlersMap = {

@@ -10,8 +10,9 @@ from msgspec import Struct, inspect
 
 from gateway.domain.errors import InvalidRequest
 
-PLACE = re.compile(r" - at `\$(?:\.(?P<name>\w++))?+[^`]*+`\Z")
-MISSING = re.compile(r"Object missing required field `(\w+)`\Z")
+PLACE = re.compile(r" - at `\$(?:\.(?P<path>\w++(?:\[\d++\]|\.\w++)*+))?+[^`]*+`\Z")
+MISSING = re.compile(r"Object missing required field `(\w+)`")
+UNKNOWN = "Object contains unknown field "
 GOT = re.compile(r", got `(\w+)`")
 KINDS = {
     "str": "text",
@@ -28,22 +29,34 @@ PLAIN: dict[type[inspect.Type], str] = {
     inspect.IntType: "a whole number",
     inspect.BoolType: "true or false",
     inspect.DictType: "an object",
+    inspect.StructType: "an object",
+    inspect.ListType: "a list",
 }
 
 
-def to_invalid(fault: msgspec.ValidationError, type_: type[Struct]) -> InvalidRequest:
-    """Turn msgspec's sentence about a `type_` into one about a parameter."""
+def to_invalid(fault: msgspec.ValidationError, *types: type[Struct]) -> InvalidRequest:
+    """Turn msgspec's sentence about one of the `types` into one about a parameter."""
     text = str(fault)
+    place = PLACE.search(text)
+    path = (place["path"] if place else None) or ""
     if missing := MISSING.match(text):
-        name = missing[1]
+        name = f"{path}.{missing[1]}".removeprefix(".")
         message = f"Missing required parameter: '{name}'."
         return InvalidRequest(message, param=name, code="missing_required_parameter")
-    place = PLACE.search(text)
-    name = (place["name"] if place else None) or "body"
+    name = path or "body"
+    if text.startswith(UNKNOWN):  # its name may be anything
+        return InvalidRequest(f"'{name}' has an unknown field. Leave it out.", param=name)
     got = GOT.search(text)
-    message = f"'{name}' must be {wanted(type_).get(name, 'something else')}"
+    message = f"'{name}' must be {takes(name, types)}"
     message += f", not {KINDS.get(got[1], got[1])}." if got else "."
     return InvalidRequest(message, param=name, code="invalid_type" if got else "invalid_value")
+
+
+def takes(path: str, types: tuple[type[Struct], ...]) -> str:
+    """What the field at the end of a path takes."""
+    name = path.rpartition(".")[2]
+    found = (wanted(type_)[name] for type_ in types if name in wanted(type_))
+    return next(found, "an object" if name.endswith("]") else "something else")
 
 
 @cache

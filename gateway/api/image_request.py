@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from typing import Any, cast
+from collections.abc import Sequence
+from typing import Any, TypeVar, cast
 
 from litestar import Request
 from litestar.datastructures import State
 from litestar.dto import AbstractDTO
 from litestar.openapi.spec import Reference, Schema
+from litestar.types import Middleware
 from litestar.typing import FieldDefinition
 
 from gateway.api.body import parse_json, read_body, to_image_request
+from gateway.api.openapi import SECURITY, operation_id
 from gateway.api.paths import DEPLOYMENT
 from gateway.api.read_budget import ReadBudget
 from gateway.api.start_limiter import StartLimiter
@@ -19,6 +22,7 @@ from gateway.protocol.openai import ImageRequest
 from gateway.tenants.keys import Caller
 from gateway.translate.lenient import adapted
 
+T = TypeVar("T")
 READ_BUDGET = "read_budget"
 START_LIMITER = "start_limiter"
 
@@ -53,23 +57,10 @@ class GatewayRequest(Request[Caller, None, State]):
             return body
 
 
-class ImageRequestDTO(AbstractDTO[ImageRequest]):
-    """Decodes a body more strictly than Litestar would, and refuses it in words of OpenAI's."""
+class OwnTypeDTO(AbstractDTO[T]):
+    """Of a type that stands in the document as it is; a subclass decodes it."""
 
     asgi_connection: GatewayRequest
-
-    def decode_bytes(self, value: bytes) -> ImageRequest:
-        """Raises InvalidRequest: `param` names the field at fault."""
-        request = self.asgi_connection
-        request.fields = fields = parse_json(value)
-        deployment = request.path_params.get(DEPLOYMENT)
-        if deployment is not None and fields.get("model") is None:
-            fields["model"] = deployment
-        if request.user.tenant.unknown_parameters == "refuse":
-            request.ignored = ()
-            return to_image_request(fields)
-        known, request.ignored = adapted(fields)
-        return to_image_request(known, strict=False)
 
     @classmethod
     def create_for_field_definition(cls, *_: object, **__: object) -> None:
@@ -84,3 +75,39 @@ class ImageRequestDTO(AbstractDTO[ImageRequest]):
     ) -> Reference | Schema:
         """The type's own."""
         return cast("Reference | Schema", schema_creator.for_field_definition(field_definition))
+
+
+class ImageRequestDTO(OwnTypeDTO[ImageRequest]):
+    """Decodes a body more strictly than Litestar would, and refuses it in words of OpenAI's."""
+
+    def decode_bytes(self, value: bytes) -> ImageRequest:
+        """Raises InvalidRequest: `param` names the field at fault."""
+        request = self.asgi_connection
+        request.fields = fields = parse_json(value)
+        deployment = request.path_params.get(DEPLOYMENT)
+        if deployment is not None and fields.get("model") is None:
+            fields["model"] = deployment
+        if request.user.tenant.unknown_parameters == "refuse":
+            request.ignored = ()
+            return to_image_request(fields)
+        known, request.ignored = adapted(fields)
+        return to_image_request(known, strict=False)
+
+
+def body_options(
+    middleware: Sequence[Middleware], max_body_bytes: int, read_budget: ReadBudget
+) -> dict[str, Any]:
+    """For handlers that take a `GatewayRequest`.
+
+    Everything stands at the handlers: Litestar makes deep copies of what stands at a router.
+    """
+    return {
+        "status_code": 200,
+        "middleware": middleware,
+        "request_class": GatewayRequest,
+        "request_max_body_size": max_body_bytes,
+        "return_dto": None,
+        "opt": {START_LIMITER: StartLimiter(), READ_BUDGET: read_budget},
+        "operation_id": operation_id,
+        "security": SECURITY,
+    }

@@ -2,28 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any, Final
 
 from litestar import Response, post
 from litestar.handlers import HTTPRouteHandler
 from litestar.params import JSONBody
-from litestar.types import Middleware, Scope
+from litestar.types import Scope
 
-from gateway.api.answers import Answers
+from gateway.api.answers import Answers, Describe
 from gateway.api.disconnect import watch
-from gateway.api.image_request import READ_BUDGET, START_LIMITER, GatewayRequest, ImageRequestDTO
-from gateway.api.openapi import IMAGE_ERRORS, SECURITY, error_responses, operation_id
+from gateway.api.image_request import GatewayRequest, ImageRequestDTO
+from gateway.api.openapi import IMAGE_ERRORS, error_responses
 from gateway.api.options import parse_options
 from gateway.api.paths import of_deployments, prefixed
-from gateway.api.read_budget import ReadBudget
-from gateway.api.start_limiter import StartLimiter
 from gateway.domain.errors import ClientGone, GatewayError
 from gateway.observability.context import context_of
 from gateway.observability.logs import prompt_facts
 from gateway.protocol.openai import ImageRequest, ImagesResponse
 from gateway.requests.client import Client
 from gateway.requests.pipeline import Pipeline
+from gateway.translate.request import SizePolicy
+from gateway.translate.response import to_openai
 
 OPERATION: Final = "/images/generations"
 
@@ -36,31 +35,19 @@ class ImageRoutes:
         self._answers = answers
         self._deadline_s = deadline_s
 
-    def routes(
-        self, middleware: Sequence[Middleware], max_body_bytes: int, read_budget: ReadBudget
-    ) -> list[HTTPRouteHandler]:
-        """The routes, for Litestar.
-
-        Everything stands at the handlers: Litestar makes deep copies of what stands at a router.
-        """
+    def routes(self, options: dict[str, Any]) -> list[HTTPRouteHandler]:
+        """The routes, for Litestar; `options` are those of `body_options`."""
 
         async def create_image(
             data: JSONBody[ImageRequest], request: GatewayRequest
         ) -> Response[ImagesResponse]:
             """Make images from a prompt, as OpenAI's `images.generate` does."""
-            return await self._generate(data, request)
+            return await self.make(data, request)
 
         shared: dict[str, Any] = {
-            "status_code": 200,
-            "middleware": middleware,
-            "request_class": GatewayRequest,
-            "request_max_body_size": max_body_bytes,
+            **options,
             "dto": ImageRequestDTO,
-            "return_dto": None,
-            "opt": {START_LIMITER: StartLimiter(), READ_BUDGET: read_budget},
-            "operation_id": operation_id,
             "summary": "Make images",
-            "security": SECURITY,
             "responses": error_responses(IMAGE_ERRORS),
         }
         documented, *others = prefixed(OPERATION)
@@ -77,9 +64,19 @@ class ImageRoutes:
         if is_refused and caller is not None and context.is_image_request:
             await self._pipeline.attach_rate_limit_headers(caller, context)
 
-    async def _generate(
-        self, wanted: ImageRequest, request: GatewayRequest
-    ) -> Response[ImagesResponse]:
+    async def make(
+        self,
+        wanted: ImageRequest,
+        request: GatewayRequest,
+        *,
+        size_policy: SizePolicy | None = None,
+        describe: Describe = to_openai,
+    ) -> Response[Any]:
+        """The whole road of a request whose body has been read.
+
+        Raises:
+            GatewayError: why there are no images for this client.
+        """
         caller, context = request.user, context_of(request.scope)
         context.bind(
             tenant=caller.tenant.name,
@@ -89,7 +86,7 @@ class ImageRoutes:
         options = parse_options(
             list(request.scope["headers"]), caller, request.fields, self._deadline_s
         )
-        plan = self._pipeline.plan(caller, wanted, context)
+        plan = self._pipeline.plan(caller, wanted, context, size_policy)
         # All of both has been read. A request may wait for minutes, and thousands do: an SDK's
         # headers are 2.5 KiB. What comes later, a middleware too, finds none of them.
         del request.fields
@@ -105,7 +102,7 @@ class ImageRoutes:
             result = await self._pipeline.serve(caller, plan, context, options, client)
         finally:
             stop_watching()
-        answer = await self._answers.answer(result, context)
+        answer = await self._answers.answer(result, context, describe)
         if request.ignored:
             ignored = answer.headers.get("x-gateway-ignored")
             answer.headers["x-gateway-ignored"] = ", ".join(

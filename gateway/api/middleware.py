@@ -108,7 +108,7 @@ class ResponseRecorder:
             self._early = asyncio.create_task(self._answer(error))
 
     async def _answer(self, error: GatewayError) -> None:
-        await error_answer(error)(self._scope, never, self._send_on)
+        await error_answer(self._scope, error)(self._scope, never, self._send_on)
 
     def client_fate(self) -> ClientFate:
         """What became of the client."""

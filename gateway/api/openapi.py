@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import inspect
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Container, Iterable, Iterator, Sequence
 from typing import Any
 
 import msgspec
@@ -18,11 +18,21 @@ from litestar.handlers import HTTPRouteHandler
 from litestar.openapi import OpenAPIConfig, ResponseSpec
 from litestar.openapi.spec import Components, Example, Reference, SecurityScheme
 from litestar.types import Method
+from msgspec import Struct
 
 from gateway.domain import errors
 from gateway.domain.errors import GatewayError
+from gateway.protocol.native import (
+    NativeError,
+    NativeInput,
+    NativeItem,
+    NativeMessage,
+    NativeParameters,
+    NativeRequest,
+)
 from gateway.protocol.openai import ErrorDetail, ErrorResponse
 from gateway.translate.fields import FIELDS, Field
+from gateway.translate.native import code_of
 
 SECURITY: list[dict[str, list[str]]] = [{"bearer": []}, {"api-key": []}]
 """For handlers that want a key: either header will do."""
@@ -59,6 +69,20 @@ HEADERS = {
     "x-gateway-ignored": "Fields of the request that had no effect.",
     "x-gateway-warning": "Sentences on what the model may not have read.",
 }
+NATIVE_TYPES = (NativeRequest, NativeInput, NativeMessage, NativeItem, NativeParameters)
+BEYOND_NATIVE_TYPES: dict[tuple[str, str], dict[str, object]] = {
+    ("NativeInput", "messages"): {"minItems": 1, "maxItems": 1},
+    ("NativeMessage", "content"): {"minItems": 1},
+    ("NativeItem", "text"): BEYOND_TYPES["prompt"],
+    ("NativeParameters", "negative_prompt"): BEYOND_TYPES["negative_prompt"],
+    ("NativeParameters", "size"): {
+        "pattern": "^[1-9][0-9]{0,4}\\*[1-9][0-9]{0,4}$",
+        "examples": ["1024*1024"],
+        "description": "One that the model makes: which, depends on the model.",
+    },
+    ("NativeParameters", "seed"): {"minimum": 0},
+}
+"""The same for the vendor's own form."""
 OF_SUCCESSES = tuple(name for name in HEADERS if name.startswith(("x-cache", "x-image", "x-gate")))
 OF_FAILURES = ("x-should-retry", "retry-after", "retry-after-ms")
 
@@ -70,17 +94,43 @@ def subclasses(kind: type[GatewayError]) -> Iterator[type[GatewayError]]:
         yield from subclasses(child)
 
 
-ELSEWHERE = {GatewayError, errors.ClientGone, errors.Unsupported, errors.EndpointRetired}
-"""No client sees them, or not on this path."""
-IMAGE_ERRORS = tuple(
-    kind
-    for kind in subclasses(GatewayError)
-    if kind not in ELSEWHERE and kind.__module__ == errors.__name__
-)
+def seen(elsewhere: Container[type[GatewayError]]) -> tuple[type[GatewayError], ...]:
+    """What a client can see on a path of images: all but those."""
+    return tuple(
+        kind
+        for kind in subclasses(GatewayError)
+        if kind not in elsewhere and kind.__module__ == errors.__name__
+    )
+
+
+UNSEEN = {GatewayError, errors.ClientGone, errors.Unsupported, errors.EndpointRetired}
+"""No client sees them, or not on a path of images."""
+ELSEWHERE = {*UNSEEN, errors.CallModeForbidden}
+"""Nor these on OpenAI's."""
+IMAGE_ERRORS = seen(ELSEWHERE)
+NATIVE_ERRORS = seen(UNSEEN)
 MODEL_ERRORS = (errors.InvalidKey, errors.ModelForbidden, errors.ModelNotFound)
 
 
-def error_responses(kinds: Iterable[type[GatewayError]]) -> dict[int, ResponseSpec]:
+class ErrorForm(Struct, frozen=True):
+    """How the errors of a path are written."""
+
+    container: type[Struct]
+    example: Callable[[type[GatewayError]], Struct]
+
+
+OPENAI = ErrorForm(
+    ErrorResponse,
+    lambda kind: ErrorResponse(ErrorDetail(sentence(kind), kind.type, None, kind.code)),
+)
+DASHSCOPE = ErrorForm(
+    NativeError, lambda kind: NativeError(code_of(kind), sentence(kind), "req_0123456789abcdef")
+)
+
+
+def error_responses(
+    kinds: Iterable[type[GatewayError]], form: ErrorForm = OPENAI
+) -> dict[int, ResponseSpec]:
     """By status, for a handler's `responses`; each kind of error is an example."""
     by_status: dict[int, list[type[GatewayError]]] = defaultdict(list)
     all_kinds: list[type[GatewayError]] = [*kinds, errors.InternalFault]
@@ -89,10 +139,10 @@ def error_responses(kinds: Iterable[type[GatewayError]]) -> dict[int, ResponseSp
             by_status[kind.status].append(kind)
     return {
         status: ResponseSpec(
-            ErrorResponse,
+            form.container,
             generate_examples=False,
             description=" ".join(sentence(kind) for kind in found),
-            examples=[example(kind) for kind in found],
+            examples=[example(kind, form) for kind in found],
         )
         for status, found in sorted(by_status.items())
     }
@@ -103,10 +153,9 @@ def sentence(kind: type[GatewayError]) -> str:
     return (inspect.getdoc(kind) or "").splitlines()[0]
 
 
-def example(kind: type[GatewayError]) -> Example:
+def example(kind: type[GatewayError], form: ErrorForm) -> Example:
     """Its error object."""
-    detail = ErrorDetail(sentence(kind), kind.type, None, kind.code)
-    value = msgspec.to_builtins(ErrorResponse(detail))
+    value = msgspec.to_builtins(form.example(kind))
     return Example(id=kind.label(), summary=kind.code, value=value)
 
 
@@ -149,7 +198,9 @@ class ApiDocument:
         )
         app = Litestar(list(self._handlers), openapi_config=config, logging_config=None)
         document = app.openapi_schema.to_schema()
-        finish_request(document["components"]["schemas"]["ImageRequest"])
+        schemas = document["components"]["schemas"]
+        finish_request(schemas["ImageRequest"])
+        finish_native(schemas)
         for item in document["paths"].values():
             item.pop("head", None)  # the same as GET, without a body
             for operation in item.values():
@@ -175,6 +226,14 @@ def finish_request(schema: dict[str, Any]) -> None:
         if row.fate == "refused":
             schema["properties"][row.name] = narrowed(row, field["description"])
         field.update(BEYOND_TYPES.get(row.name, {}))
+
+
+def finish_native(schemas: dict[str, Any]) -> None:
+    """The same for requests in the vendor's own form."""
+    for type_ in NATIVE_TYPES:
+        schemas[type_.__name__]["additionalProperties"] = False
+    for (name, field), more in BEYOND_NATIVE_TYPES.items():
+        schemas[name]["properties"][field].update(more)
 
 
 def narrowed(row: Field, description: str) -> dict[str, Any]:

@@ -8,6 +8,14 @@ DEPLOYMENT: Final = "deployment"
 """Azure's name of a model, in the path."""
 PREFIXES: Final = ("/v1", "", "/openai/v1", "/openai")
 """OpenAI's, what is left of it in a base URL that forgot it, and Azure's two."""
+NATIVE: Final = "/api/v1"
+"""The base of the vendor's own paths, where answers and errors have the vendor's own form."""
+NATIVE_GENERATION: Final = f"{NATIVE}/services/aigc/multimodal-generation/generation"
+
+
+def is_native(path: str) -> bool:
+    """Whether a path is below it."""
+    return path.startswith(f"{NATIVE}/")
 
 
 def prefixed(operation: str) -> list[str]:

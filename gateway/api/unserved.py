@@ -2,9 +2,20 @@
 
 from __future__ import annotations
 
-from gateway.domain.errors import EndpointRetired, GatewayError, NotFound, Unsupported
+from gateway.api.paths import NATIVE, NATIVE_GENERATION, is_native
+from gateway.domain.errors import (
+    CallModeForbidden,
+    EndpointRetired,
+    GatewayError,
+    NotFound,
+    Unsupported,
+)
 
 SHOWN_PATH = 100
+ASYNCHRONOUS = tuple(
+    f"{NATIVE}/services/aigc/{task}/" for task in ("image-generation", "image2image", "text2image")
+)
+"""The vendor's paths that answer with a task."""
 FAMILIES = frozenset(
     {
         *("assistants", "audio", "batches", "chat", "completions", "containers", "conversations"),
@@ -19,6 +30,15 @@ def unserved(method: str, path: str) -> GatewayError:
     """The error for a path that no route has."""
     parts = behind_prefix([part for part in path.split("/") if part])
     asked = f"{method} {path[:SHOWN_PATH].encode(errors='replace').decode()}"
+    if is_native(path):
+        return unserved_natively(path, asked)
+    parts = behind_prefix([part for part in path.split("/") if part])
+    asked = f"{method} {path[:SHOWN_PATH].encode(errors='replace').decode()}"
+    if is_native(path):
+        return NotFound(
+            f"There is nothing at {asked}. Of the vendor's own API this gateway serves synchronous "
+            f"image generation only, at POST {NATIVE_GENERATION}."
+        )
     if parts[:2] == ["images", "variations"]:
         return EndpointRetired(
             "Image variations are retired, here as at OpenAI. "
@@ -32,6 +52,19 @@ def unserved(method: str, path: str) -> GatewayError:
     return NotFound(
         f"There is nothing at {asked}. Images are made at POST /v1/images/generations, "
         "so a client's base URL ends in /v1."
+    )
+
+
+def unserved_natively(path: str, asked: str) -> GatewayError:
+    """The error for a path of the vendor's."""
+    if path.startswith(ASYNCHRONOUS):
+        return CallModeForbidden(
+            "current user api does not support asynchronous calls. "
+            f"Make images at POST {NATIVE_GENERATION}, as MultiModalConversation.call does."
+        )
+    return NotFound(
+        f"There is nothing at {asked}. Of the vendor's own API this gateway serves synchronous "
+        f"image generation only, at POST {NATIVE_GENERATION}."
     )
 
 

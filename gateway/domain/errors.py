@@ -11,6 +11,7 @@
     │   ├── UnsupportedMediaType  415
     ├── InvalidKey                401
     ├── ModelForbidden            403
+    ├── CallModeForbidden         403  the vendor's own path answers at once and whole
     ├── NotFound                  404
     │   └── ModelNotFound         404
     ├── MethodNotAllowed          405
@@ -153,6 +154,15 @@ class ModelForbidden(GatewayError):
     status = 403
     type = "invalid_request_error"
     code = "model_not_allowed"
+    should_retry = False
+
+
+class CallModeForbidden(GatewayError):
+    """Asked to answer later or bit by bit, on the vendor's own path, which answers at once."""
+
+    status = 403
+    type = "invalid_request_error"
+    code = "call_mode_not_allowed"
     should_retry = False
 
 

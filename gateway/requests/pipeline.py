@@ -47,7 +47,7 @@ from gateway.results.cache_policy import (
 from gateway.store.requests import ClientOutcome, EnterRequest, Leave
 from gateway.tenants.admission import Admission, Ticket
 from gateway.tenants.keys import Caller, choose_model
-from gateway.translate.request import Plan, to_dashscope
+from gateway.translate.request import Plan, SizePolicy, to_dashscope
 
 CACHE = {
     How.HIT: "hit",
@@ -118,8 +118,14 @@ class Pipeline:
         self._catalogue = catalogue
         self._default_model = default_model
 
-    def plan(self, caller: Caller, request: ImageRequest, context: RequestContext) -> Plan:
-        """What the request asks of the vendor.
+    def plan(
+        self,
+        caller: Caller,
+        request: ImageRequest,
+        context: RequestContext,
+        size_policy: SizePolicy | None = None,
+    ) -> Plan:
+        """What the request asks of the vendor; without a `size_policy`, by the tenant's.
 
         Raises:
             GatewayError: it cannot be honoured.
@@ -127,7 +133,7 @@ class Pipeline:
         tenant = caller.tenant
         choice = choose_model(self._catalogue, tenant, request.model, self._default_model)
         context.model = choice.family
-        return to_dashscope(request, choice, tenant.size_policy)
+        return to_dashscope(request, choice, size_policy or tenant.size_policy)
 
     async def serve(
         self,

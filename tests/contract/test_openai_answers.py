@@ -214,6 +214,7 @@ def test_every_class_of_error_occurs_above() -> None:
     elsewhere = {
         errors.GatewayError,  # the root, never raised
         errors.BodyTimeout,  # tests/unit/test_body.py
+        errors.CallModeForbidden,  # tests/journeys/test_native.py
         errors.ClientGone,  # nobody is there to get it
         errors.ImageHostsUnreachable,  # tests/journeys/test_private_image_hosts.py
         errors.ServiceUnavailable,  # tests/journeys/test_paying_once.py: an open breaker

@@ -191,7 +191,7 @@ def test_no_outsider_comes_past_the_ingress_to_what_is_not_for_them() -> None:
     }  # fmt: skip
 
     assert namespaces == ["ingress-nginx", "monitoring"]
-    assert paths == {"/v1", "/images", "/models"}
+    assert paths == {"/v1", "/images", "/models", "/api/v1", "/openai"}
 
 
 def test_the_gateway_reaches_names_redis_and_the_vendor_and_nothing_else() -> None:

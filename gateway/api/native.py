@@ -1,0 +1,120 @@
+"""POST /api/v1/services/aigc/multimodal-generation/generation: for programs on the vendor's SDK.
+
+They move to the gateway by a change of their base URL and key. Behind the form of request, answer
+and errors it is the road of every image request.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from functools import partial
+from typing import Any
+
+import msgspec
+from litestar import Response, post
+from litestar.handlers import HTTPRouteHandler
+from litestar.params import JSONBody
+
+from gateway.api.body import given, parse_json, refuse_long, refuse_unknown
+from gateway.api.field_faults import to_invalid
+from gateway.api.image_request import GatewayRequest, OwnTypeDTO
+from gateway.api.images import ImageRoutes
+from gateway.api.openapi import DASHSCOPE, NATIVE_ERRORS, error_responses
+from gateway.api.paths import NATIVE_GENERATION
+from gateway.domain.errors import CallModeForbidden
+from gateway.observability.context import context_of
+from gateway.protocol.native import (
+    NativeInput,
+    NativeItem,
+    NativeMessage,
+    NativeParameters,
+    NativeReply,
+    NativeRequest,
+)
+from gateway.translate.native import (
+    OUTER,
+    PARAMETERS,
+    to_image_request,
+    to_reply,
+    without_unknown,
+)
+
+TYPES = (NativeRequest, NativeInput, NativeMessage, NativeItem, NativeParameters)
+MODES = {
+    b"x-dashscope-async": "asynchronous calls. Leave the header X-DashScope-Async out.",
+    b"x-dashscope-sse": "streamed calls. Leave the header X-DashScope-SSE out, or stream=False.",
+}
+"""Headers by which the SDK asks for another kind of answer, and the end of the vendor's words."""
+
+
+class NativeRequestDTO(OwnTypeDTO[NativeRequest]):
+    """Decodes a body, and refuses it in plain words."""
+
+    def decode_bytes(self, value: bytes) -> NativeRequest:
+        """Raises InvalidRequest: it says where the fault is."""
+        request = self.asgi_connection
+        request.fields = body = parse_json(value)
+        request.ignored = ()
+        is_strict = request.user.tenant.unknown_parameters == "refuse"
+        if not is_strict:
+            body, request.ignored = without_unknown(body)
+        return to_native_request(body, strict=is_strict)
+
+
+def to_native_request(body: dict[str, Any], *, strict: bool) -> NativeRequest:
+    """Check the form of a request; a null is the same as an absent key.
+
+    Raises:
+        InvalidRequest: it says where the fault is.
+    """
+    fields = given(body)
+    refuse_unknown(fields, OUTER)
+    if isinstance(parameters := fields.get("parameters"), dict):
+        fields["parameters"] = parameters = given(parameters)
+        refuse_unknown(parameters, PARAMETERS)
+    try:
+        return msgspec.convert(fields, NativeRequest, strict=strict)
+    except msgspec.ValidationError as fault:
+        raise to_invalid(fault, *TYPES) from None
+
+
+class NativeRoutes:
+    """The vendor's own image endpoint."""
+
+    def __init__(self, images: ImageRoutes) -> None:
+        self._images = images
+
+    def routes(self, options: dict[str, Any]) -> list[HTTPRouteHandler]:
+        """The routes, for Litestar; `options` are those of `body_options`."""
+
+        @post(
+            NATIVE_GENERATION,
+            **options,
+            dto=NativeRequestDTO,
+            summary="Make images, as the vendor's SDK asks for them",
+            responses=error_responses(NATIVE_ERRORS, DASHSCOPE),
+        )
+        async def create_image_natively(
+            data: JSONBody[NativeRequest], request: GatewayRequest
+        ) -> Response[NativeReply]:
+            """Make images from a prompt, as `MultiModalConversation.call` does, at once."""
+            refuse_other_modes(request.scope["headers"])
+            wanted = to_image_request(data)
+            refuse_long("text", wanted.prompt)
+            refuse_long("negative_prompt", wanted.negative_prompt)
+            request_id = context_of(request.scope).request_id
+            return await self._images.make(
+                wanted,
+                request,
+                size_policy="strict",
+                describe=partial(to_reply, request_id=request_id),
+            )
+
+        return [create_image_natively]
+
+
+def refuse_other_modes(lines: Iterable[tuple[bytes, bytes]]) -> None:
+    """Raises CallModeForbidden: a header asks to answer later, or bit by bit."""
+    for name, value in lines:
+        if name in MODES and value.strip().lower() == b"enable":
+            raise CallModeForbidden(f"current user api does not support {MODES[name]}")
