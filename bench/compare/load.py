@@ -51,13 +51,13 @@ def ask(
     *,
     key: str = KEY,
     connections: int = CONNECTIONS,
-    seconds: float = 3.0,
+    seconds: int = 3,
 ) -> Run:
     """Raises SystemExit: an answer was broken off, or none came."""
     headers = [f"--header={name}: {value}" for name, value in contender.headers.items()]
     command = [
         *("taskset", "--cpu-list", str(cores()[OTHERS])),
-        *("wrk", "--threads=1", f"--connections={connections}", f"--duration={seconds:g}s"),
+        *("wrk", "--threads=1", f"--connections={connections}", f"--duration={seconds}s"),
         *("--timeout=30s", "--latency", f"--script={ASK}", *headers, contender.url),
         *("--", key, body, str(next(SEEDS))),
     ]
@@ -89,11 +89,11 @@ class Workload(Struct, kw_only=True):
     all_refused: tuple[str, ...] = ()
     """Those that are to answer 429."""
 
-    def measure(self, rounds: int, seconds: float) -> dict[str, list[Run]]:
+    def measure(self, rounds: int, seconds: int) -> dict[str, list[Run]]:
         """Some rounds; every other one in the opposite order."""
         runs: dict[str, list[Run]] = {name: [] for name in self.contenders}
         for name in self.contenders:
-            self._ask(name, min(1.0, seconds))
+            self._ask(name, 1)
         for number in range(rounds):
             for name in sorted(runs, key=list(runs).index, reverse=bool(number % 2)):
                 runs[name].append(self._ask(name, seconds))
@@ -103,7 +103,7 @@ class Workload(Struct, kw_only=True):
             print(f"{self.name:16} {name:20} {rate.median:8,.0f}/s, {cpu_us.median:7.1f} us each")
         return runs
 
-    def _ask(self, name: str, seconds: float) -> Run:
+    def _ask(self, name: str, seconds: int) -> Run:
         run = ask(
             self.contenders[name],
             self.body,

@@ -59,12 +59,12 @@ def read_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--full", action="store_true", help="with the peers and all other costs")
     parser.add_argument("--rounds", type=int, help="turns of each; 3, or 5 where it is full")
-    parser.add_argument("--seconds", type=float, help="of each turn; 2, or 3 where it is full")
+    parser.add_argument("--seconds", type=int, help="of each turn; 2, or 3 where it is full")
     parser.add_argument("--only", metavar="NAME", help="one workload, or one cost; writes nothing")
     parser.add_argument("--write", action="store_true", help="write bench/ratios.json")
     arguments = parser.parse_args()
     arguments.rounds = arguments.rounds or (5 if arguments.full else 3)
-    arguments.seconds = arguments.seconds or (3.0 if arguments.full else 2.0)
+    arguments.seconds = arguments.seconds or (3 if arguments.full else 2)
     return arguments
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import ctypes
+import gc
 import mmap
 import os
 import select
@@ -50,6 +51,9 @@ ALONE_S = 0.2
 LOOK_UPS = "16"
 """Threads of the event loop, which do nothing but ask name servers: of the four that libuv has by
 itself, a silent one would take all, those of the connections to the vendor among them."""
+COLLECT_AFTER = 50_000
+"""Objects made and not freed before the garbage collector looks; Python's 700 are there a few times
+in each turn of the loop, and circles of objects are rare here."""
 SIGNALS = frozenset({signal.SIGINT, signal.SIGTERM, signal.SIGHUP})
 LAST_ANSWER = (b"connection", b"close")
 SO_ATTACH_FILTER = 26
@@ -141,6 +145,9 @@ class Server(uvicorn.Server):
         await super().startup(sockets)
         if self._orders is not None:
             loop.add_reader(self._orders.alive, self._orphaned, self._orders.alive)
+        # What is there now stays: the collector need not look at it again and again.
+        gc.freeze()
+        gc.set_threshold(COLLECT_AFTER)
         if self.started:
             self._ready()
 
