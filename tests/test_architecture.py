@@ -35,7 +35,6 @@ LAYERS: Final = (
 # Imports of others that only these modules may have.
 ONLY: Final = {
     "httpx": ("app", "upstream.client", "upstream.transport"),
-    "httpx_aiohttp": ("upstream.transport",),
     "aiohttp": ("upstream.*",),
     "redis": ("store.redis", "store.redis.*"),
     "litestar": ("app", "api.*", "simulator.*"),

@@ -1,7 +1,7 @@
 """One DashScope call over HTTP, and what its outcome means.
 
-The transport of `httpx-aiohttp` is called directly: httpx's client on top of it (cookies,
-redirects, auth hooks, none of which this needs) costs more than the call
+The transport is called directly: httpx's client on top of it (cookies, redirects, auth hooks, none
+of which this needs) costs more than the call, and so do its headers and URL if made anew for each
 (docs/decisions/0003-httpx-over-aiohttp.md).
 """
 
@@ -24,7 +24,7 @@ from gateway.domain.errors import GatewayError
 from gateway.protocol.dashscope import GenerationReply, GenerationRequest
 from gateway.translate.failure import UNREACHABLE, Answer, Remedy, UpstreamFailure, to_failure
 from gateway.translate.response import image_urls, with_texts_cut
-from gateway.upstream.transport import ON_THE_WIRE, RoutedTransport, Transport, WhetherSent
+from gateway.upstream.transport import SENT, RoutedTransport, Transport, WhetherSent
 
 PATH = "/services/aigc/multimodal-generation/generation"
 MAX_REPLY_BYTES = 1024 * 1024
@@ -40,11 +40,27 @@ NEVER_SENT = (
     aiohttp.ConnectionTimeoutError,
     aiohttp.ClientHttpProxyError,
 )
-"""What aiohttp raises before a connection stands. The transport's own mapping cannot be used for
-this: it also turns a connection lost in mid-call into `httpx.ConnectTimeout`."""
+"""What aiohttp raises before a connection stands."""
 
 OWN = (Transport, RoutedTransport)
 """Those that say when a call is sent."""
+
+
+class Prepared:
+    """What all calls of an account have in common."""
+
+    def __init__(self, account: Account) -> None:
+        self.account = account
+        self.url = httpx.URL(account.base_url.rstrip("/") + PATH)
+        self.headers = httpx.Headers(
+            {
+                "authorization": f"Bearer {account.api_key.reveal()}",
+                "content-type": "application/json",
+                "accept": "application/json",
+                "accept-encoding": "identity",
+                "user-agent": "dashscope-image-gateway",
+            }
+        )
 
 
 class DashScope:
@@ -52,6 +68,9 @@ class DashScope:
 
     def __init__(self, upstream: Upstream, transport: httpx.AsyncBaseTransport) -> None:
         self._connect_timeout_s = upstream.connect_timeout_s
+        self._timeout = {"connect": self._connect_timeout_s, "read": None, "pool": None}
+        self._prepared: dict[str, Prepared] = {}
+        """By the account's name."""
         self._transport = transport
         self._connecting: dict[str, asyncio.Task[None]] = {}
         self._encoder = msgspec.json.Encoder()
@@ -83,9 +102,8 @@ class DashScope:
         Raises:
             UpstreamFailure: anything but a success; it says whether the call may be sent again.
         """
-        request = self._request(account, call)
         wire = WhetherSent(sent)
-        ON_THE_WIRE.set(wire)
+        request = self._request(account, call, wire)
         try:
             async with asyncio.timeout(timeout_s):
                 response = await self._transport.handle_async_request(request)
@@ -107,21 +125,21 @@ class DashScope:
         """Whether nothing of a call can have left: a tunnel was refused, or never finished."""
         return isinstance(self._transport, OWN) and not wire.is_sent
 
-    def _request(self, account: Account, call: GenerationRequest) -> httpx.Request:
-        timeout = {"connect": self._connect_timeout_s, "read": None, "pool": None}
-        return httpx.Request(
+    def _request(
+        self, account: Account, call: GenerationRequest, sent: Callable[[], None]
+    ) -> httpx.Request:
+        prepared = self._prepared.get(account.name)
+        if prepared is None or prepared.account is not account:  # the file may have changed
+            prepared = self._prepared[account.name] = Prepared(account)
+        request = httpx.Request(
             "POST",
-            account.base_url.rstrip("/") + PATH,
-            headers={
-                "authorization": f"Bearer {account.api_key.reveal()}",
-                "content-type": "application/json",
-                "accept": "application/json",
-                "accept-encoding": "identity",
-                "user-agent": "dashscope-image-gateway",
-            },
-            content=self._encoder.encode(call),
-            extensions={"timeout": timeout},
+            prepared.url,
+            headers=prepared.headers,
+            stream=httpx.ByteStream(self._encoder.encode(call)),
+            extensions={"timeout": self._timeout, SENT: sent},
         )
+        request.read()
+        return request
 
     def _judge(self, response: httpx.Response, body: bytes | None) -> GenerationReply:
         reply = self._decode(body)
@@ -194,8 +212,7 @@ def page_of(body: bytes | None) -> str:
 
 def broken(fault: Exception) -> UpstreamFailure:
     """A call without an answer: never sent, or lost on the way."""
-    cause = fault.__cause__ or fault
-    if isinstance(cause, NEVER_SENT):
+    if isinstance(fault, NEVER_SENT):
         return unreachable()
     return lost(errors.UpstreamAmbiguous, "closed the connection")
 

@@ -1,27 +1,27 @@
 """The connections to the vendor: httpx's interface over aiohttp's pool, directly or by a proxy.
 
-The only file that imports httpx_aiohttp.
+aiohttp's own exceptions pass: they alone say whether a call can have left.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
-from contextvars import ContextVar
+from collections.abc import AsyncIterator, Callable
 from typing import Any
 
 import aiohttp
 import httpx
 import yarl
-from httpx_aiohttp import AiohttpTransport
+from aiohttp.abc import AbstractStreamWriter
+from aiohttp.payload import BytesPayload
 
 from gateway.config import Proxies, Proxy, Upstream
 from gateway.upstream.proxy import DIRECT, log_refusal, request_headers, tunnel_headers
 
 OpenSession = Callable[[], aiohttp.ClientSession]
-ON_THE_WIRE: ContextVar[Callable[[], None]] = ContextVar("on_the_wire")
-"""Of the current call: told when its body is written. The transport offers no other way to pass it
-to aiohttp, which writes a request in a task of its own that inherits this."""
+SENT = "gateway.sent"
+"""The extension of a request that is told when it is written, head and body together."""
+CHUNK_BYTES = 16 * 1024
 
 
 class WhetherSent:
@@ -38,33 +38,87 @@ class WhetherSent:
         self._tell()
 
 
-class Transport(AiohttpTransport):
+class Content(BytesPayload):
+    """A body that says when it is written."""
+
+    def __init__(self, content: bytes, sent: Callable[[], None]) -> None:
+        super().__init__(content)
+        self._sent = sent
+
+    async def write_with_length(
+        self, writer: AbstractStreamWriter, content_length: int | None
+    ) -> None:
+        """Of aiohttp: the head goes out with the body."""
+        self._sent()
+        await super().write_with_length(writer, content_length)
+
+
+class Answer(httpx.AsyncByteStream):
+    """The body of an answer, as it comes."""
+
+    def __init__(self, response: aiohttp.ClientResponse) -> None:
+        self._response = response
+
+    async def __aiter__(self) -> AsyncIterator[bytes]:
+        async for chunk in self._response.content.iter_chunked(CHUNK_BYTES):
+            yield chunk
+
+    async def aclose(self) -> None:
+        self._response.release()
+
+
+class Transport(httpx.AsyncBaseTransport):
     """One that can be told to connect before there is something to send, perhaps by a proxy."""
 
     def __init__(
         self, open_session: OpenSession, way: Proxy | None = None, scheme: str = ""
     ) -> None:
-        super().__init__(client=open_session)
+        self._open_session = open_session
+        self._session: aiohttp.ClientSession | None = None
         self._way = way
         self._headers: dict[str, str] = {}
         self._tunnel_headers: dict[str, str] = {}
         if way is not None:
             self._headers = request_headers(way, scheme)
             self._tunnel_headers = tunnel_headers(way, scheme)
-            self.proxy = httpx.Proxy(way.url, headers=self._tunnel_headers)
+
+    def _opened(self) -> aiohttp.ClientSession:
+        if self._session is None:
+            self._session = self._open_session()
+        return self._session
 
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
-        """Send a request, and return once the head of its answer is there."""
-        if self._way is None:
-            return await super().handle_async_request(request)
-        request.headers.update(self._headers)
-        limit_tunnel(request)
+        """Send a request, and return once the head of its answer is there.
+
+        Raises:
+            aiohttp.ClientError, OSError, TimeoutError: there is none.
+        """
+        timeout = request.extensions["timeout"]
+        if self._way is not None:
+            request.headers.update(self._headers)
+            timeout = with_tunnel(timeout)
         try:
-            return await super().handle_async_request(request)
-        except httpx.ProxyError as fault:
-            if isinstance(fault.__cause__, aiohttp.ClientHttpProxyError):
-                log_refusal(self._way, request.url.host, fault.__cause__.status)
+            response = await self._opened().request(
+                request.method,
+                str(request.url),
+                headers=request.headers.multi_items(),
+                data=Content(request.content, request.extensions[SENT]),
+                allow_redirects=False,
+                timeout=aiohttp.ClientTimeout(
+                    sock_connect=timeout["connect"],
+                    sock_read=timeout["read"],
+                    connect=timeout["pool"],
+                ),
+                proxy=None if self._way is None else self._way.url,
+                proxy_headers=self._tunnel_headers,
+            )
+        except aiohttp.ClientHttpProxyError as refusal:
+            if self._way is not None:
+                log_refusal(self._way, request.url.host, refusal.status)
             raise
+        return httpx.Response(
+            response.status, headers=response.raw_headers, stream=Answer(response)
+        )
 
     async def connect(self, url: str, timeout_s: float) -> None:
         """Have a connection to the host of `url` stand idle, opening one if there is none.
@@ -72,9 +126,7 @@ class Transport(AiohttpTransport):
         Raises:
             aiohttp.ClientError, OSError, TimeoutError: it cannot be opened.
         """
-        if not isinstance(self.client, aiohttp.ClientSession):
-            self.client = self.get_client()
-        connector = self.client.connector
+        connector = self._opened().connector
         if connector is None:  # closed meanwhile
             return
         request = aiohttp.ClientRequest(
@@ -87,6 +139,11 @@ class Transport(AiohttpTransport):
         timeout = aiohttp.ClientTimeout(connect=timeout_s, sock_connect=timeout_s)
         connection = await connector.connect(request, [], timeout)
         connection.release()
+
+    async def aclose(self) -> None:
+        """Close the pool."""
+        if self._session is not None:
+            await self._session.close()
 
 
 class RoutedTransport(httpx.AsyncBaseTransport):
@@ -117,34 +174,26 @@ class RoutedTransport(httpx.AsyncBaseTransport):
             await pool.aclose()
 
 
-def limit_tunnel(request: httpx.Request) -> None:
+def with_tunnel(timeout: dict[str, Any]) -> dict[str, Any]:
     """Have the time to connect hold for the proxy's answer to CONNECT and for TLS, too.
 
     Of the limits that can be set, only the one for a place in the pool spans all three.
     """
-    timeout = request.extensions["timeout"]
     steps = 3
-    request.extensions["timeout"] = timeout | {"pool": steps * timeout["connect"]}
+    return timeout | {"pool": steps * timeout["connect"]}
 
 
 def open_transport(upstream: Upstream, proxies: Proxies = DIRECT) -> Transport | RoutedTransport:
     """The connection pool that all calls of a worker share; it opens inside the running loop."""
-    trace = aiohttp.TraceConfig()
-    trace.on_request_chunk_sent.append(tell_sent)
 
     def open_session() -> aiohttp.ClientSession:
         return aiohttp.ClientSession(
-            trace_configs=[trace],
             connector=aiohttp.TCPConnector(
                 limit=upstream.max_connections, keepalive_timeout=upstream.keepalive_s
             ),
             cookie_jar=aiohttp.DummyCookieJar(),
             timeout=aiohttp.ClientTimeout(total=None),
+            auto_decompress=False,
         )
 
     return RoutedTransport(open_session, proxies) if proxies.each() else Transport(open_session)
-
-
-async def tell_sent(*_: Any) -> None:  # noqa: ANN401 - aiohttp's own
-    """The head and body of a call go out together."""
-    ON_THE_WIRE.get()()

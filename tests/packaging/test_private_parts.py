@@ -58,9 +58,8 @@ PARTS: Final[dict[str, dict[str, tuple[str, ...]]]] = {
         # gateway/upstream/transport.py: a connection that is opened before there is a request.
         "aiohttp.client_reqrep:ClientRequest": ("__init__",),
         "aiohttp.connector:BaseConnector": ("connect",),
-    },
-    "httpx-aiohttp": {
-        "httpx_aiohttp.transport:AiohttpTransport": ("client", "get_client", "proxy"),
+        # How it writes a body whose length it knows.
+        "aiohttp.payload:BytesPayload": ("write_with_length",),
     },
 }  # fmt: skip
 
