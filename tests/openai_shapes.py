@@ -61,6 +61,32 @@ def check_images(response: httpx.Response) -> None:
         assert len(image) == 1, "one of url and b64_json, and no nulls"
 
 
+def check_events(response: httpx.Response) -> None:
+    """A streamed answer: every event, and nothing that an SDK chokes on."""
+    assert response.headers["content-type"].partition(";")[0] == "text/event-stream"
+    for text in response.text.removesuffix("\n\n").split("\n\n"):
+        if text != ":":
+            check_event(text)
+
+
+def check_event(text: str) -> dict[str, Any]:
+    """One event without the blank line behind it; its data."""
+    named, data = text.split("\n")
+    event: dict[str, Any] = json.loads(data.removeprefix("data: "))
+    assert named == f"event: {event['type']}"
+    if event["type"] == "error":
+        by_specification("ErrorResponse").validate({"error": event["error"]})
+        assert set(event["error"]) == KEYS_OF_AN_ERROR
+    else:
+        name = {
+            "image_generation": "ImageGenCompletedEvent",
+            "image_edit": "ImageEditCompletedEvent",
+        }[event["type"].removesuffix(".completed")]
+        by_specification(name).validate(event)
+        by_sdk(name).validate(event)
+    return event
+
+
 def check_error(response: httpx.Response) -> None:
     """Any failure, the framework's own included."""
     body = json_of(response)

@@ -41,7 +41,7 @@ from gateway.server.bounds import Bounds, Unread
 from gateway.server.http import HttpProtocol
 from gateway.server.worker import http_config
 from gateway.tenants.keys import PREFIX, checksum, hash_key
-from tests.openai_shapes import check_error, check_images
+from tests.openai_shapes import check_error, check_events, check_images
 from tests.security.secrets_search import SHOWN
 
 ROOT: Final = Path(__file__).parents[1]
@@ -269,6 +269,8 @@ class Client:
             if response.request.method != "HEAD":
                 check_error(response)
             self._check_hidden(response)
+        elif response.headers["content-type"].startswith("text/event-stream"):
+            check_events(response)
         elif response.request.method == "POST":
             check_images(response)
 

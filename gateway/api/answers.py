@@ -9,18 +9,27 @@ from litestar import Response
 from msgspec import Struct
 
 from gateway.api.streaming import Events, ImagesStream
-from gateway.delivery import CopySink, Delivery, OpenDelivery, ResultImages
+from gateway.delivery import (
+    CopySink,
+    Delivery,
+    OpenDelivery,
+    ResultImages,
+    in_events,
+    in_one_answer,
+)
+from gateway.delivery.delivery import SENDING_S
 from gateway.domain.catalogue import Size
 from gateway.domain.clock import Clock
 from gateway.domain.errors import ImageUnavailable, ServiceUnavailable
 from gateway.observability.context import RequestContext
 from gateway.observability.metrics import Metrics
-from gateway.protocol.openai import Image, ImagesResponse
+from gateway.protocol.openai import Image, ImageCompleted, ImageEvent, ImagesResponse
+from gateway.requests.parts import Part
 from gateway.requests.pipeline import Result
 from gateway.results import Done, How, Lead, Ledger
 from gateway.results.image_bytes import ImageCache
 from gateway.translate.request import Plan
-from gateway.translate.response import to_openai
+from gateway.translate.response import to_event, to_openai
 from gateway.upstream.images import ImageFetcher
 
 ROOM_S = 10.0
@@ -64,15 +73,13 @@ class Answers:
                 left out.
         """
         plan, record = result.plan, result.record
-        self._metrics.cache_results.labels(context.tenant, result.cache).inc()
-        context.log_fields["cache"] = result.cache
-        headers = log_fields(plan) | self._cache_notes(result)
+        headers = log_fields(plan) | self.note(result, context)
         try:
             if plan.response_format == "b64_json":
                 return await self._streamed(result, context, headers)
             images = [Image(url=self._fetcher.checked(url)) for url in record.urls]
         except ImageUnavailable as error:
-            await self._give_up(error, result.place)
+            await self.give_up(error, result.place)
             raise
         body = describe(images, created=record.created, size=plan.size)
         return Response(body, headers=headers)
@@ -86,23 +93,27 @@ class Answers:
             return to_openai(images, created=record.created, size=size)
 
         async def hopeless(error: ImageUnavailable) -> None:
-            await self._give_up(error, result.place)
+            await self.give_up(error, result.place)
 
         delivery = await self._delivery.open(
             await self._images_of(result),
-            describe,
+            in_one_answer(describe),
             deadline=result.deadline,
             log=context.log,
-            copy_to=self._copy_sink(result, context),
+            copy_to=self.copy_sink(result.place, result.cache_s, context),
         )
 
         def ended(delivery: OpenDelivery) -> None:
-            self._metrics.download_seconds.observe(delivery.download_s)
-            self._metrics.download_bytes.inc(delivery.downloaded_bytes)
-            context.record_timing("download", delivery.download_s)
-            context.external_wait_s += delivery.download_s + delivery.client_s
+            self.sent(delivery, context)
 
         return ImagesStream(delivery, headers, Events(ended, hopeless))
+
+    def sent(self, delivery: OpenDelivery, context: RequestContext) -> None:
+        """Count what a delivery took, whether it came to its end or not."""
+        self._metrics.download_seconds.observe(delivery.download_s)
+        self._metrics.download_bytes.inc(delivery.downloaded_bytes)
+        context.record_timing("download", delivery.download_s)
+        context.others_took(delivery.download_s + delivery.client_s)
 
     async def _images_of(self, result: Result) -> ResultImages:
         """The URLs, or the images where the URLs are dead.
@@ -129,7 +140,7 @@ class Answers:
         message = "A cached image is no longer held; try again for a new one."
         raise ImageUnavailable(message, for_good=True)
 
-    async def _give_up(self, error: ImageUnavailable, place: Done | Lead) -> None:
+    async def give_up(self, error: ImageUnavailable, place: Done | Lead) -> None:
         """Forget a result that nobody can be given, lest every repeat fails until it ends.
 
         A retry then pays. That is right for a request that found the result and paid nothing; one
@@ -152,13 +163,47 @@ class Answers:
             message = "The gateway has no memory for this image just now; try again."
             raise ServiceUnavailable(message, retry_after_s=1.0) from None
 
-    def _copy_sink(self, result: Result, context: RequestContext) -> CopySink | None:
-        place = result.place
+    async def open_events(
+        self,
+        images: Part | Result,
+        event: ImageEvent,
+        context: RequestContext,
+        *,
+        has_begun: bool,
+        copy_to: CopySink | None,
+    ) -> OpenDelivery:
+        """Open some images, each to be sent as an event of its own.
+
+        Raises:
+            ImageUnavailable: one of them cannot be had.
+        """
+        if isinstance(images, Part):
+            created, found = int(self._clock.now()), ResultImages(images.urls, fresh=True)
+        else:
+            created, found = images.record.created, await self._images_of(images)
+
+        def describe(b64_json: str, size: Size | None) -> ImageCompleted:
+            return to_event(event, b64_json, created=created, size=size)
+
+        deadline = images.deadline
+        if has_begun:  # the client may have taken its time over those before
+            deadline = max(deadline, self._clock.steady() + SENDING_S)
+        return await self._delivery.open(
+            found, in_events(describe), deadline=deadline, log=context.log, copy_to=copy_to
+        )
+
+    def copy_sink(
+        self, place: Done | Lead, cache_s: float, context: RequestContext
+    ) -> CopySink | None:
+        """Who keeps the images that are sent, where a cache does."""
         if self._images is None or not isinstance(place, Lead) or place.entry.cache_key is None:
             return None
-        return self._images.keep(place, result.cache_s, context.log)
+        return self._images.keep(place, cache_s, context.log)
 
-    def _cache_notes(self, result: Result) -> dict[str, str]:
+    def note(self, result: Result, context: RequestContext) -> dict[str, str]:
+        """Count and log where a result came from; the headers that say so."""
+        self._metrics.cache_results.labels(context.tenant, result.cache).inc()
+        context.log_fields["cache"] = result.cache
         life_s = max(0, round(result.record.life_s(self._clock.now())))
         headers = {"x-cache": result.cache, "x-image-expires-in": str(life_s)}
         if isinstance(result.place, Done):
@@ -166,6 +211,37 @@ class Answers:
             age_s = max(0, round(self._clock.now()) - result.record.created)
             headers["age"] = str(age_s)
         return headers
+
+
+class ImageEvents:
+    """Opens the images of one streamed request, some at a time."""
+
+    def __init__(
+        self, answers: Answers, event: ImageEvent, cache_s: float, context: RequestContext
+    ) -> None:
+        self._answers = answers
+        self._event = event
+        self._cache_s = cache_s
+        self._context = context
+        self._sink: CopySink | None = None
+        """One for all, since only all images together are worth keeping."""
+
+    async def open(self, images: Part | Result, *, has_begun: bool) -> OpenDelivery:
+        """Raises ImageUnavailable: one of them cannot be had."""
+        place = images.lead if isinstance(images, Part) else images.place
+        first = images.first if isinstance(images, Part) else 0
+        self._sink = self._sink or self._answers.copy_sink(place, self._cache_s, self._context)
+        return await self._answers.open_events(
+            images,
+            self._event,
+            self._context,
+            has_begun=has_begun,
+            copy_to=None if self._sink is None else self._sink.starting_at(first),
+        )
+
+    def sent(self, delivery: OpenDelivery) -> None:
+        """Count what a delivery took."""
+        self._answers.sent(delivery, self._context)
 
 
 def is_fresh(place: Done | Lead) -> bool:

@@ -43,9 +43,8 @@ def error_response(
     error: GatewayError, headers: dict[str, str] | None = None
 ) -> Response[ErrorResponse]:
     """OpenAI's error object, and the headers that its SDKs act on."""
-    detail = ErrorDetail(error.message, error.type, error.param, error.code)
     return Response(
-        ErrorResponse(detail),
+        ErrorResponse(to_detail(error)),
         status_code=error.status,
         headers=retry_headers(error) | (headers or {}),
     )
@@ -59,6 +58,11 @@ def respond(
     if is_native(scope["path"]):
         response.content = to_error(error, context_of(scope).request_id)
     return response
+
+
+def to_detail(error: GatewayError) -> ErrorDetail:
+    """What OpenAI says of an error."""
+    return ErrorDetail(error.message, error.type, error.param, error.code)
 
 
 def error_answer(scope: Scope, error: GatewayError) -> ASGIResponse:

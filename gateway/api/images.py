@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from functools import partial
 from typing import Any, Final
 
 from litestar import Response, post
@@ -9,8 +11,9 @@ from litestar.handlers import HTTPRouteHandler
 from litestar.params import JSONBody
 from litestar.types import Scope
 
-from gateway.api.answers import Answers, Describe
+from gateway.api.answers import Answers, Describe, log_fields
 from gateway.api.disconnect import watch
+from gateway.api.event_stream import EventStream, StreamedRequest
 from gateway.api.image_request import GatewayRequest, ImageRequestDTO
 from gateway.api.openapi import IMAGE_ERRORS, error_responses
 from gateway.api.options import parse_options
@@ -18,7 +21,7 @@ from gateway.api.paths import of_deployments, prefixed
 from gateway.domain.errors import ClientGone, GatewayError
 from gateway.observability.context import context_of
 from gateway.observability.logs import prompt_facts
-from gateway.protocol.openai import ImageRequest, ImagesResponse
+from gateway.protocol.openai import ImageEvent, ImageRequest, ImagesResponse
 from gateway.requests.client import Client
 from gateway.requests.pipeline import Pipeline
 from gateway.translate.request import SizePolicy
@@ -71,6 +74,7 @@ class ImageRoutes:
         *,
         size_policy: SizePolicy | None = None,
         describe: Describe = to_openai,
+        event: ImageEvent = "image_generation.completed",
     ) -> Response[Any]:
         """The whole road of a request whose body has been read.
 
@@ -84,13 +88,25 @@ class ImageRoutes:
             **prompt_facts(wanted.prompt, whole=caller.tenant.log_prompts),
         )
         options = parse_options(
-            list(request.scope["headers"]), caller, request.fields, self._deadline_s
+            list(request.scope["headers"]),
+            caller,
+            request.fields,
+            self._deadline_s,
+            streams=bool(wanted.stream),
         )
         plan = self._pipeline.plan(caller, wanted, context, size_policy)
         # All of both has been read. A request may wait for minutes, and thousands do: an SDK's
         # headers are 2.5 KiB. What comes later, a middleware too, finds none of them.
         del request.fields
         request.scope["headers"].clear()  # type: ignore[attr-defined]  # the server's own list
+        if wanted.stream:
+            asked = StreamedRequest(
+                serve=partial(self._pipeline.serve, caller, plan, context, options),
+                event=event,
+                cache_s=caller.tenant.cache.ttl_s,
+                silence_s=options.silence_s,
+            )
+            return noted(EventStream(asked, self._answers, log_fields(plan)), request.ignored)
         client = Client(context.answer_early)
 
         def hang_up() -> None:
@@ -102,10 +118,13 @@ class ImageRoutes:
             result = await self._pipeline.serve(caller, plan, context, options, client)
         finally:
             stop_watching()
-        answer = await self._answers.answer(result, context, describe)
-        if request.ignored:
-            ignored = answer.headers.get("x-gateway-ignored")
-            answer.headers["x-gateway-ignored"] = ", ".join(
-                [*([ignored] if ignored else []), *request.ignored]
-            )
-        return answer
+        return noted(await self._answers.answer(result, context, describe), request.ignored)
+
+
+def noted(answer: Response[ImagesResponse], ignored: Sequence[str]) -> Response[ImagesResponse]:
+    """Named in the answer what was sent and has no meaning here."""
+    before = answer.headers.get("x-gateway-ignored")
+    names = [*([before] if before else []), *ignored]
+    if names:
+        answer.headers["x-gateway-ignored"] = ", ".join(names)
+    return answer

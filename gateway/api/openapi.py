@@ -30,7 +30,7 @@ from gateway.protocol.native import (
     NativeParameters,
     NativeRequest,
 )
-from gateway.protocol.openai import ErrorDetail, ErrorResponse
+from gateway.protocol.openai import ErrorDetail, ErrorEvent, ErrorResponse, ImageCompleted
 from gateway.translate.fields import FIELDS, Field
 from gateway.translate.native import code_of
 
@@ -40,6 +40,10 @@ SCHEMES: dict[str, SecurityScheme | Reference] = {
     "bearer": SecurityScheme(type="http", scheme="bearer"),
     "api-key": SecurityScheme(type="apiKey", name="api-key", security_scheme_in="header"),
 }
+JSON = "application/json"
+REFERENCE = "#/components/schemas/{name}"
+EVENTS = (ImageCompleted, ErrorEvent)
+"""What `data` of a streamed answer's events holds."""
 BEYOND_TYPES: dict[str, dict[str, object]] = {
     "prompt": {
         "minLength": 1,
@@ -54,6 +58,7 @@ BEYOND_TYPES: dict[str, dict[str, object]] = {
     },
     # Litestar leaves a minimum of 0 out.
     "output_compression": {"minimum": 0},
+    "partial_images": {"minimum": 0},
     "seed": {"minimum": 0},
 }
 """What is checked of a request's fields behind their types."""
@@ -183,7 +188,7 @@ class ApiDocument:
         def openapi() -> Response[bytes]:
             # Made when it is first asked for: nobody's start waits for it.
             self._document = self._document or msgspec.json.encode(self.build())
-            return Response(self._document, media_type="application/json")
+            return Response(self._document, media_type=JSON)
 
         return openapi
 
@@ -201,10 +206,13 @@ class ApiDocument:
         schemas = document["components"]["schemas"]
         finish_request(schemas["ImageRequest"])
         finish_native(schemas)
+        _, of_events = msgspec.json.schema_components(EVENTS, ref_template=REFERENCE)
+        document["components"]["schemas"] = of_events | schemas
         for item in document["paths"].values():
             item.pop("head", None)  # the same as GET, without a body
             for operation in item.values():
                 describe_headers(operation["responses"])
+                describe_stream(operation["responses"]["200"]["content"])
                 if "security" in operation:
                     operation["security"] = [{name: []} for name in self._schemes]
                 for parameter in operation.get("parameters", ()):
@@ -220,6 +228,10 @@ def scheme_of(header: str) -> dict[str, SecurityScheme | Reference]:
 def finish_request(schema: dict[str, Any]) -> None:
     """Say what becomes of each field, and that there are no others."""
     schema["additionalProperties"] = False
+    schema["not"] = {
+        "required": ["stream", "response_format"],
+        "properties": {"stream": {"const": True}, "response_format": {"const": "url"}},
+    }
     for row in FIELDS:
         field = schema["properties"][row.name]
         field["description"] = f"{row.fate}: {row.what}"
@@ -239,6 +251,19 @@ def finish_native(schemas: dict[str, Any]) -> None:
 def narrowed(row: Field, description: str) -> dict[str, Any]:
     """A field that is refused but for a few values."""
     return {"enum": [*row.taken, None], "description": description}
+
+
+def describe_stream(content: dict[str, Any]) -> None:
+    """Add the other form of an answer with images: each event in the words of OpenAPI 3.2."""
+    schema = content.get(JSON, {}).get("schema", {})
+    if schema.get("$ref", "").endswith("/ImagesResponse"):
+        events = []
+        for kind in EVENTS:
+            holds = {"$ref": REFERENCE.format(name=kind.__name__)}
+            data = {"type": "string", "contentMediaType": JSON, "contentSchema": holds}
+            properties = {"event": {"type": "string"}, "data": data}
+            events.append({"type": "object", "required": [*properties], "properties": properties})
+        content["text/event-stream"] = {"schema": {"anyOf": events}}
 
 
 def describe_headers(responses: dict[str, Any]) -> None:

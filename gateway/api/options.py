@@ -20,6 +20,8 @@ SHORTEST_TOLD_S = 0.1
 """No SDK that waits less could have its answer; the header is taken for a mistake."""
 GRACE_S = 1.0
 """A generation that ends at its own deadline has better words for it than "not ready"."""
+LONGEST_SILENCE_S = 15.0
+"""Many proxies end an answer that says nothing for 60 s, some after 30 s."""
 LONGEST_IDEMPOTENCY_KEY = 255
 
 
@@ -28,6 +30,8 @@ def parse_options(
     caller: Caller,
     body: dict[str, Any],
     deadline_s: float,
+    *,
+    streams: bool = False,
 ) -> RequestOptions:
     """What the lines of the head say of caching, repeating and waiting.
 
@@ -47,9 +51,10 @@ def parse_options(
         control=CacheControl.parse(control.decode("latin-1")) if control else CacheControl(),
         idempotency=to_idempotency(values_of(b"idempotency-key", lines), tenant, body),
         is_retry=headers.get(b"x-stainless-retry-count", b"0") not in {b"0", b""},
-        client_timeout_s=client_timeout_s(
-            headers.get(b"x-stainless-read-timeout"), allowed_s + GRACE_S
-        ),
+        client_timeout_s=allowed_s + GRACE_S
+        if streams
+        else client_timeout_s(headers.get(b"x-stainless-read-timeout"), allowed_s + GRACE_S),
+        silence_s=silence_s(headers),
         deadline_s=allowed_s,
     )
 
@@ -87,10 +92,25 @@ def client_timeout_s(sdk_timeout: bytes | None, allowed_s: float) -> float:
     openai-python sends its read timeout as `x-stainless-read-timeout`. An answer after it is lost,
     and the SDK sends the request again, so the gateway gives up a little earlier.
     """
+    told = told_s(sdk_timeout)
+    return allowed_s if told is None else min(allowed_s, told - min(told / 10, LONGEST_LEAD_S))
+
+
+def silence_s(headers: dict[bytes, bytes]) -> float:
+    """Seconds for which a streamed answer may say nothing.
+
+    openai-python's read time-out counts from byte to byte, openai-node's until the answer's head:
+    neither ends while something is said in time.
+    """
+    names = (b"x-stainless-read-timeout", b"x-stainless-timeout")
+    told = [s for s in map(told_s, map(headers.get, names)) if s is not None]
+    return min([LONGEST_SILENCE_S, *(s / 2 for s in told)])
+
+
+def told_s(sdk_timeout: bytes | None) -> float | None:
+    """What a header of an SDK's says, if it may be meant."""
     try:
         told = float(sdk_timeout or b"")
     except ValueError:
-        return allowed_s
-    if not isfinite(told) or told < SHORTEST_TOLD_S:
-        return allowed_s
-    return min(allowed_s, told - min(told / 10, LONGEST_LEAD_S))
+        return None
+    return told if isfinite(told) and told >= SHORTEST_TOLD_S else None

@@ -1,6 +1,7 @@
 """Images as base64 inside JSON, written while they download, in bounded memory."""
 
+from gateway.delivery.base64_json import in_events, in_one_answer
 from gateway.delivery.copies import CopySink
 from gateway.delivery.delivery import Delivery, OpenDelivery, ResultImages
 
-__all__ = ["CopySink", "Delivery", "OpenDelivery", "ResultImages"]
+__all__ = ["CopySink", "Delivery", "OpenDelivery", "ResultImages", "in_events", "in_one_answer"]

@@ -1,4 +1,4 @@
-"""The JSON around the images, and base64 in pieces.
+"""What is written around the images, and base64 in pieces.
 
 The encoder that writes every other answer writes this one too, with a placeholder for each image:
 what stands between the placeholders is sent as it is.
@@ -6,25 +6,50 @@ what stands between the placeholders is sent as it is.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
+
 import msgspec
 from pybase64 import b64encode
 
-from gateway.protocol.openai import Image, ImagesResponse
+from gateway.domain.catalogue import Size
+from gateway.protocol.openai import Image, ImageCompleted, ImagesResponse
 
 PLACEHOLDER = "|"
 """In no base64, and in no other value of the answer."""
 
+Frame = tuple[bytes, bytes]
+"""What is sent before an image, and what closes it."""
+Framing = Callable[[Sequence[Size | None]], list[Frame]]
+"""Makes the frames of images of these sizes."""
 
-def placeholder_images(count: int) -> list[Image]:
-    """Stand-ins for the images of an answer."""
-    return [Image(b64_json=PLACEHOLDER)] * count
+
+def in_one_answer(describe: Callable[[list[Image], Size | None], ImagesResponse]) -> Framing:
+    """All images in the answer that is made of them, and of the size that they share."""
+
+    def frames(sizes: Sequence[Size | None]) -> list[Frame]:
+        shared = sizes[0] if len(set(sizes)) == 1 else None
+        images = [Image(b64_json=PLACEHOLDER)] * len(sizes)
+        *before, last, end = split(msgspec.json.encode(describe(images, shared)), len(sizes))
+        return [*((text, b"") for text in before), (last, end)]
+
+    return frames
 
 
-def split_answer(answer: ImagesResponse) -> list[bytes]:
-    """The JSON before, between and after the images of an answer made of `placeholder_images`."""
-    text = msgspec.json.encode(answer)
+def in_events(describe: Callable[[str, Size | None], ImageCompleted]) -> Framing:
+    """Each image in an event of its own, which is made of its base64 and its size."""
+
+    def frame(size: Size | None) -> Frame:
+        event = describe(PLACEHOLDER, size)
+        before, after = split(msgspec.json.encode(event), 1)
+        return b"event: %b\ndata: %b" % (event.type.encode(), before), after + b"\n\n"
+
+    return lambda sizes: [frame(size) for size in sizes]
+
+
+def split(text: bytes, images: int) -> list[bytes]:
+    """The JSON before, between and after its placeholders, one for each image."""
     pieces = text.split(PLACEHOLDER.encode())
-    if len(pieces) != len(answer.data) + 1:
+    if len(pieces) != images + 1:
         raise ValueError("the answer holds the placeholder elsewhere too")
     return pieces
 

@@ -6,6 +6,7 @@ from collections.abc import Awaitable, Callable
 from typing import Literal
 
 from msgspec import Struct
+from msgspec.structs import replace
 
 from gateway.delivery.budget import ByteBudget
 
@@ -25,6 +26,11 @@ class CopySink(Struct, frozen=True):
     receive: Callable[[int, memoryview], Awaitable[None]]
     max_bytes: int
     missed: Callable[[Missed, int], None]
+
+    def starting_at(self, first: int) -> CopySink:
+        """For images that are not the first of their result."""
+        receive = self.receive
+        return replace(self, receive=lambda index, image: receive(first + index, image))
 
 
 class ImageCopier:

@@ -14,18 +14,11 @@ from functools import partial
 from msgspec import Struct
 from structlog.typing import FilteringBoundLogger
 
-from gateway.delivery.base64_json import (
-    Base64Writer,
-    base64_length,
-    placeholder_images,
-    split_answer,
-)
+from gateway.delivery.base64_json import Base64Writer, Framing, base64_length
 from gateway.delivery.budget import ByteBudget
 from gateway.delivery.copies import CopySink, ImageCopier
 from gateway.delivery.sources import FetchedImage, Source, StoredImage
-from gateway.domain.catalogue import Size
 from gateway.domain.errors import ImageUnavailable
-from gateway.protocol.openai import Image, ImagesResponse
 from gateway.upstream.download import Download
 from gateway.upstream.download_retry import Deadline
 from gateway.upstream.images import ImageFetcher
@@ -36,8 +29,6 @@ SENDING_S = 300.0
 
 Fetch = Callable[[str], Awaitable[Download]]
 """Opens the download of a URL."""
-Describe = Callable[[list[Image], Size | None], ImagesResponse]
-"""Makes the answer of images, and of the size that they share."""
 
 
 class ResultImages(Struct, frozen=True):
@@ -68,7 +59,7 @@ class Delivery:
     async def open(
         self,
         result: ResultImages,
-        describe: Describe,
+        framing: Framing,
         *,
         deadline: float,
         log: FilteringBoundLogger,
@@ -90,7 +81,7 @@ class Delivery:
             images = await self._open_all(result.sources, fetch)
             await self._hold_unmeasured(images, until)
             copier = ImageCopier(copy_to, self.budget, result.reserved)
-            delivery = OpenDelivery(images, describe, until, self._steady, copier)
+            delivery = OpenDelivery(images, framing, until, self._steady, copier)
             delivery.download_s = self._steady() - started
             return delivery
         except BaseException:
@@ -138,7 +129,7 @@ class OpenDelivery:
     def __init__(
         self,
         images: list[Source],
-        describe: Describe,
+        framing: Framing,
         until: Deadline,
         steady: Callable[[], float],
         copier: ImageCopier,
@@ -152,15 +143,15 @@ class OpenDelivery:
         self.client_s = 0.0
         """How long the client was waited for."""
         self.downloaded_bytes = 0
-        sizes = {image.size for image in images}
-        self.size = sizes.pop() if len(sizes) == 1 else None
-        self._json_fragments = split_answer(describe(placeholder_images(len(images)), self.size))
-        self.content_length = sum(map(len, self._json_fragments)) + sum(
+        self._frames = framing([image.size for image in images])
+        self.content_length = sum(len(before) + len(after) for before, after in self._frames) + sum(
             base64_length(image.length) for image in images
         )
 
     async def body(self) -> AsyncGenerator[bytes, None]:
-        """The JSON in pieces of at most 256 KiB and a little; closes what it holds at its end.
+        """The answer in pieces of at most 256 KiB and a little; closes what it holds at its end.
+
+        What closes an image ends a piece, so that nobody waits for it until the next image comes.
 
         Raises:
             ImageUnavailable: hopeless. Once a piece was sent, the connection must be broken off.
@@ -170,7 +161,8 @@ class OpenDelivery:
                 image.read_ahead()
             text = b""
             for index, image in enumerate(self._images):
-                text += self._json_fragments[index]
+                before, after = self._frames[index]
+                text += before
                 writer = Base64Writer()
                 await image.begin()
                 self._copier.begin(image.length)
@@ -182,9 +174,11 @@ class OpenDelivery:
                     self._until.extend(taken_s)
                     self.client_s += taken_s
                     text = b""
-                text += writer.end()
+                text += writer.end() + after
                 await self._copier.end(index)
-            yield text + self._json_fragments[-1]
+                if after:
+                    yield text
+                    text = b""
         finally:
             await self.aclose()
 

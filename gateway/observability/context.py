@@ -115,6 +115,11 @@ class RequestContext:
         since = self._waiting_since
         return self.external_wait_s + (0.0 if since is None else perf_counter() - since)
 
+    def others_took(self, seconds: float) -> None:
+        """What they take while it waits for them is counted already."""
+        if self._waiting_since is None:
+            self.external_wait_s += seconds
+
     @property
     def has_limits(self) -> bool:
         """Whether its answer says where the tenant's limits stand."""

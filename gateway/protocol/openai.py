@@ -13,6 +13,11 @@ and an error::
     {"error": {"message": "…", "type": "invalid_request_error", "param": "size",
                "code": "invalid_value"}}
 
+An image of a request with `"stream": true` is an event::
+
+    event: image_generation.completed
+    data: {"type": "image_generation.completed", "created_at": 1763800000, …, "b64_json": "…"}
+
 An explicit null means "absent": the SDKs send both.
 """
 
@@ -85,6 +90,39 @@ class ImagesResponse(Struct, frozen=True, omit_defaults=True, kw_only=True):
     size: str | UnsetType = UNSET
 
 
+ImageEvent = Literal["image_generation.completed", "image_edit.completed"]
+
+
+class TokenDetails(Struct, frozen=True):
+    text_tokens: int = 0
+    image_tokens: int = 0
+
+
+class TokenUsage(Struct, frozen=True):
+    """Required of an event, and always zero: DashScope bills images, not tokens."""
+
+    input_tokens: int = 0
+    output_tokens: int = 0
+    total_tokens: int = 0
+    input_tokens_details: TokenDetails = TokenDetails()
+
+
+class ImageCompleted(Struct, frozen=True, kw_only=True):
+    """One picture of a streamed answer; every field is required by the published schemas.
+
+    `size` is `auto` where the August 2026 specification does not know the picture's own.
+    """
+
+    type: ImageEvent
+    created_at: int
+    size: str
+    quality: Literal["auto"] = "auto"
+    background: Literal["opaque"] = "opaque"
+    output_format: Literal["png"] = "png"
+    usage: TokenUsage = TokenUsage()
+    b64_json: str
+
+
 class ErrorDetail(Struct, frozen=True):
     """All four keys are always present; `param` and `code` may be null."""
 
@@ -98,6 +136,13 @@ class ErrorResponse(Struct, frozen=True):
     """The envelope of every failure, whatever its status."""
 
     error: ErrorDetail
+
+
+class ErrorEvent(Struct, frozen=True):
+    """The last event of a streamed answer that failed after it had begun."""
+
+    error: ErrorDetail
+    type: Literal["error"] = "error"
 
 
 class Model(Struct, frozen=True, kw_only=True):

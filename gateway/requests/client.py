@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import Any, TypeVar
 
 from gateway.domain.errors import ClientGone, GatewayError, ServiceUnavailable, UpstreamTimeout
+from gateway.requests.parts import Part
 
 T = TypeVar("T")
 
@@ -30,9 +31,22 @@ class Client:
     client an error while it does.
     """
 
-    __slots__ = ("_answer_early", "_futures", "_timer", "_why", "is_served", "left", "on_leave")
+    __slots__ = (
+        "_answer_early",
+        "_futures",
+        "_timer",
+        "_why",
+        "is_served",
+        "left",
+        "on_leave",
+        "on_part",
+    )
 
-    def __init__(self, answer_early: Callable[[GatewayError], object]) -> None:
+    def __init__(
+        self,
+        answer_early: Callable[[GatewayError], object],
+        on_part: Callable[[Part], object] | None = None,
+    ) -> None:
         self._answer_early = answer_early
         self._futures: tuple[asyncio.Future[Any], ...] = ()
         """What is waited for; a tuple, since thousands have one each."""
@@ -42,7 +56,8 @@ class Client:
         self.left = False
         self.is_served: Callable[[], bool] | None = None
         """Whether images are being made or are there already; None for one that follows."""
-
+        self.on_part = on_part
+        """Given images before all are there, by one who wants them as they come."""
         self.on_leave: Callable[[], object] | None = None
         """Called once, when it leaves."""
 

@@ -25,6 +25,7 @@ from gateway.observability.context import ClientFate, RequestContext
 from gateway.protocol.openai import ImageRequest
 from gateway.requests.calls import Generator, Work
 from gateway.requests.client import Client, Stopped
+from gateway.requests.parts import Parts
 from gateway.results import (
     Done,
     Entry,
@@ -73,6 +74,8 @@ class RequestOptions(Struct, frozen=True, kw_only=True):
     is_retry: bool = False
     client_timeout_s: float
     """How long it waits."""
+    silence_s: float
+    """How long a streamed answer may say nothing meanwhile."""
     deadline_s: float
     """How long a generation may take, whether it still waits or not."""
 
@@ -245,20 +248,28 @@ class Pipeline:
         self, lead: Lead, ticket: Ticket, client: Client, began_at: float, options: RequestOptions
     ) -> Work:
         is_single = len(ticket.plan.calls) == 1
+        deadline = began_at + options.deadline_s
+        give = None if is_single else client.on_part  # of one call all follows at once
+        parts = Parts(lead, ticket.plan, give, deadline) if give else None
 
         async def keep(index: int, urls: Sequence[str]) -> None:
             is_last = is_single and len(urls) == ticket.plan.images
             await lead.progress(index, urls, None if is_last else ticket.settlement())
+            if parts is not None:
+                parts.brought(index, urls)
 
         left_s = min(options.client_timeout_s, options.deadline_s)
         work = Work(
             ticket,
             client,
             slot_by=began_at + left_s - min(GENERATION_S, left_s / 2),
-            deadline=began_at + options.deadline_s,
+            deadline=deadline,
             parts=lead.parts,
             keep=keep,
         )
+        if parts is not None:
+            for index, urls in lead.parts.items():
+                parts.brought(index, urls)
         client.is_served = work.is_under_way
         client.on_leave = partial(self._ledger.client_gone, lead)
         return work

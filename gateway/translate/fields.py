@@ -19,8 +19,9 @@ Fate = Literal["honoured", "mapped", "accepted", "refused"]
 class Field(Struct, frozen=True):
     """One row.
 
-    Of a refused field, `taken` lists the values that it may still have, and `refusal` says to the
-    sender of another one what is the matter: end users read it who know nothing of the gateway.
+    `taken` lists the values of a refused field that it may still have, and those of an accepted one
+    that are what the answer is anyway. `refusal` says to the sender of another one what is the
+    matter: end users read it who know nothing of the gateway.
     """
 
     name: str
@@ -64,18 +65,7 @@ FIELDS: tuple[Field, ...] = (
         "Send 'background' as auto or opaque, or leave it out.",
     ),
     Field(
-        "stream",
-        "refused",
-        "`false` only",
-        (False,),
-        "Images cannot be streamed. Send 'stream' as false, or leave it out.",
-    ),
-    Field(
-        "partial_images",
-        "refused",
-        "0 only",
-        (0,),
-        "There are no partial images. Send 'partial_images' as 0, or leave it out.",
+        "stream", "honoured", "an event for each image as it comes, which holds it as `b64_json`"
     ),
     Field("frame_count", "refused", "animations only, which no model makes", (), ANIMATION),
     Field("frame_duration_ms", "refused", "animations only, which no model makes", (), ANIMATION),
@@ -86,6 +76,7 @@ FIELDS: tuple[Field, ...] = (
         (),
         "Vector graphics cannot be made. Leave 'svg' out.",
     ),
+    Field("partial_images", "accepted", "0 to 3; the vendor makes whole images only", (0,)),
     Field("quality", "accepted", "the vendor has no such choice"),
     Field("style", "accepted", "the vendor has no such choice"),
     Field("moderation", "accepted", "the vendor's own moderation always applies"),
@@ -96,7 +87,7 @@ FIELDS: tuple[Field, ...] = (
 )
 
 KNOWN = frozenset(row.name for row in FIELDS)
-ACCEPTED = tuple(row.name for row in FIELDS if row.fate == "accepted")
+ACCEPTED = tuple(row for row in FIELDS if row.fate == "accepted")
 REFUSED = tuple(row for row in FIELDS if row.fate == "refused")
 
 
@@ -114,4 +105,5 @@ def refuse_unsupported(request: ImageRequest) -> None:
 
 def ignored(request: ImageRequest) -> tuple[str, ...]:
     """Names of the fields that were given and have no effect."""
-    return tuple(name for name in ACCEPTED if getattr(request, name) is not None)
+    given = ((row, getattr(request, row.name)) for row in ACCEPTED)
+    return tuple(row.name for row, value in given if value is not None and value not in row.taken)

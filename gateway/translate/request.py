@@ -87,11 +87,25 @@ def to_dashscope(request: ImageRequest, choice: Choice, size_policy: SizePolicy)
             for call in split(parameters, images, model.images_per_call)
         ),
         images=images,
-        response_format=request.response_format or choice.response_format or "url",
+        response_format=to_format(request, choice),
         size=size,
         ignored=ignored(request),
         warnings=tuple(length_warnings(request, choice)),
     )
+
+
+def to_format(request: ImageRequest, choice: Choice) -> ResponseFormat:
+    """As asked, else as the alias or the tenant says; OpenAI's events hold base64 and no URL."""
+    if not request.stream:
+        return request.response_format or choice.response_format or "url"
+    if request.response_format == "url":
+        raise InvalidRequest(
+            "Streamed images come as base64 only. "
+            "Send 'response_format' as b64_json or leave it out, or send 'stream' as false.",
+            param="response_format",
+            code="unsupported_value",
+        )
+    return "b64_json"
 
 
 def refuse_unreadable(name: str, text: str | None) -> None:

@@ -15,7 +15,7 @@ from msgspec.structs import replace
 from gateway.domain import foreign
 from gateway.domain.catalogue import Size
 from gateway.protocol.dashscope import GenerationReply
-from gateway.protocol.openai import Image, ImagesResponse
+from gateway.protocol.openai import Image, ImageCompleted, ImageEvent, ImagesResponse
 
 PUBLISHED_SIZES = ("1024x1024", "1024x1536", "1536x1024")
 """All that the August 2026 specification, and openai-python before 3.0, allow as `size`."""
@@ -65,3 +65,12 @@ def to_openai(images: list[Image], *, created: int, size: Size | None) -> Images
     return ImagesResponse(
         created=created, data=images, background="opaque", output_format="png", size=shown
     )
+
+
+def to_event(
+    event: ImageEvent, b64_json: str, *, created: int, size: Size | None
+) -> ImageCompleted:
+    """The event of one image of a streamed answer."""
+    text = str(size)
+    shown = text if text in PUBLISHED_SIZES else "auto"
+    return ImageCompleted(type=event, created_at=created, size=shown, b64_json=b64_json)

@@ -91,7 +91,7 @@ REQUESTS: Final[dict[tuple[int, str], dict[str, Any]]] = {
     (400, "invalid_json"): {"content": b"{", "headers": {"content-type": "application/json"}},
     (400, "missing_required_parameter"): {"json": {}},
     (400, "unknown_parameter"): {"json": {"prompt": "a fox", "steps": 3}},
-    (400, "unsupported_value"): {"json": {"prompt": "a fox", "stream": True}},
+    (400, "unsupported_value"): {"json": {"prompt": "a fox", "background": "transparent"}},
     (400, "unsupported_parameter"): {
         "json": {"prompt": "a fox", "model": "z-image-turbo", "negative_prompt": "dogs"}
     },

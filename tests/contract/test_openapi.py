@@ -16,6 +16,7 @@ from gateway.domain.errors import GatewayError
 from gateway.tenants.keys import hash_key
 from gateway.translate.fields import FIELDS
 from gateway.translate.native import code_of
+from tests.openai_shapes import specification
 from tests.running import ACME, Client, GatewayProcess
 from tests.simulated import SimulatedDashScope
 
@@ -53,6 +54,20 @@ def test_it_has_each_field_with_its_fate(document: dict[str, Any]) -> None:
     assert set(schema["properties"]) == {row.name for row in FIELDS}
     for row in FIELDS:
         assert schema["properties"][row.name]["description"].startswith(row.fate)
+
+
+def test_it_has_the_events_of_a_stream(document: dict[str, Any]) -> None:
+    content = document["paths"][IMAGES]["post"]["responses"]["200"]["content"]
+    schemas = document["components"]["schemas"]
+
+    assert set(content) == {"application/json", "text/event-stream"}
+    events = content["text/event-stream"]["schema"]["anyOf"]
+    holds = [event["properties"]["data"]["contentSchema"]["$ref"] for event in events]
+    names = [each.rpartition("/")[2] for each in holds]
+    assert names == ["ImageCompleted", "ErrorEvent"]
+    assert set(
+        specification()["components"]["schemas"]["ImageGenCompletedEvent"]["required"]
+    ) <= set(schemas["ImageCompleted"]["properties"])
 
 
 def test_it_has_every_error_that_a_client_can_see(document: dict[str, Any]) -> None:
@@ -95,7 +110,8 @@ def test_it_has_every_error_of_the_native_path_in_the_vendor_s_form(
         ("output_compression", [0, 100], [-1, 101]),
         ("size", ["auto", "1024x768", None], ["1024*768", "0x1", "big"]),
         ("prompt", ["a fox", "x\ny"], ["", " ", "a\0b"]),
-        ("stream", [False, None], [True]),
+        ("stream", [False, True, None], ["yes"]),
+        ("partial_images", [0, 3], [-1, 4]),
         ("background", ["opaque", "auto"], ["transparent"]),
         ("response_format", ["url", "b64_json"], ["png"]),
     ],

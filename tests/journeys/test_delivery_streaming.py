@@ -21,7 +21,7 @@ from gateway.api import streaming
 from gateway.api.errors import EXCEPTION_HANDLERS
 from gateway.api.streaming import Events, StreamedImages
 from gateway.config import Images
-from gateway.delivery import Delivery, ResultImages
+from gateway.delivery import Delivery, ResultImages, in_one_answer
 from gateway.domain.catalogue import Size
 from gateway.domain.clock import Clock
 from gateway.domain.errors import ImageUnavailable
@@ -68,7 +68,7 @@ class Serving:
         async def generate() -> StreamedImages:
             log = structlog.get_logger()
             opened = await self.delivery.open(
-                ResultImages(self.images), describe, deadline=inf, log=log
+                ResultImages(self.images), in_one_answer(describe), deadline=inf, log=log
             )
             events = Events(hopeless=self.hopeless)
             return StreamedImages(opened, {"x-gateway-model": "m"}, events)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from base64 import b64encode
+from base64 import b64decode, b64encode
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from math import inf
@@ -15,12 +15,19 @@ import pytest
 import structlog
 
 from gateway.config import Images
-from gateway.delivery import CopySink, Delivery, OpenDelivery, ResultImages
+from gateway.delivery import (
+    CopySink,
+    Delivery,
+    OpenDelivery,
+    ResultImages,
+    in_events,
+    in_one_answer,
+)
 from gateway.domain.catalogue import Size
 from gateway.domain.clock import Clock
 from gateway.domain.errors import ImageUnavailable
-from gateway.protocol.openai import Image, ImagesResponse
-from gateway.translate.response import to_openai
+from gateway.protocol.openai import Image, ImageCompleted, ImagesResponse
+from gateway.translate.response import to_event, to_openai
 from gateway.upstream.images import ImageFetcher
 from tests.image_host import (
     Answer,
@@ -33,6 +40,7 @@ from tests.image_host import (
     png,
     serve,
 )
+from tests.openai_shapes import check_event
 
 MIB = 1024 * 1024
 CREATED = 1_763_800_000
@@ -62,6 +70,7 @@ class Delivering:
         self.fetcher = ImageFetcher(config, clock)
         self.delivery = Delivery(self.fetcher, steady=lambda: self.now, budget_bytes=budget_bytes)
         self.budget = self.delivery.budget
+        self.framing = in_one_answer(describe)
 
     async def open(
         self, *sources: Given, deadline: float = inf, copy_to: CopySink | None = None
@@ -69,7 +78,7 @@ class Delivering:
         given = [self._source(each) for each in sources]
         log = structlog.get_logger()
         return await self.delivery.open(
-            ResultImages(given), describe, deadline=deadline, log=log, copy_to=copy_to
+            ResultImages(given), self.framing, deadline=deadline, log=log, copy_to=copy_to
         )
 
     def _source(self, given: Given) -> str | bytes:
@@ -275,6 +284,25 @@ async def test_a_client_that_takes_nothing_costs_no_more_and_more(delivering: De
     response = source._download._response  # type: ignore[attr-defined]
     assert response.content._size < 512 * 1024
     await body.aclose()
+
+
+async def test_each_event_is_whole_before_the_next_image_is_read(delivering: Delivering) -> None:
+    """Its last piece closes it, so that a client has it at once; each says its own size."""
+
+    def describe_event(b64_json: str, size: Size | None) -> ImageCompleted:
+        return to_event("image_edit.completed", b64_json, created=CREATED, size=size)
+
+    delivering.framing = in_events(describe_event)
+    images = [png(300_000, 1024, 1536), png(1000, 1328, 1328)]
+
+    opened = await delivering.open(*map(serve, images))
+    pieces = [piece async for piece in opened.body()]
+
+    assert [piece.endswith(b"\n\n") for piece in pieces].count(True) == 2
+    events = [check_event(text) for text in b"".join(pieces).decode().split("\n\n")[:-1]]
+    assert [b64decode(event["b64_json"]) for event in events] == images
+    assert [event["size"] for event in events] == ["1024x1536", "auto"]
+    assert sum(map(len, pieces)) == opened.content_length
 
 
 async def test_closing_early_gives_everything_back(delivering: Delivering) -> None:

@@ -9,7 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway.delivery.base64_json import Base64Writer, placeholder_images, split_answer
+from gateway.delivery import in_one_answer
+from gateway.delivery.base64_json import Base64Writer
 from gateway.delivery.budget import BlockBuffer, ByteBudget
 from gateway.protocol.openai import ImagesResponse
 
@@ -17,7 +18,7 @@ from gateway.protocol.openai import ImagesResponse
 def test_an_answer_that_holds_the_placeholder_elsewhere() -> None:
     """It would be split in the wrong place."""
     with pytest.raises(ValueError, match="placeholder"):
-        split_answer(ImagesResponse(created=0, data=placeholder_images(1), size="1|2"))
+        in_one_answer(lambda images, _: ImagesResponse(created=0, data=images, size="1|2"))([None])
 
 
 @given(st.lists(st.binary(max_size=50)))

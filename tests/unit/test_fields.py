@@ -107,7 +107,7 @@ def test_a_refused_field_is_refused_by_its_name(name: str) -> None:
 
 @pytest.mark.parametrize("name", of_fate("refused"))
 def test_a_refused_field_may_say_what_is_so_anyway(name: str) -> None:
-    """`stream: false`, `output_format: png`: SDK wrappers send defaults."""
+    """`output_format: png`: SDK wrappers send defaults."""
     for value in (None, *ROWS[name].taken):
         refuse_unsupported(request(**{name: value}))
         assert ignored(request(**{name: value})) == ()
@@ -145,7 +145,7 @@ def test_an_honoured_parameter_reaches_the_vendor(name: str) -> None:
 def test_the_rest_of_the_honoured_and_mapped_fields() -> None:
     """What goes to the vendor, and `response_format`, which is the gateway's own business."""
     assert {*of_fate("honoured"), *of_fate("mapped")} == {
-        *SENT, "prompt", "model", "response_format"
+        *SENT, "prompt", "model", "response_format", "stream"
     }  # fmt: skip
     body = sent(prompt="a hen", model="gpt-image-1")
     assert body["input"]["messages"][0]["content"] == ({"text": "a hen"},)
@@ -154,6 +154,21 @@ def test_the_rest_of_the_honoured_and_mapped_fields() -> None:
     assert choice is not None
     plan = to_dashscope(request(response_format="b64_json"), choice, "nearest")
     assert plan.response_format == "b64_json"
+
+
+def test_what_streams_is_base64() -> None:
+    """Also where the alias, or the tenant, would have URLs."""
+    choice = shipped_catalogue().find("dall-e-3")
+    assert choice is not None
+    assert to_dashscope(request(), choice, "nearest").response_format == "url"
+    assert to_dashscope(request(stream=True), choice, "nearest").response_format == "b64_json"
+    with pytest.raises(InvalidRequest) as caught:
+        to_dashscope(request(stream=True, response_format="url"), choice, "nearest")
+    assert caught.value.param == "response_format"
+
+
+def test_no_partial_images_are_none_ignored() -> None:
+    assert ignored(request(stream=True, partial_images=0)) == ()
 
 
 @pytest.mark.parametrize("name", [name for name in VALUES if name != "prompt"])

@@ -74,7 +74,7 @@ class House:
         request = ImageRequest(prompt=f"fox {self._requests}", model=MODEL)
         plan = self.parts.pipeline.plan(caller, request, context)
         options = RequestOptions(
-            retry_key=str(self._requests), client_timeout_s=300.0, deadline_s=300.0
+            retry_key=str(self._requests), client_timeout_s=300.0, silence_s=15.0, deadline_s=300.0
         )
         return await self.parts.pipeline.serve(caller, plan, context, options, client)
 

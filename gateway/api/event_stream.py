@@ -1,0 +1,269 @@
+"""Serving a request while its answer is sent: each image, as it comes, is a server-sent event."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Coroutine
+from contextlib import aclosing
+from typing import Any, TypeVar
+
+import msgspec
+from litestar import Response
+from litestar.response.base import ASGIResponse
+from litestar.types import Receive, Scope, Send
+from msgspec import Struct
+
+from gateway.api.answers import Answers, ImageEvents
+from gateway.api.disconnect import watch
+from gateway.api.errors import to_detail
+from gateway.api.streaming import broken_off, send_piece
+from gateway.delivery import OpenDelivery
+from gateway.domain.errors import ClientGone, GatewayError, ImageUnavailable
+from gateway.observability.context import RequestContext, context_of
+from gateway.protocol.openai import ErrorEvent, ImageEvent, ImagesResponse
+from gateway.requests.client import Client
+from gateway.requests.parts import Part
+from gateway.requests.pipeline import Result, cached
+
+T = TypeVar("T")
+COMMENT = b":\n\n"
+"""No client takes it for an event; proxies see that the answer goes on."""
+AS_IT_COMES = {"cache-control": "no-cache", "x-accel-buffering": "no"}
+"""For proxies, among them nginx."""
+
+
+class StreamedRequest(Struct, frozen=True, kw_only=True):
+    """A request that is yet to be served."""
+
+    serve: Callable[[Client], Awaitable[Result]]
+    event: ImageEvent
+    cache_s: float
+    """How long its tenant's cache keeps its images."""
+    silence_s: float
+    """How long its answer may say nothing."""
+
+
+class EventStream(Response[ImagesResponse]):
+    """For a handler to return."""
+
+    def __init__(self, request: StreamedRequest, answers: Answers, headers: dict[str, str]) -> None:
+        super().__init__(ImagesResponse(created=0, data=[]), headers=headers)
+        self._request = request
+        self._answers = answers
+
+    def to_asgi_response(self, *_: Any, **__: Any) -> ASGIResponse:  # noqa: ANN401 - Litestar's own
+        """What serves it."""
+        return StreamedEvents(self._request, self._answers, self.headers)
+
+
+class StreamedEvents(ASGIResponse):
+    """Has the request served, and its images sent meanwhile.
+
+    The answer begins with the first image, or the first comment. What fails before is an error
+    with its own status; after that it is the last event.
+    """
+
+    _should_set_content_length = False
+
+    def __init__(self, request: StreamedRequest, answers: Answers, headers: dict[str, str]) -> None:
+        super().__init__(media_type="text/event-stream", headers=headers | AS_IT_COMES)
+        self._request = request
+        self._answers = answers
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve it; the client may leave meanwhile, and the work goes on.
+
+        Raises:
+            GatewayError: it failed before anything was sent.
+        """
+        context, asked = context_of(scope), self._request
+        events = ImageEvents(self._answers, asked.event, asked.cache_s, context)
+        sender = EventSender(self, send, events, context, asked.silence_s)
+        client = Client(sender.answer_early, sender.add)
+        sending = sender.start(client)
+        stop_watching = watch(scope, receive, sender.hang_up)
+        result = None
+        try:
+            try:
+                result = await asked.serve(client)
+            except GatewayError as error:
+                sender.end(error)
+            else:
+                self.headers.update(self._answers.note(result, context))
+                sender.end_with(result)
+            await asyncio.wait([sending])
+        finally:
+            stop_watching()
+            sending.cancel()
+            await asyncio.wait([sending])
+        await self._conclude(sending, sender, result, context)
+
+    async def _conclude(
+        self,
+        sending: asyncio.Task[None],
+        sender: EventSender,
+        result: Result | None,
+        context: RequestContext,
+    ) -> None:
+        if isinstance(sender.failure, ImageUnavailable) and result is not None:
+            await self._answers.give_up(sender.failure, result.place)
+        if sender.failure is not None and not sender.has_begun:
+            raise sender.failure
+        if sending.cancelled():
+            broken_off(context, ClientGone.label(), "the client hung up")
+            return
+        try:
+            sending.result()
+        except GatewayError as cause:
+            broken_off(context, cause.label(), str(cause))
+        except TimeoutError:
+            broken_off(context, "client_stalled", "the client takes nothing")
+
+
+class EventSender:
+    """Sends what it is given, in that order, and a comment where nothing was sent for long."""
+
+    def __init__(
+        self,
+        answer: ASGIResponse,
+        send: Send,
+        events: ImageEvents,
+        context: RequestContext,
+        silence_s: float,
+    ) -> None:
+        self._answer = answer
+        self._send = send
+        self._events = events
+        self._context = context
+        self._silence_s = silence_s
+        self._speaks_at = asyncio.get_running_loop().time() + silence_s
+        self._client: Client | None = None
+        """While it is being served."""
+        self._task: asyncio.Task[None] | None = None
+        self._queue: asyncio.Queue[Part | Result | None] = asyncio.Queue()
+        self._has_parts = False
+        self._delivery: OpenDelivery | None = None
+        self._is_between_events = True
+        self.has_begun = False
+        self.failure: GatewayError | None = None
+        """Why not all images were sent, or will be: the first reason."""
+
+    def start(self, client: Client) -> asyncio.Task[None]:
+        """Send what comes."""
+        self._client = client
+        self._task = asyncio.create_task(self._run())
+        self._task.add_done_callback(self._cut_off)
+        return self._task
+
+    def answer_early(self, error: GatewayError) -> None:
+        """End the answer while the work for the client goes on."""
+        if self.has_begun:
+            self.end(error)
+        else:
+            self._stop()
+            self._context.answer_early(error)
+
+    def hang_up(self) -> None:
+        """The client has left."""
+        self._context.is_client_gone = True
+        self._stop()
+        if self._client is not None:
+            self._client.hang_up()
+
+    def add(self, part: Part) -> None:
+        """Send these images, after those before."""
+        self._answer.headers["x-cache"] = cached(part.lead)
+        self._has_parts = True
+        self._queue.put_nowait(part)
+
+    def end_with(self, result: Result) -> None:
+        """There are no more images; all came in parts, or none did."""
+        self._client = None
+        if not self._has_parts:
+            self._queue.put_nowait(result)
+        self._queue.put_nowait(None)
+
+    def end(self, failure: GatewayError) -> None:
+        """There will be no more images."""
+        self._client = None
+        self.failure = self.failure or failure
+        self._queue.put_nowait(None)
+
+    def _stop(self) -> None:
+        if self._task is not None:
+            self._task.cancel()
+
+    def _cut_off(self, task: asyncio.Task[None]) -> None:
+        """What comes after a failure can no longer be sent: begin nothing more for it."""
+        if not task.cancelled() and task.exception() is not None and self._client is not None:
+            self._client.hang_up()
+
+    async def _run(self) -> None:
+        """Send until the end.
+
+        Raises:
+            GatewayError: nothing was sent, or an event cannot be completed.
+            TimeoutError: the client takes nothing.
+        """
+        try:
+            while (images := await self._meanwhile(self._queue.get())) is not None:
+                try:
+                    await self._deliver(images)
+                except GatewayError as error:
+                    self.failure = self.failure or error
+                    if not self._is_between_events:
+                        raise
+            if self.failure is None:
+                await self._write(b"", more=False)
+            elif self.has_begun:
+                # Some images are missing: this request, sent again, is given what is there.
+                self._context.is_client_gone = True
+                self._context.outcome = self.failure.label()
+                await self._write(to_error_event(self.failure), more=False)
+        finally:
+            if self._delivery is not None:
+                await self._delivery.aclose()
+
+    async def _deliver(self, images: Part | Result) -> None:
+        await self._meanwhile(self._open(images))
+        delivery = self._delivery
+        if delivery is None:
+            return
+        try:
+            async with aclosing(delivery.body()) as pieces:
+                async for piece in pieces:
+                    delivery.begun()
+                    await self._write(piece)
+        finally:
+            self._events.sent(delivery)
+
+    async def _open(self, images: Part | Result) -> None:
+        """Kept where `_run` closes it, should its end come while this one's result is under way."""
+        self._delivery = await self._events.open(images, has_begun=self.has_begun)
+
+    async def _meanwhile(self, work: Coroutine[Any, Any, T]) -> T:
+        """The work's result, with comments until it is there."""
+        task = asyncio.create_task(work)
+        try:
+            while not task.done():
+                left_s = self._speaks_at - asyncio.get_running_loop().time()
+                await asyncio.wait([task], timeout=left_s)
+                if not task.done():
+                    await self._write(COMMENT)
+            return task.result()
+        finally:
+            task.cancel()
+            await asyncio.wait([task])
+
+    async def _write(self, piece: bytes, *, more: bool = True) -> None:
+        if not self.has_begun:
+            self.has_begun = True
+            await self._answer.start_response(self._send)
+        self._is_between_events = piece.endswith(b"\n\n")
+        await send_piece(self._send, piece, more=more)
+        self._speaks_at = asyncio.get_running_loop().time() + self._silence_s
+
+
+def to_error_event(error: GatewayError) -> bytes:
+    """With a top-level `error`, at which the SDKs raise."""
+    return b"event: error\ndata: %b\n\n" % msgspec.json.encode(ErrorEvent(to_detail(error)))

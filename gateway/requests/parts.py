@@ -1,0 +1,43 @@
+"""The images of a request that takes several calls, as each call has brought them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+from msgspec import Struct
+
+from gateway.results import Lead
+from gateway.translate.request import Plan
+
+
+class Part(Struct, frozen=True):
+    """Some images of a request before it has all; they are paid for and kept."""
+
+    lead: Lead
+    urls: Sequence[str]
+    first: int
+    """Which of the request's images the first of them is."""
+    deadline: float
+    """Until when they may be fetched, in steady seconds."""
+
+
+class Parts:
+    """Gives each image on, once."""
+
+    def __init__(
+        self, lead: Lead, plan: Plan, give: Callable[[Part], object], deadline: float
+    ) -> None:
+        self._lead = lead
+        self._give = give
+        self._deadline = deadline
+        self._wanted = [call.parameters.n or 1 for call in plan.calls]
+        self._given = [0] * len(plan.calls)
+
+    def brought(self, index: int, urls: Sequence[str]) -> None:
+        """All that the call of an index has brought so far."""
+        wanted, given = self._wanted[index], self._given[index]
+        fresh = urls[given:wanted]
+        if fresh:
+            self._given[index] += len(fresh)
+            first = sum(self._wanted[:index]) + given
+            self._give(Part(self._lead, fresh, first, self._deadline))
