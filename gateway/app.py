@@ -95,7 +95,10 @@ class Parts:
         self.client = DashScope(config.upstream, transport)
         self.fetcher = ImageFetcher(config.images, clock, config.proxies)
         self.delivery = Delivery(
-            self.fetcher, steady=clock.steady, budget_bytes=config.images.budget_bytes
+            self.fetcher,
+            steady=clock.steady,
+            budget_bytes=config.images.budget_bytes,
+            sending=config.sending,
         )
         self.accounts = Accounts(config.accounts, config.catalogue, clock.steady)
         self.local = LocalLimits(on_loss(config), share)

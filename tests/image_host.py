@@ -38,7 +38,19 @@ class Asked(NamedTuple):
     @property
     def start(self) -> int:
         """The first byte asked for."""
-        return int(self.headers.get("range", "bytes=0-")[len("bytes=") : -1])
+        return int(self._range[1])
+
+    @property
+    def end(self) -> int | None:
+        """Behind the last byte asked for; None: to the end."""
+        last = self._range[2]
+        return int(last) + 1 if last else None
+
+    @property
+    def _range(self) -> re.Match[str]:
+        found = re.fullmatch(r"bytes=(\d+)-(\d*)", self.headers.get("range", "bytes=0-"))
+        assert found is not None
+        return found
 
 
 class Answer(NamedTuple):
@@ -61,14 +73,14 @@ def answer(status: int, body: bytes, *, sent: int | None = None, **headers: str)
 
 
 def serve(image: bytes, *, sent: int | None = None, **headers: str) -> Script:
-    """The whole image, or the rest that was asked for; cut after `sent` bytes."""
+    """The whole image, or the part that was asked for; cut after `sent` bytes."""
 
     def script(asked: Asked) -> Answer:
-        start = asked.start
-        if not start:
+        start, end = asked.start, asked.end or len(image)
+        if not start and asked.end is None:
             return answer(200, image, sent=sent, **headers)
-        place = f"bytes {start}-{len(image) - 1}/{len(image)}"
-        return answer(206, image[start:], sent=sent, **{"content_range": place, **headers})
+        place = f"bytes {start}-{end - 1}/{len(image)}"
+        return answer(206, image[start:end], sent=sent, **{"content_range": place, **headers})
 
     return script
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from typing import Any, Protocol
 
 from litestar import Response
@@ -16,11 +15,12 @@ from gateway.delivery import (
     ResultImages,
     in_events,
     in_one_answer,
+    take,
 )
 from gateway.delivery.delivery import SENDING_S
 from gateway.domain.catalogue import Size
 from gateway.domain.clock import Clock
-from gateway.domain.errors import ImageUnavailable, ServiceUnavailable
+from gateway.domain.errors import ImageUnavailable
 from gateway.observability.context import RequestContext
 from gateway.observability.metrics import Metrics
 from gateway.protocol.openai import Image, ImageCompleted, ImageEvent, ImagesResponse
@@ -32,7 +32,6 @@ from gateway.translate.request import Plan
 from gateway.translate.response import to_event, to_openai
 from gateway.upstream.images import ImageFetcher
 
-ROOM_S = 10.0
 FRESH_S = 10.0
 """So long after it was made, an image host may not yet show an image."""
 
@@ -124,17 +123,18 @@ class Answers:
         place, images = result.place, self._images
         if images is None or not isinstance(place, Done) or not images.needs_bytes(place):
             return ResultImages(result.record.urls, is_fresh(result.place))
-        budget = self._delivery.budget
+        budget = self._delivery.rooms.images
         most = min(images.most_bytes(place), budget.total // 2)
-        await self._take(most)
-        found: list[bytes] | None = None
+        kept = 0
+        await take(budget, most)
         try:
             found = await images.find(place)
+            if found is not None:
+                kept = min(most, sum(map(len, found)))
         finally:
-            held = min(most, sum(map(len, found or ())))
-            budget.release(most - held)
+            budget.release(most - kept)
         if found is not None:
-            return ResultImages(found, reserved=held)
+            return ResultImages(found, reserved=kept)
         if result.record.life_s(self._clock.now()) > 0:
             return ResultImages(result.record.urls)
         message = "A cached image is no longer held; try again for a new one."
@@ -149,19 +149,6 @@ class Answers:
         if error.for_good:
             await self._ledger.discard(place)
             error.should_retry = isinstance(place, Done) and place.how is How.HIT
-
-    async def _take(self, count: int) -> None:
-        """Wait for room in memory, but not for as long as a slow client may hold it.
-
-        Raises:
-            ServiceUnavailable: there is none.
-        """
-        try:
-            async with asyncio.timeout(ROOM_S):
-                await self._delivery.budget.acquire(count)
-        except TimeoutError:
-            message = "The gateway has no memory for this image just now; try again."
-            raise ServiceUnavailable(message, retry_after_s=1.0) from None
 
     async def open_events(
         self,

@@ -16,9 +16,9 @@ from msgspec import Struct
 from gateway.api.answers import Answers, ImageEvents
 from gateway.api.disconnect import watch
 from gateway.api.errors import to_detail
-from gateway.api.streaming import broken_off, send_piece
+from gateway.api.streaming import STALLED, TOO_SLOW, broken_off, send_piece, why_stopped
 from gateway.delivery import OpenDelivery
-from gateway.domain.errors import ClientGone, GatewayError, ImageUnavailable
+from gateway.domain.errors import GatewayError, ImageUnavailable
 from gateway.observability.context import RequestContext, context_of
 from gateway.protocol.openai import ErrorEvent, ImageEvent, ImagesResponse
 from gateway.requests.client import Client
@@ -110,14 +110,14 @@ class StreamedEvents(ASGIResponse):
         if sender.failure is not None and not sender.has_begun:
             raise sender.failure
         if sending.cancelled():
-            broken_off(context, ClientGone.label(), "the client hung up")
+            broken_off(context, *sender.why_stopped())
             return
         try:
             sending.result()
         except GatewayError as cause:
             broken_off(context, cause.label(), str(cause))
         except TimeoutError:
-            broken_off(context, "client_stalled", "the client takes nothing")
+            broken_off(context, STALLED, TOO_SLOW)
 
 
 class EventSender:
@@ -189,6 +189,10 @@ class EventSender:
         self.failure = self.failure or failure
         self._queue.put_nowait(None)
 
+    def why_stopped(self) -> tuple[str, str]:
+        """Outcome and cause."""
+        return why_stopped(self._delivery)
+
     def _stop(self) -> None:
         if self._task is not None:
             self._task.cancel()
@@ -229,6 +233,7 @@ class EventSender:
         delivery = self._delivery
         if delivery is None:
             return
+        delivery.on_cut = self._stop
         try:
             async with aclosing(delivery.body()) as pieces:
                 async for piece in pieces:
@@ -236,6 +241,7 @@ class EventSender:
                     await self._write(piece)
         finally:
             self._events.sent(delivery)
+        self._delivery = None
 
     async def _open(self, images: Part | Result) -> None:
         """Kept where `_run` closes it, should its end come while this one's result is under way."""
@@ -260,7 +266,7 @@ class EventSender:
             self.has_begun = True
             await self._answer.start_response(self._send)
         self._is_between_events = piece.endswith(b"\n\n")
-        await send_piece(self._send, piece, more=more)
+        await send_piece(self._send, piece, self._delivery, more=more)
         self._speaks_at = asyncio.get_running_loop().time() + self._silence_s
 
 

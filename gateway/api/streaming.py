@@ -19,7 +19,11 @@ from gateway.observability.context import RequestContext, context_of
 from gateway.protocol.openai import ImagesResponse
 
 STALLED_S = 60.0
-"""A client that takes nothing for so long is given up: it holds connections and memory."""
+"""For what is no image."""
+STALLED = "client_stalled"
+HUNG_UP = "the client hung up"
+TOO_SLOW = "the client takes less than sending.least_bytes_per_s"
+NO_ROOM = "the client takes nothing, and others need the memory"
 
 
 def nothing(_: OpenDelivery) -> None:
@@ -80,6 +84,7 @@ class StreamedImages(ASGIResponse):
         """
         async with aclosing(self._delivery):
             task = asyncio.create_task(self._send(send))
+            self._delivery.on_cut = task.cancel
             stop_watching = watch(scope, receive, task.cancel)
             try:
                 await asyncio.wait([task])
@@ -88,7 +93,7 @@ class StreamedImages(ASGIResponse):
                 task.cancel()
                 await asyncio.wait([task])
         if task.cancelled():
-            broken_off(context_of(scope), ClientGone.label(), "the client hung up")
+            broken_off(context_of(scope), *why_stopped(self._delivery))
             return
         try:
             task.result()
@@ -99,7 +104,7 @@ class StreamedImages(ASGIResponse):
                 raise
             broken_off(context_of(scope), cause.label(), str(cause))
         except TimeoutError:
-            broken_off(context_of(scope), "client_stalled", "the client takes nothing")
+            broken_off(context_of(scope), STALLED, TOO_SLOW)
 
     async def _send(self, send: Send) -> None:
         left = self._delivery.content_length
@@ -113,7 +118,7 @@ class StreamedImages(ASGIResponse):
                     left -= len(piece)
                     if not left:
                         self._end()
-                    await send_piece(send, piece, more=left > 0)
+                    await send_piece(send, piece, self._delivery, more=left > 0)
         finally:
             self._end()
 
@@ -126,14 +131,30 @@ class StreamedImages(ASGIResponse):
 def broken_off(context: RequestContext, outcome: str, cause: str) -> None:
     """Note why an answer that began did not end."""
     context.outcome = outcome
+    context.is_client_gone = True
     context.log.warning("delivery_broken_off", cause=cause)
 
 
-async def send_piece(send: Send, piece: bytes, *, more: bool = True) -> None:
-    """Send some of the body.
+def why_stopped(delivery: OpenDelivery | None) -> tuple[str, str]:
+    """Outcome and cause of an answer whose sending was cancelled."""
+    if delivery is not None and delivery.is_cut:
+        return STALLED, NO_ROOM
+    return ClientGone.label(), HUNG_UP
+
+
+async def send_piece(
+    send: Send, piece: bytes, delivery: OpenDelivery | None = None, *, more: bool = True
+) -> None:
+    """Send some of the body, and of a delivery if it is that.
 
     Raises:
         TimeoutError: the client does not take it.
     """
-    async with asyncio.timeout(STALLED_S):
-        await send({"type": "http.response.body", "body": piece, "more_body": more})
+    message: Any = {"type": "http.response.body", "body": piece, "more_body": more}
+    if delivery is None:
+        async with asyncio.timeout(STALLED_S):
+            await send(message)
+        return
+    with delivery.waits_for_client(len(piece)) as due:
+        async with asyncio.timeout_at(due):
+            await send(message)

@@ -98,6 +98,20 @@ class Reading(Struct, frozen=True, kw_only=True):
     """Of one tenant, whose bodies have not come whole."""
 
 
+class Sending(Struct, frozen=True, kw_only=True):
+    """How fast the images of a `b64_json` answer must be taken; who is slower is cut off.
+
+    What was made is kept: a retry is given it.
+    """
+
+    least_bytes_per_s: Annotated[int, Meta(ge=4_096)] = 16 * 1024
+    """On average over a window; a client that was faster before may pause."""
+    window_s: Annotated[float, Meta(gt=0, le=60)] = 60.0
+    """The longest pause."""
+    grace_s: Annotated[float, Meta(gt=0, le=60)] = 30.0
+    """The longest pause at the beginning."""
+
+
 class Pacing(Struct, frozen=True):
     """How many upstream calls may wait for their slot in one worker."""
 
@@ -140,8 +154,10 @@ class Images(Struct, frozen=True):
     """The largest image, in bytes. A PNG of noise of 4096x4096 has 65 MiB."""
     timeout_s: Positive = 60.0
     """Without a byte of an image."""
-    budget_bytes: Annotated[int, Meta(ge=1024 * 1024)] = 32 * 1024 * 1024
-    """Of images in a worker's memory at once, whatever their number and size."""
+    budget_bytes: Annotated[int, Meta(ge=1024 * 1024)] = 64 * 1024 * 1024
+    """Of images in a worker's memory at once, whatever their number and size. Each answer under
+    way takes 256 KiB of one half; a quarter is for connections to image hosts, and a quarter for
+    images that are read ahead, held because they have no length, copied or cached."""
 
 
 class Egress(Struct, frozen=True, kw_only=True):
@@ -259,6 +275,7 @@ class Config(Struct, frozen=True, kw_only=True):
     egress: Egress = Egress()
     upstream: Upstream = Upstream()
     reading: Reading = Reading()
+    sending: Sending = Sending()
     pacing: Pacing = Pacing()
     budgets: Budgets = Budgets()
     unknown_outcome: UnknownOutcome = UnknownOutcome()

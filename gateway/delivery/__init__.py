@@ -2,6 +2,14 @@
 
 from gateway.delivery.base64_json import in_events, in_one_answer
 from gateway.delivery.copies import CopySink
-from gateway.delivery.delivery import Delivery, OpenDelivery, ResultImages
+from gateway.delivery.delivery import Delivery, OpenDelivery, ResultImages, take
 
-__all__ = ["CopySink", "Delivery", "OpenDelivery", "ResultImages", "in_events", "in_one_answer"]
+__all__ = [
+    "CopySink",
+    "Delivery",
+    "OpenDelivery",
+    "ResultImages",
+    "in_events",
+    "in_one_answer",
+    "take",
+]

@@ -4,8 +4,14 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
+from collections.abc import Callable
 
 from gateway.domain.errors import ImageUnavailable
+
+ANSWER_BYTES = 256 * 1024
+"""What one answer holds while its client is waited for: a block as base64, and a socket's fill."""
+CONNECTION_BYTES = 320 * 1024
+"""What aiohttp has read of an image that nobody asked for yet."""
 
 
 class ByteBudget:
@@ -14,7 +20,14 @@ class ByteBudget:
     def __init__(self, total: int) -> None:
         self.total = total
         self.free = total
+        self.on_short: Callable[[int], object] | None = None
+        """Called with a wish that has to wait: whoever can may give something back."""
         self._waiting: deque[tuple[int, asyncio.Future[None]]] = deque()
+
+    @property
+    def is_short(self) -> bool:
+        """Whether somebody waits."""
+        return any(not turn.done() for _, turn in self._waiting)
 
     def try_acquire(self, count: int) -> bool:
         """Take if that needs no waiting."""
@@ -29,6 +42,8 @@ class ByteBudget:
             return
         turn = asyncio.get_running_loop().create_future()
         self._waiting.append((count, turn))
+        if self.on_short is not None:
+            self.on_short(count)
         try:
             await turn
         except asyncio.CancelledError:
@@ -52,6 +67,24 @@ class ByteBudget:
                 self.free -= count
                 turn.set_result(None)
             self._waiting.popleft()
+
+
+class Rooms:
+    """The parts of a worker's budget.
+
+    Whoever has a connection needs nothing more, and whoever has an answer needs no other answer:
+    so nobody waits for somebody who waits.
+    """
+
+    def __init__(self, total: int) -> None:
+        self.answers = ByteBudget(total // 2)
+        self.connections = ByteBudget(max(total // 4, CONNECTION_BYTES))
+        self.images = ByteBudget(total // 4)
+        """For those read ahead, held because they have no length, copied or cached."""
+
+    def are_free(self) -> bool:
+        """Whether nobody holds anything."""
+        return all(r.free == r.total for r in (self.answers, self.connections, self.images))
 
 
 class BlockBuffer:

@@ -1,4 +1,4 @@
-"""Delivers the images of a request: all are opened first, then sent one after the other.
+"""Delivers the images of a request: all are measured first, then sent one after the other.
 
 The length of the answer follows from the lengths that the hosts declare, so it is known before the
 first byte is sent. Whatever is hopeless until then is an error like any other; afterwards the
@@ -8,26 +8,36 @@ answer stays shorter than declared, which no client takes for a complete one.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator, Sequence
+from contextlib import contextmanager
 from functools import partial
 
 from msgspec import Struct
 from structlog.typing import FilteringBoundLogger
 
+from gateway.config import Sending
 from gateway.delivery.base64_json import Base64Writer, Framing, base64_length
-from gateway.delivery.budget import ByteBudget
+from gateway.delivery.budget import ANSWER_BYTES, CONNECTION_BYTES, ByteBudget, Rooms
 from gateway.delivery.copies import CopySink, ImageCopier
+from gateway.delivery.readers import ClientPace, Readers
 from gateway.delivery.sources import FetchedImage, Source, StoredImage
-from gateway.domain.errors import ImageUnavailable
+from gateway.domain.errors import ImageUnavailable, ServiceUnavailable
 from gateway.upstream.download import Download
 from gateway.upstream.download_retry import Deadline
 from gateway.upstream.images import ImageFetcher
 
-BUDGET_BYTES = 32 * 1024 * 1024
+BUDGET_BYTES = 64 * 1024 * 1024
 SENDING_S = 300.0
 """What may be spent on waiting for image hosts once an answer has begun."""
+AHEAD_BYTES = 1024 * 1024
+"""When no more is left of an image, the next one is opened."""
+MEASURED_AT_ONCE = 128
+"""Images of all answers: each takes a connection for a moment."""
+ROOM_S = 10.0
+"""How long is waited for room in the budget."""
+SENDING = Sending()
 
-Fetch = Callable[[str], Awaitable[Download]]
+Fetch = Callable[..., Awaitable[Download]]
 """Opens the download of a URL."""
 
 
@@ -50,11 +60,14 @@ class Delivery:
         *,
         steady: Callable[[], float],
         budget_bytes: int = BUDGET_BYTES,
+        sending: Sending = SENDING,
     ) -> None:
         self._fetcher = fetcher
         self._steady = steady
-        self.budget = ByteBudget(budget_bytes)
+        self.rooms = Rooms(budget_bytes)
+        self._readers = Readers(sending, self.rooms)
         self._holding = asyncio.Lock()
+        self._measuring = asyncio.Semaphore(MEASURED_AT_ONCE)
 
     async def open(
         self,
@@ -65,32 +78,43 @@ class Delivery:
         log: FilteringBoundLogger,
         copy_to: CopySink | None = None,
     ) -> OpenDelivery:
-        """Open every image by `deadline` on the steady clock.
+        """Open the first image, and measure the others, by `deadline` on the steady clock.
 
         The caller reads `body` or calls `aclose`. What is reserved of the budget is given back in
         any case.
 
         Raises:
             ImageUnavailable: one of them cannot be had.
+            ServiceUnavailable: there is no memory for another answer.
         """
         started = self._steady()
         until = Deadline(deadline, self._steady)
         images: list[Source] = []
+        room = 0
         try:
+            await take(self.rooms.answers, ANSWER_BYTES)
+            room = ANSWER_BYTES
             fetch = partial(self._fetcher.open, deadline=until, log=log, fresh=result.fresh)
-            images = await self._open_all(result.sources, fetch)
+            images = await self._open_all(result.sources, fetch, until)
             await self._hold_unmeasured(images, until)
-            copier = ImageCopier(copy_to, self.budget, result.reserved)
-            delivery = OpenDelivery(images, framing, until, self._steady, copier)
+            copier = ImageCopier(copy_to, self.rooms.images, result.reserved)
+            delivery = OpenDelivery(images, framing, until, self._steady, copier, self._readers)
+            delivery.room = room
             delivery.download_s = self._steady() - started
             return delivery
         except BaseException:
-            self.budget.release(result.reserved)
+            self.rooms.answers.release(room)
+            self.rooms.images.release(result.reserved)
             await close_all(images)
             raise
 
-    async def _open_all(self, sources: Sequence[str | bytes], fetch: Fetch) -> list[Source]:
-        tasks = [asyncio.create_task(self._open(source, fetch)) for source in sources]
+    async def _open_all(
+        self, sources: Sequence[str | bytes], fetch: Fetch, until: Deadline
+    ) -> list[Source]:
+        tasks = [
+            asyncio.create_task(self._open(source, fetch, until, is_first=index == 0))
+            for index, source in enumerate(sources)
+        ]
         try:
             return list(await asyncio.gather(*tasks))
         except BaseException:
@@ -100,10 +124,22 @@ class Delivery:
             await close_all([image for image in done if not isinstance(image, BaseException)])
             raise
 
-    async def _open(self, source: str | bytes, fetch: Fetch) -> Source:
+    async def _open(
+        self, source: str | bytes, fetch: Fetch, until: Deadline, *, is_first: bool
+    ) -> Source:
         if isinstance(source, bytes):
             return StoredImage(source)
-        return FetchedImage(await fetch(source), self.budget)
+        connections = self.rooms.connections
+        if not (is_first and connections.try_acquire(CONNECTION_BYTES)):
+            async with self._measuring:
+                download = await fetch(source, measured_only=True)
+            return FetchedImage(download, self.rooms, until)
+        try:
+            download = await fetch(source)
+        except BaseException:
+            connections.release(CONNECTION_BYTES)
+            raise
+        return FetchedImage(download, self.rooms, until, is_connected=True)
 
     async def _hold_unmeasured(self, images: list[Source], until: Deadline) -> None:
         """Read the images whose hosts declare no length into memory.
@@ -114,17 +150,18 @@ class Delivery:
         unmeasured = [i for i in images if isinstance(i, FetchedImage) and not i.has_length]
         if not unmeasured:
             return
+        most = self.rooms.images.total
         try:
             async with asyncio.timeout(until.left_s()), self._holding:
                 for image in unmeasured:
-                    await image.hold(self.budget.total - sum(i.held for i in unmeasured))
+                    await image.hold(most - sum(i.held for i in unmeasured))
         except TimeoutError as cause:
             message = "A generated image could not be read in time from the image service."
             raise ImageUnavailable(message) from cause
 
 
 class OpenDelivery:
-    """An answer whose images are all open: its length and size are known."""
+    """An answer whose images are all measured: its length and size are known."""
 
     def __init__(
         self,
@@ -133,8 +170,17 @@ class OpenDelivery:
         until: Deadline,
         steady: Callable[[], float],
         copier: ImageCopier,
+        readers: Readers,
     ) -> None:
         self._images = images
+        self._readers = readers
+        self.room = 0
+        """What it has taken for itself."""
+        self._pace: ClientPace | None = None
+        self.on_cut: Callable[[], object] = nothing
+        """Ends the sending."""
+        self.is_cut = False
+        """Whether its client had to make room for others."""
         self._until = until
         self._steady = steady
         self._copier = copier
@@ -157,8 +203,6 @@ class OpenDelivery:
             ImageUnavailable: hopeless. Once a piece was sent, the connection must be broken off.
         """
         try:
-            for image in self._images[1:]:
-                image.read_ahead()
             text = b""
             for index, image in enumerate(self._images):
                 before, after = self._frames[index]
@@ -166,10 +210,16 @@ class OpenDelivery:
                 writer = Base64Writer()
                 await image.begin()
                 self._copier.begin(image.length)
+                left = image.length
                 while block := await self._read(image):
+                    left -= len(block)
+                    if left <= AHEAD_BYTES:
+                        self._read_ahead(index + 1)
                     self._copier.add(block)
+                    piece = text + writer.add(block)
+                    del block  # a slow client shall hold no more than its piece
                     paused = self._steady()
-                    yield text + writer.add(block)
+                    yield piece
                     taken_s = self._steady() - paused
                     self._until.extend(taken_s)
                     self.client_s += taken_s
@@ -181,6 +231,29 @@ class OpenDelivery:
                     text = b""
         finally:
             await self.aclose()
+
+    def _read_ahead(self, index: int) -> None:
+        for image in self._images[index : index + 1]:
+            image.read_ahead()
+
+    @contextmanager
+    def waits_for_client(self, size: int) -> Iterator[float]:
+        """While a piece of so many bytes is sent; gives until when, on the loop's clock."""
+        now = asyncio.get_running_loop().time()
+        if self._pace is None:
+            self._pace = ClientPace(self._readers.sending, now)
+        with self._readers.wait(self):
+            yield self._pace.due(size, now)
+
+    def rest(self) -> None:
+        """Hold no connection to image hosts until the client takes more."""
+        for image in self._images:
+            image.rest()
+
+    def cut(self) -> None:
+        """End."""
+        self.is_cut = True
+        self.on_cut()
 
     async def _read(self, image: Source) -> bytes | memoryview:
         started = self._steady()
@@ -199,7 +272,27 @@ class OpenDelivery:
     async def aclose(self) -> None:
         """Give up connections and bytes; harmless when there are none left."""
         self._copier.close()
+        self._readers.leaves(self.room)
+        self.room = 0
         await close_all(self._images)
+
+
+async def take(room: ByteBudget, count: int) -> None:
+    """Wait for room in memory, but not for as long as a slow client may hold it.
+
+    Raises:
+        ServiceUnavailable: there is none.
+    """
+    try:
+        async with asyncio.timeout(ROOM_S):
+            await room.acquire(count)
+    except TimeoutError:
+        message = "The gateway has no memory for this image just now; try again."
+        raise ServiceUnavailable(message, retry_after_s=1.0) from None
+
+
+def nothing() -> None:
+    """Do nothing."""
 
 
 async def close_all(images: Sequence[Source]) -> None:

@@ -6,11 +6,12 @@ import asyncio
 from contextlib import suppress
 from typing import Protocol
 
-from gateway.delivery.budget import BlockBuffer, ByteBudget
+from gateway.delivery.budget import CONNECTION_BYTES, BlockBuffer, Rooms
 from gateway.domain.catalogue import Size
 from gateway.domain.errors import ImageUnavailable
 from gateway.domain.png import PNG_HEADER_BYTES, is_whole_png, png_size
 from gateway.upstream.download import BLOCK_BYTES, NOT_A_PNG, Download
+from gateway.upstream.download_retry import Deadline
 
 
 class Source(Protocol):
@@ -23,7 +24,10 @@ class Source(Protocol):
     def size(self) -> Size | None: ...
 
     def read_ahead(self) -> None:
-        """Start to read into memory, as far as the budget goes."""
+        """Start to read into memory, as far as there is plenty."""
+
+    def rest(self) -> None:
+        """Hold no connection until more is read."""
 
     async def begin(self) -> None:
         """It is this image's turn: from now on it waits for no budget."""
@@ -48,6 +52,9 @@ class StoredImage:
     def read_ahead(self) -> None:
         """It is here."""
 
+    def rest(self) -> None:
+        """It has none."""
+
     async def begin(self) -> None:
         """As before."""
 
@@ -60,12 +67,18 @@ class StoredImage:
 
 
 class FetchedImage:
-    """An image that downloads while it is sent, and before that as far as the budget goes."""
+    """An image that downloads while it is sent, and before that as far as there is plenty."""
 
-    def __init__(self, download: Download, budget: ByteBudget) -> None:
+    def __init__(
+        self, download: Download, rooms: Rooms, until: Deadline, *, is_connected: bool = False
+    ) -> None:
         self._download = download
-        self._budget = budget
-        self._buffer = BlockBuffer(budget)
+        self._budget = rooms.images
+        self._connections = rooms.connections
+        self._until = until
+        self._is_connected = is_connected
+        """Whether it has taken what a connection holds."""
+        self._buffer = BlockBuffer(rooms.images)
         self._ahead: asyncio.Task[None] | None = None
 
     @property
@@ -94,7 +107,13 @@ class FetchedImage:
         await self._download.read_all(self._buffer)
 
     def read_ahead(self) -> None:
-        self._ahead = asyncio.create_task(self._read_ahead())
+        if self._ahead is None:
+            self._ahead = asyncio.create_task(self._read_ahead())
+
+    def rest(self) -> None:
+        if self._ahead is not None:
+            self._ahead.cancel()
+        self._disconnect()
 
     async def begin(self) -> None:
         ahead, self._ahead = self._ahead, None
@@ -105,23 +124,55 @@ class FetchedImage:
                 ahead.result()
 
     async def read(self) -> bytes:
-        return self._buffer.pop() or await self._download.read()
+        block = self._buffer.pop()
+        if not block and not self._download.is_whole:
+            await self._connect()
+            block = await self._download.read()
+        if not block:
+            self._disconnect()
+        return block
 
     async def aclose(self) -> None:
         try:
             await self.begin()
         finally:
-            self._download.close()
+            self._disconnect()
             self._buffer.clear()
+
+    async def _connect(self) -> None:
+        """Wait for room for a connection; whoever has one gives it back without waiting."""
+        if self._is_connected:
+            return
+        try:
+            async with asyncio.timeout(self._until.left_s()):
+                await self._connections.acquire(CONNECTION_BYTES)
+        except TimeoutError as cause:
+            raise ImageUnavailable("Too many images are being fetched just now.") from cause
+        self._is_connected = True
+
+    def _disconnect(self) -> None:
+        self._download.close()
+        if self._is_connected:
+            self._is_connected = False
+            self._connections.release(CONNECTION_BYTES)
 
     async def _read_ahead(self) -> None:
         """A failure is not the end: the image is asked for again when its turn comes."""
         with suppress(ImageUnavailable):
-            while await self._read_block():
+            while self._has_plenty() and await self._read_block():
                 pass
 
+    def _has_plenty(self) -> bool:
+        """Half of the room is for those who cannot do without."""
+        if not self._is_connected:
+            self._is_connected = self._connections.try_acquire(CONNECTION_BYTES)
+        if not self._is_connected:
+            return False
+        return self._budget.free - BLOCK_BYTES >= self._budget.total // 2
+
     async def _read_block(self) -> bool:
-        await self._budget.acquire(BLOCK_BYTES)
+        if not self._budget.try_acquire(BLOCK_BYTES):
+            return False
         block = b""
         try:
             block = await self._download.read()

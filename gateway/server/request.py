@@ -191,7 +191,13 @@ class Request:
         if kind == "http.response.start" and not self.is_started:
             self._start(message["status"], message.get("headers", ()))
         elif kind == "http.response.body" and self.is_started and not self.is_answered:
-            self._write(message.get("body", b""), is_last=not message.get("more_body", False))
+            is_last = not message.get("more_body", False)
+            self._write(message.get("body", b""), is_last=is_last)
+            if self._connection.is_full:
+                # Whoever sends learns how fast the client is, and makes nothing before its time.
+                await self._connection.writable()
+            if is_last and not self.is_lost:
+                self._finish()
         else:
             raise RuntimeError(f"{kind} is not due")
 
@@ -228,9 +234,10 @@ class Request:
             body += b"0\r\n\r\n" if is_last else b""
         if body:
             self._connection.transport.write(body)
-        if is_last:
-            if self._left:
-                raise ValueError("the answer is shorter than its Content-Length")
-            self.is_answered = True
-            self._wake()
-            self._connection.answered(self)
+
+    def _finish(self) -> None:
+        if self._left:
+            raise ValueError("the answer is shorter than its Content-Length")
+        self.is_answered = True
+        self._wake()
+        self._connection.answered(self)

@@ -29,6 +29,9 @@ from gateway.tenants.usage_log import UsageLog
 RESTART_WAIT_S = 0.5
 ALL = "::"
 
+UNSENT_BYTES = 128 * 1024
+"""Of an answer, in the kernel: more would be memory too, and hide how slow a client is."""
+
 log = structlog.get_logger()
 
 
@@ -53,6 +56,8 @@ def listen(where: Listen) -> socket.socket:
     except OSError as fault:
         raise CannotListen(fault.errno, fault.strerror or str(fault)) from fault
     sock.set_inheritable(True)
+    if sys.platform == "linux":  # and every connection that it accepts
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, UNSENT_BYTES)
     return sock
 
 

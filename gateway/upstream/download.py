@@ -13,8 +13,10 @@ from gateway.domain.errors import ImageUnavailable
 from gateway.domain.png import PNG_HEADER_BYTES, SMALLEST_PNG, PngEnd, png_size
 from gateway.upstream.download_retry import DownloadRetry, NotThere
 
-BLOCK_BYTES = 256 * 1024 + PNG_HEADER_BYTES
-"""The most that is handed out at a time: what event loops read from a socket at once."""
+READ_BYTES = 128 * 1024
+BLOCK_BYTES = READ_BYTES + PNG_HEADER_BYTES
+"""The most that is handed out at a time, which is what a client that takes nothing holds."""
+FIRST_BYTES = {"range": f"bytes=0-{PNG_HEADER_BYTES - 1}"}
 NOT_A_PNG = "The image service returned something that is not a PNG image."
 EXPIRED = "The image service does not hold a generated image any more."
 CHANGED = "A generated image changed while it was downloaded from the image service."
@@ -64,15 +66,25 @@ class Download:
     def size(self) -> Size | None:
         return self._size
 
-    async def open(self) -> None:
+    @property
+    def is_whole(self) -> bool:
+        """Whether all of it was handed out, or held."""
+        return self._received == self._length
+
+    async def open(self, *, measured_only: bool = False) -> None:
         """Connect, and read as far as the picture's size.
+
+        With `measured_only` no connection is held afterwards where the host declares a length.
 
         Raises:
             ImageUnavailable: not there, not a PNG, too large, or out of attempts or time.
         """
         while True:
             try:
-                await self._begin()
+                if measured_only:
+                    await self._measure()
+                else:
+                    await self._begin()
                 return
             except BREAKS as cause:
                 self.close()
@@ -115,9 +127,15 @@ class Download:
             self._response.close()
             self._response = None
 
-    async def _begin(self) -> aiohttp.ClientResponse:
-        response = self._response = await self._retry.limit(self._connect({}))
-        await self._require(response, 200)
+    async def _measure(self) -> None:
+        """Ask for the first bytes alone; a host that sends more is hung up on."""
+        await self._begin(FIRST_BYTES)
+        if self._length is not None:
+            self.close()
+
+    async def _begin(self, headers: dict[str, str] | None = None) -> aiohttp.ClientResponse:
+        response = self._response = await self._retry.limit(self._connect(headers or {}))
+        await self._require(response, 200, *([206] if headers else ()))
         self._length = declared_length(response, self._max_bytes)
         self._etag = response.headers.get("etag")
         head = b""
@@ -163,10 +181,7 @@ class Download:
         return block
 
     async def _next_block(self, response: aiohttp.ClientResponse) -> bytes:
-        block = await self._next_or_end(response)
-        if not block:
-            raise Broken("the answer ended early")
-        return block
+        return await self._receive(response, READ_BYTES)
 
     async def _next_or_end(self, response: aiohttp.ClientResponse) -> bytes:
         """What arrived, without copying it; empty at the end."""
@@ -216,6 +231,11 @@ def require(response: aiohttp.ClientResponse, *statuses: int) -> None:
 def declared_length(response: aiohttp.ClientResponse, limit: int) -> int | None:
     """The length that an answer promises, within the limits."""
     length = response.content_length
+    if response.status == 206:
+        found = CONTENT_RANGE.fullmatch(response.headers.get("content-range", ""))
+        if found is None or int(found[1]):
+            raise ImageUnavailable(CHANGED)
+        length = int(found[2])
     if length is None:
         return None
     if length > limit:

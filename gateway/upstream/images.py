@@ -85,9 +85,17 @@ class ImageFetcher:
         await self._hosts.require()
 
     async def open(
-        self, text: str, deadline: Deadline, log: FilteringBoundLogger, *, fresh: bool = False
+        self,
+        text: str,
+        deadline: Deadline,
+        log: FilteringBoundLogger,
+        *,
+        fresh: bool = False,
+        measured_only: bool = False,
     ) -> Download:
         """Begin a download; `fresh`: of an image made just now. The caller closes it.
+
+        With `measured_only` it is begun, and let go until it is read.
 
         Raises:
             ImageUnavailable: not allowed, not there, not a PNG, too large, or broken every time.
@@ -96,7 +104,7 @@ class ImageFetcher:
         retry = DownloadRetry(deadline, self._images.timeout_s, self._clock, log, fresh=fresh)
         download = Download(connect, retry, self._images.max_bytes)
         try:
-            await download.open()
+            await download.open(measured_only=measured_only)
         except BaseException:
             download.close()
             raise

@@ -17,10 +17,9 @@ import uvicorn
 from litestar import Litestar, post
 from litestar.types import ASGIApp, Receive, Scope, Send
 
-from gateway.api import streaming
 from gateway.api.errors import EXCEPTION_HANDLERS
 from gateway.api.streaming import Events, StreamedImages
-from gateway.config import Images
+from gateway.config import Images, Sending
 from gateway.delivery import Delivery, ResultImages, in_one_answer
 from gateway.domain.catalogue import Size
 from gateway.domain.clock import Clock
@@ -51,11 +50,14 @@ class Serving:
         self.port = port
         self.url = f"http://127.0.0.1:{port}/"
         self.fetcher = ImageFetcher(config, clock)
-        self.delivery = Delivery(self.fetcher, steady=clock.steady)
+        self.use(Sending())
         self.images: list[str] = []
         self.given_up: list[bool] = []
         """Whether for good."""
         self.context = RequestContext("")
+
+    def use(self, sending: Sending) -> None:
+        self.delivery = Delivery(self.fetcher, steady=monotonic, sending=sending)
 
     async def hopeless(self, error: ImageUnavailable) -> None:
         self.given_up.append(error.for_good)
@@ -90,7 +92,8 @@ class Serving:
         """Whether nothing is held for anybody."""
         connector = self.fetcher._session and self.fetcher._session.connector
         held = len(connector._acquired) if connector else 0
-        return held == 0 and self.delivery.budget.free == self.delivery.budget.total
+        rooms = self.delivery.rooms
+        return held == 0 and rooms.are_free()
 
     async def connect(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
         """A client that has asked, and takes little at a time."""
@@ -223,16 +226,15 @@ async def test_a_slow_client_is_waited_for(serving: Serving) -> None:
     writer.close()
 
 
-async def test_a_client_that_takes_nothing_is_given_up(
-    serving: Serving, logs: Logs, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """It would hold connections and memory for as long as it likes."""
-    monkeypatch.setattr(streaming, "STALLED_S", 0.1)
+async def test_a_client_that_is_too_slow_is_given_up(serving: Serving, logs: Logs) -> None:
+    """It would hold memory, and its tenant's place, for as long as it likes."""
+    serving.use(Sending(grace_s=0.1, least_bytes_per_s=2**30))
     serving.deliver([serve(IMAGE)], [serve(IMAGE)])
     _, writer = await serving.connect()
 
     await until(lambda: logs.named("delivery_broken_off"))
 
     assert serving.context.outcome == "client_stalled"
+    assert "sending.least_bytes_per_s" in logs.named("delivery_broken_off")[0]["cause"]
     await until(serving.is_at_rest)
     writer.transport.abort()

@@ -23,9 +23,10 @@ from gateway.delivery import (
     in_events,
     in_one_answer,
 )
+from gateway.delivery.budget import ANSWER_BYTES, CONNECTION_BYTES
 from gateway.domain.catalogue import Size
 from gateway.domain.clock import Clock
-from gateway.domain.errors import ImageUnavailable
+from gateway.domain.errors import ImageUnavailable, ServiceUnavailable
 from gateway.protocol.openai import Image, ImageCompleted, ImagesResponse
 from gateway.translate.response import to_event, to_openai
 from gateway.upstream.images import ImageFetcher
@@ -36,6 +37,7 @@ from tests.image_host import (
     Script,
     answer,
     chunked,
+    ignore_range,
     image_host,
     png,
     serve,
@@ -60,7 +62,7 @@ def whole_answer(images: Sequence[bytes], size: Size | None = None) -> bytes:
 
 
 class Delivering:
-    """A worker's deliveries, from a host of their own."""
+    """A worker's deliveries, from a host of their own; `budget_bytes` are for images alone."""
 
     def __init__(self, host: ImageHost, budget_bytes: int) -> None:
         config = Images(allowed_hosts=("127.0.0.1",), allow_http=True, max_bytes=8 * MIB)
@@ -68,8 +70,11 @@ class Delivering:
         self.now = 0.0
         clock = Clock(time, lambda: self.now, lambda: 0.0, lambda _: asyncio.sleep(0))
         self.fetcher = ImageFetcher(config, clock)
-        self.delivery = Delivery(self.fetcher, steady=lambda: self.now, budget_bytes=budget_bytes)
-        self.budget = self.delivery.budget
+        self.delivery = Delivery(
+            self.fetcher, steady=lambda: self.now, budget_bytes=4 * budget_bytes
+        )
+        self.rooms = self.delivery.rooms
+        self.budget = self.rooms.images
         self.framing = in_one_answer(describe)
 
     async def open(
@@ -92,11 +97,14 @@ class Delivering:
         assert len(sent) == opened.content_length
         return sent
 
+    def connections(self) -> int:
+        """Those in use."""
+        connector = self.fetcher._session and self.fetcher._session.connector
+        return len(connector._acquired) if connector else 0
+
     def is_at_rest(self) -> bool:
         """Whether no request holds anything any more."""
-        connector = self.fetcher._session and self.fetcher._session.connector
-        held = len(connector._acquired) if connector else 0
-        return held == 0 and self.budget.free == self.budget.total
+        return self.connections() == 0 and self.rooms.are_free()
 
 
 @asynccontextmanager
@@ -180,12 +188,25 @@ async def test_every_image_is_opened_before_anything_is_sent(delivering: Deliver
         await delivering.open(serve(png(MIB)), serve(png(MIB)), gone)
 
 
-async def test_all_images_are_asked_for_at_once(delivering: Delivering) -> None:
-    """The first byte waits for the slowest of them, not for their sum."""
+async def test_all_images_are_measured_at_once(delivering: Delivering) -> None:
+    """The first byte waits for the slowest of them; only the first is read further."""
     opened = await delivering.open(*[serve(png(MIB))] * 10)
 
-    assert delivering.host.connections == 10
+    assert sorted(asked.end or 0 for asked in delivering.host.asked) == [0] + [24] * 9
+    assert delivering.connections() == 1
     await opened.aclose()
+
+
+@pytest.mark.parametrize("script", [serve, ignore_range])
+async def test_a_host_may_know_no_ranges(
+    script: Callable[[bytes], Script], delivering: Delivering
+) -> None:
+    images = [png(300_000 + index, seed=index) for index in range(3)]
+    opened = await delivering.open(*map(script, images))
+    assert delivering.connections() == 1
+    assert b"".join([piece async for piece in opened.body()]) == whole_answer(
+        images, Size(1024, 1024)
+    )
 
 
 async def test_waiting_for_an_image_can_be_given_up(delivering: Delivering) -> None:
@@ -240,20 +261,145 @@ async def test_an_image_without_its_end_is_not_closed_with_a_quote(
     assert not b"".join(sent).endswith(b'"')
 
 
-async def test_later_images_are_read_ahead(delivering: Delivering) -> None:
-    """While the client takes the first one, the others arrive in memory."""
+async def test_the_next_image_is_read_ahead_once_little_is_left(delivering: Delivering) -> None:
+    """While the client takes the end of one, the next arrives in memory; no other is open."""
     images = [png(2 * MIB, seed=seed) for seed in range(3)]
     opened = await delivering.open(*map(serve, images))
     body = opened.body()
     sent = await anext(body)
-    await until(lambda: delivering.budget.free < delivering.budget.total - 3.9 * MIB)
+    await asyncio.sleep(0.02)
+    assert delivering.budget.free == delivering.budget.total
+    assert delivering.rooms.answers.free == delivering.rooms.answers.total - ANSWER_BYTES
+    assert delivering.connections() == 1
+
+    while len(sent) < 1.5 * MIB:
+        sent += await anext(body)
+    await until(lambda: delivering.budget.free <= delivering.budget.total - 2 * MIB)
+    assert delivering.connections() <= 2
     sent += b"".join([piece async for piece in body])
     assert sent == whole_answer(images, Size(1024, 1024))
 
 
+async def test_who_rests_holds_no_connection(delivering: Delivering) -> None:
+    """And goes on where it was, with what was read ahead."""
+    images = [png(2 * MIB, seed=seed) for seed in range(2)]
+    opened = await delivering.open(*map(serve, images))
+    body = opened.body()
+    sent = b""
+    async for piece in body:
+        sent += piece
+        if len(sent) % 3 == 0:
+            opened.rest()
+            await until(lambda: delivering.connections() == 0)
+
+    assert sent == whole_answer(images, Size(1024, 1024))
+    assert len(delivering.host.asked) > 4
+
+
+async def test_reading_ahead_leaves_half_of_its_room() -> None:
+    """For answers that cannot do without, and for the image cache."""
+    async with open_delivering(budget_bytes=4 * MIB) as delivering:
+        opened = [await delivering.open(*[serve(png(MIB))] * 2) for _ in range(5)]
+        bodies = [each.body() for each in opened]
+        for body in bodies:
+            await anext(body)
+        await asyncio.sleep(0.1)
+
+        assert 2 * MIB <= delivering.budget.free < 4 * MIB
+        for body in bodies:
+            await body.aclose()
+
+
+@asynccontextmanager
+async def room_for_answers(
+    count: int, connections: int = 0
+) -> AsyncIterator[tuple[Delivering, list[OpenDelivery]]]:
+    """Room for so many answers and connections, and deliveries that have taken all of it."""
+    async with open_delivering() as delivering:
+        rooms = delivering.rooms
+        rooms.answers.free = rooms.answers.total = count * ANSWER_BYTES
+        if connections:
+            rooms.connections.free = rooms.connections.total = connections * CONNECTION_BYTES
+        opened = [await delivering.open(serve(png(MIB)), serve(png(MIB))) for _ in range(count)]
+        yield delivering, opened
+        for each in opened:
+            await each.aclose()
+
+
+async def test_there_is_no_room_for_more_answers_than_the_budget_holds(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """One too many waits without a connection; then it is refused."""
+    monkeypatch.setattr("gateway.delivery.delivery.ROOM_S", 0.05)
+    async with room_for_answers(2) as (delivering, _):
+        with pytest.raises(ServiceUnavailable, match="no memory"):
+            await delivering.open(serve(png(MIB)))
+        assert delivering.connections() == 2
+
+
+async def test_whoever_rests_makes_room_for_another_answer() -> None:
+    async with room_for_answers(2) as (delivering, opened):
+        cut = asyncio.Event()
+        opened[1].on_cut = cut.set
+        with opened[1].waits_for_client(MIB):
+            opened[1]._readers._rests(opened[1])
+            third = asyncio.create_task(delivering.open(serve(png(MIB))))
+            await cut.wait()
+        await opened[1].aclose()
+        await (await third).aclose()
+        assert [each.is_cut for each in opened] == [False, True]
+
+
+async def test_who_begins_to_rest_while_somebody_waits_goes_at_once() -> None:
+    async with room_for_answers(1) as (delivering, [only]):
+        waiting = asyncio.create_task(delivering.open(serve(png(MIB))))
+        await until(lambda: delivering.rooms.answers.is_short)
+        with only.waits_for_client(MIB):
+            only._readers._rests(only)
+        assert only.is_cut
+        await only.aclose()
+        await (await waiting).aclose()
+
+
+@pytest.mark.parametrize("is_late", [False, True])
+async def test_a_slow_client_s_connection_goes_to_who_waits_for_one(is_late: bool) -> None:
+    async with room_for_answers(2, connections=1) as (delivering, [slow, other]):
+        body, image = slow.body(), whole_answer([png(MIB)] * 2, Size(1024, 1024))
+        sent = await anext(body)
+        assert delivering.connections() == 1
+        with slow.waits_for_client(MIB):
+            if not is_late:
+                slow._readers._is_slow(slow)
+            received: list[bytes] = []
+            reading = asyncio.create_task(rest(other, received))
+            await until(lambda: delivering.rooms.connections.is_short or bool(received))
+            if is_late:
+                slow._readers._is_slow(slow)
+            await reading
+        assert b"".join(received) == image
+        assert sent + b"".join([piece async for piece in body]) == image
+
+
+async def test_many_answers_share_a_few_connections() -> None:
+    async with room_for_answers(8, connections=2) as (delivering, opened):
+        image = whole_answer([png(MIB)] * 2, Size(1024, 1024))
+        most = 0
+
+        async def read(each: OpenDelivery) -> bytes:
+            nonlocal most
+            sent = b""
+            async for piece in each.body():
+                sent += piece
+                most = max(most, delivering.connections())
+            return sent
+
+        assert set(await asyncio.gather(*map(read, opened))) == {image}
+        assert most <= 3
+
+
 async def test_reading_ahead_stays_within_the_budget() -> None:
     """Of all requests together; with nothing to spare they still all arrive."""
-    async with open_delivering(budget_bytes=600_000) as delivering:
+    async with open_delivering(budget_bytes=12 * CONNECTION_BYTES) as delivering:
         lowest = delivering.budget.total
         images = [png(MIB, seed=seed) for seed in range(4)]
 

@@ -43,6 +43,10 @@ class Picture:
         self.length = len(self._rest)
         self.size = Size(1024, 1024)
 
+    @property
+    def is_whole(self) -> bool:
+        return not self._rest
+
     async def read(self) -> bytes:
         await asyncio.sleep(0)
         block, self._rest = self._rest[:200], self._rest[200:]
