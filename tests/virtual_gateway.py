@@ -222,14 +222,13 @@ async def throttled() -> httpx.Response:
 
 async def unreachable() -> httpx.Response:
     await asyncio.sleep(0.05)
-    refused = aiohttp.ClientConnectorError(cast("Any", None), OSError("connection refused"))
-    raise httpx.ConnectError("connection refused") from refused
+    raise aiohttp.ClientConnectorError(cast("Any", None), OSError("connection refused"))
 
 
 async def broken_off(call: Call, after_s: float) -> httpx.Response:
     """Made, and billed, but the answer is lost."""
     await made(call, after_s)
-    raise httpx.ReadError("connection lost")
+    raise aiohttp.ServerDisconnectedError
 
 
 def response(status: int, body: object, headers: Mapping[str, str] | None = None) -> httpx.Response:
