@@ -17,6 +17,7 @@ from typing import Any, Self, cast
 
 import aiohttp
 import httpx
+from aiohttp.client_reqrep import ConnectionKey
 from msgspec.structs import replace
 
 from gateway.app import create_app
@@ -30,6 +31,7 @@ NOON = 1_800_000_000.0
 LINE_S = 0.001
 """What the way to the store and back takes."""
 URL_LIFE_S = 86_400.0
+NOWHERE = ConnectionKey("nowhere", 443, True, True, None, None, None)
 
 Json = dict[str, Any]
 
@@ -222,7 +224,7 @@ async def throttled() -> httpx.Response:
 
 async def unreachable() -> httpx.Response:
     await asyncio.sleep(0.05)
-    raise aiohttp.ClientConnectorError(cast("Any", None), OSError("connection refused"))
+    raise aiohttp.ClientConnectorError(NOWHERE, OSError("connection refused"))
 
 
 async def broken_off(call: Call, after_s: float) -> httpx.Response:
