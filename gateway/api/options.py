@@ -100,7 +100,7 @@ def silence_s(headers: dict[bytes, bytes]) -> float:
     """Seconds for which a streamed answer may say nothing.
 
     openai-python's read time-out counts from byte to byte, openai-node's until the answer's head:
-    neither ends while something is said in time.
+    neither ends while something is said in time. Node tells it where a call has its own.
     """
     names = (b"x-stainless-read-timeout", b"x-stainless-timeout")
     told = [s for s in map(told_s, map(headers.get, names)) if s is not None]

@@ -44,6 +44,13 @@ CALLS: Final[dict[str, Json]] = {
     "seven": generate("seven together", n=7, size="512x512", extra_body={"seed": 1}),
     "seven on plus": generate("seven apart", model="qwen-image-plus", n=7),
     "extra_body": generate("extras", extra_body={"negative_prompt": "dogs", "watermark": True}),
+    "pictures": generate(
+        "pictures", model="qwen-image-plus", n=3, fetch=True, extra_body={"seed": 1}
+    ),
+    "streamed": generate(
+        "pictures", model="qwen-image-plus", n=3, stream=True, extra_body={"seed": 1}
+    ),
+    "streamed, refused": generate("[simulate:DataInspectionFailed] streamed", stream=True),
     "models": {"method": "models.list"},
     "model": {"method": "models.retrieve", "id": "qwen-image-plus"},
     "slashed model": {"method": "models.retrieve", "id": SLASHED},
@@ -203,6 +210,43 @@ def test_seven_images_on_a_model_that_makes_one_at_a_time(peer: str, served: Ser
 
 
 @pytest.mark.parametrize("peer", EACH_PEER)
+def test_a_stream(peer: str, served: Served) -> None:
+    """Each event as the SDK's own type, and the vendor's pictures in them."""
+    reply = served.replies(peer)["streamed"]
+
+    assert reply["ok"], reply
+    assert {event["type"] for event in reply["events"]} == {"image_generation.completed"}
+    assert {event["total_tokens"] for event in reply["events"]} == {0}
+    if peer != "openai-node":
+        assert {event["class"] for event in reply["events"]} == {"ImageGenCompletedEvent"}
+    made = [image["fetched"]["sha256"] for image in served.replies(peer)["pictures"]["data"]]
+    assert sorted(event["b64_sha256"] for event in reply["events"]) == sorted(made)
+
+
+@pytest.mark.parametrize("peer", EACH_PEER)
+def test_a_stream_that_fails_at_once_is_raised_as_ever(peer: str, served: Served) -> None:
+    reply = served.replies(peer)["streamed, refused"]
+
+    assert (reply["class"], reply["status"]) == ("BadRequestError", 400)
+    assert reply["code"] == "moderation_blocked"
+
+
+@pytest.mark.parametrize("peer", EACH_PEER)
+def test_a_stream_that_fails_between_events_raises_there(peer: str, served: Served) -> None:
+    """What came before is the user's; the SDK repeats nothing."""
+    served.restart()
+    served.simulator.fault("InternalError", model="qwen-image-plus")
+    call = generate("cut", model="qwen-image-plus", n=3, stream=True)
+
+    [reply] = run_peer(peer, served.scenario("/v1", [call], max_retries=2))
+
+    assert len(reply["events"]) == 2
+    assert reply["class"] == "APIError"
+    assert (reply["code"], reply["type"]) == ("upstream_error", "server_error")
+    assert reply["attempts"] == 1
+
+
+@pytest.mark.parametrize("peer", EACH_PEER)
 def test_keys_beyond_openai_s_reach_the_vendor(peer: str, served: Served) -> None:
     assert served.replies(peer)["extra_body"]["ok"]
     [asked] = served.upstream_calls("extras", peer)
@@ -297,6 +341,22 @@ def test_the_sdk_s_retries_of_a_slow_generation_cost_nothing(peer: str, served: 
     assert sum(served.simulator.state(log=0)["paid"].values()) == 1
 
 
+@pytest.mark.parametrize("peer", EACH_PEER)
+def test_a_stream_outlasts_the_sdk_s_time_out(peer: str, served: Served) -> None:
+    """Which counts from byte to byte, or until the head: comments come often enough for it.
+
+    Node's says so only where the call has one of its own.
+    """
+    served.restart()
+    served.simulator.configure(latency_s=2.5)
+    call = generate("slow", stream=True, timeout=1)
+
+    [reply] = run_peer(peer, served.scenario("/v1", [call], max_retries=2))
+
+    assert len(reply["events"]) == 1, reply
+    assert reply["attempts"] == 1
+
+
 STRICT = """
 import base64, json, sys, openai
 url, key, slashed = sys.argv[1:]
@@ -309,6 +369,11 @@ for size in ("1024x1024", "1328x1328", "512x512", "auto"):
         assert type(made) is openai.types.ImagesResponse and len(made.data) == 1
         again = openai.types.ImagesResponse(**made.to_dict())
         assert again.data[0].to_dict() == made.data[0].to_dict()
+    for event in client.images.generate(
+        prompt="strict", model="qwen-image-2.0", size=size, n=2, stream=True
+    ):
+        assert type(event) is openai.types.ImageGenCompletedEvent
+        openai.types.ImageGenCompletedEvent(**event.to_dict())
 assert all(type(model) is openai.types.Model for model in client.models.list())
 print(json.dumps({"id": client.models.retrieve(slashed).id, "version": openai.VERSION}))
 """

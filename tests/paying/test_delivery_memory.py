@@ -10,12 +10,14 @@ import hashlib
 import json
 import time
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 
 import httpx
 import pytest
 
 from tests.figures import Figure
+from tests.image_events import events_of
 from tests.paying.shop import MODEL, Fleet, Vendor
 from tests.running import ACME, Client
 
@@ -28,8 +30,9 @@ IMAGE_BYTES = 3 * MIB
 GROWTH_MIB = 64
 
 
+@pytest.mark.parametrize("stream", [False, True], ids=["one answer", "events"])
 def test_all_bytes_arrive_in_bounded_memory(
-    vendor: Vendor, http: httpx.Client, figure: Figure
+    stream: bool, vendor: Vendor, http: httpx.Client, figure: Figure
 ) -> None:
     """96 MiB of images, 128 MiB as base64, while the worker grows by at most half of that."""
     vendor.time = time.time
@@ -39,11 +42,12 @@ def test_all_bytes_arrive_in_bounded_memory(
         worker = fleet.gateways[0].pid
         shop = Client(http, fleet.urls[0])
         expected = [source(shop, seed) for seed in range(REQUESTS)]
-        delivered(shop.url, 0)
+        delivered(shop.url, 0, stream=stream)
         before = status_mib(worker, "VmRSS")
         Path(f"/proc/{worker}/clear_refs").write_text("5")
         with ThreadPoolExecutor(REQUESTS) as threads:
-            found = list(threads.map(lambda seed: delivered(shop.url, seed), range(REQUESTS)))
+            get = partial(delivered, shop.url, stream=stream)
+            found = list(threads.map(get, range(REQUESTS)))
         growth = status_mib(worker, "VmHWM") - before
 
     figure(f"{total // MIB} MiB of images, peak {growth:+.1f} MiB")
@@ -59,7 +63,7 @@ def source(shop: Client, seed: int) -> list[str]:
     return [hashlib.sha256(content).hexdigest() for content in contents]
 
 
-def delivered(url: str, seed: int) -> list[str]:
+def delivered(url: str, seed: int, *, stream: bool) -> list[str]:
     answer = httpx.post(
         f"{url}/v1/images/generations",
         headers={"authorization": f"Bearer {ACME}"},
@@ -69,11 +73,13 @@ def delivered(url: str, seed: int) -> list[str]:
             "n": IMAGES,
             "seed": seed,
             "response_format": "b64_json",
+            "stream": stream,
         },
         timeout=60,
         trust_env=False,
     )
-    images = [base64.b64decode(image["b64_json"]) for image in json.loads(answer.content)["data"]]
+    found = events_of(answer) if stream else json.loads(answer.content)["data"]
+    images = [base64.b64decode(image["b64_json"]) for image in found]
     return [hashlib.sha256(image).hexdigest() for image in images]
 
 

@@ -82,6 +82,8 @@ def succeed(client: openai.OpenAI, call: dict[str, Any]) -> dict[str, Any]:
     result = method(*positional, **call.get("args", {}))
     if call["method"] == "models.list":
         return {"ids": [model.id for model in result]}
+    if call.get("args", {}).get("stream"):
+        return stream(result)
     common = {
         "request_id": result._request_id,
         "created": result.created,
@@ -92,6 +94,27 @@ def succeed(client: openai.OpenAI, call: dict[str, Any]) -> dict[str, Any]:
         return {"id": result.id, "owned_by": result.owned_by, **common}
     images = [image(item, fetch=call.get("fetch", False)) for item in result.data]
     return {**common, "data": images}
+
+
+def stream(result: Any) -> dict[str, Any]:
+    """Every event, and the error that ended them, if one did."""
+    events: list[dict[str, Any]] = []
+    try:
+        events.extend(event(item) for item in result)
+    except openai.OpenAIError as error:
+        return {"ok": False, "events": events, **describe(error)}
+    return {"events": events}
+
+
+def event(item: Any) -> dict[str, Any]:
+    picture = base64.b64decode(item.b64_json, validate=True)
+    return {
+        "class": type(item).__name__,
+        "type": item.type,
+        "size": item.size,
+        "total_tokens": item.usage.total_tokens,
+        "b64_sha256": sha256(picture),
+    }
 
 
 def image(item: Any, *, fetch: bool) -> dict[str, Any]:

@@ -24,7 +24,8 @@ There is one reply per call, in the order of the calls. All have `ok`, `attempts
 the `headers` of the last answer. An image has `request_id`, `created`, `type_of_created`,
 `raw_keys` and `data` (each with `url`, `b64_sha256`, `b64_len`, `png_size`, `revised_prompt`,
 `raw_keys` and, where `fetch` was asked, `fetched`); a list of models has `ids`, one model `id`;
-a failure has `class`, `status`, `code`, `type`, `param`, `message` and `request_id`.
+a failure has `class`, `status`, `code`, `type`, `param`, `message` and `request_id`. A call with
+`stream` has `events`, and where a failure ended them both.
 """
 
 from __future__ import annotations

@@ -43,6 +43,7 @@ async function succeed(sdk, call) {
     return { ids };
   }
   const result = await request(sdk, call);
+  if (call.args?.stream) return stream(result);
   const common = {
     request_id: result._request_id,
     created: result.created,
@@ -58,9 +59,31 @@ async function succeed(sdk, call) {
 // The Node SDK has no extra_body: unknown keys of the body are sent as they are.
 function request(sdk, call) {
   const [group, method] = call.method.split(".");
-  const { extra_body: extraBody, extra_headers: headers, ...body } = call.args ?? {};
+  const { extra_body: extraBody, extra_headers: headers, timeout, ...body } = call.args ?? {};
   if (call.id) return sdk[group][method](call.id, { headers });
-  return sdk[group][method]({ ...body, ...extraBody }, { headers });
+  const own = timeout && { timeout: timeout * 1000 };
+  return sdk[group][method]({ ...body, ...extraBody }, { headers, ...own });
+}
+
+// Every event, and the error that ended them, if one did.
+async function stream(result) {
+  const events = [];
+  try {
+    for await (const item of result) events.push(event(item));
+  } catch (error) {
+    if (!(error instanceof OpenAI.OpenAIError)) throw error;
+    return { ok: false, events, ...describe(error) };
+  }
+  return { events };
+}
+
+function event(item) {
+  return {
+    type: item.type,
+    size: item.size,
+    total_tokens: item.usage.total_tokens,
+    b64_sha256: sha256(Buffer.from(item.b64_json, "base64")),
+  };
 }
 
 async function image(item, call) {
