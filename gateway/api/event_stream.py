@@ -233,7 +233,7 @@ class EventSender:
         delivery = self._delivery
         if delivery is None:
             return
-        delivery.on_cut = self._stop
+        delivery.on_cut = self.hang_up
         try:
             async with aclosing(delivery.body()) as pieces:
                 async for piece in pieces:
