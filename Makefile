@@ -11,6 +11,8 @@ DEV := $(VENV)/.dev-installed
 SDKS := openai-1 openai-2 openai-3
 SDK_STAMPS := $(SDKS:%=$(PEERS)/%/.installed)
 NODE := tests/peers/node
+CLIENTS := tests/clients
+LIBRARIES := agno haystack-ai langchain-community langchain-openai litellm llama-index-tools-openai-image-generation
 PORTKEY := bench/peers/portkey
 UV_COMPILE = .venvs/lock/bin/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-emit-find-links --custom-compile-command "make lock" $(ARGS)
 
@@ -89,13 +91,15 @@ lock: .venvs/lock/.installed ## Write every lock file anew; ARGS=--upgrade takes
 	@for major in 1 2 3; do \
 	    echo "openai~=$$major.0" | $(UV_COMPILE) - --no-annotate --output-file tests/peers/openai-$$major.lock; \
 	done
-	@if command -v npm >/dev/null; then for folder in $(NODE) $(PORTKEY); do \
+	@printf '%s\n' $(LIBRARIES) | $(UV_COMPILE) - --no-annotate --output-file $(CLIENTS)/libraries.lock
+	@echo semantic-kernel | $(UV_COMPILE) - --no-annotate --output-file $(CLIENTS)/semantic-kernel.lock
+	@if command -v npm >/dev/null; then for folder in $(NODE) $(PORTKEY) $(CLIENTS)/node; do \
 	    (cd $$folder && npm install --package-lock-only --ignore-scripts --omit-lockfile-registry-resolved --no-audit --no-fund --silent); \
 	done; else echo "npm was not found: the package-lock.json files stay as they are"; fi
 
 .PHONY: clean
 clean: ## Remove every environment, build and cache
-	rm -rf .venv .venvs .peers .test-results $(NODE)/node_modules build dist htmlcov .coverage .coverage.* \
+	rm -rf .venv .venvs .peers .test-results $(NODE)/node_modules $(CLIENTS)/node/node_modules build dist htmlcov .coverage .coverage.* \
 	    .hypothesis .mypy_cache .pytest_cache .ruff_cache
 	find gateway tests -name __pycache__ -prune -exec rm -rf {} +
 
@@ -129,17 +133,29 @@ $(DEV): requirements-dev.lock $(RUN)
 .PHONY: peers
 peers: $(SDK_STAMPS) $(NODE)/node_modules/.installed ## Install the SDKs that the tests call the gateway with
 
-$(PEERS)/%/.installed: tests/peers/%.lock | $(BIN)/python
+define install_peer
 	@echo "Installing the $* SDK into $(@D)"
 	@$(BIN)/python -m venv --clear --without-pip $(@D)
 	@scripts/install-locked $(@D) $<
 	@touch $@
+endef
 
-$(NODE)/node_modules/.installed: $(NODE)/package-lock.json $(NODE)/package.json
+$(PEERS)/%/.installed: tests/peers/%.lock | $(BIN)/python
+	$(install_peer)
+
+%/node_modules/.installed: %/package-lock.json %/package.json
 	@if node -e 'process.exit(parseInt(process.versions.node) < 20 ? 1 : 0)' 2>/dev/null && command -v npm >/dev/null; then \
-	    echo "Installing the Node SDK into $(NODE)/node_modules"; \
-	    cd $(NODE) && npm ci --ignore-scripts --no-audit --no-fund --silent && touch node_modules/.installed; \
-	else echo "No node >= 20 with npm was found: the tests of the Node SDK will be skipped"; fi
+	    echo "Installing Node's packages into $(@D)"; \
+	    cd $* && npm ci --ignore-scripts --no-audit --no-fund --silent && touch node_modules/.installed; \
+	else echo "No node >= 20 with npm was found: the tests of Node's packages will be skipped"; fi
+
+# Libraries on top of the SDKs: 1.2 GB and minutes, so only on request.
+
+.PHONY: clients
+clients: $(PEERS)/libraries/.installed $(PEERS)/semantic-kernel/.installed $(CLIENTS)/node/node_modules/.installed ## Install the libraries whose tests `make test` skips without them
+
+$(PEERS)/%/.installed: $(CLIENTS)/%.lock | $(BIN)/python
+	$(install_peer)
 
 .PHONY: tables
 tables: $(DEV) ## Write the documents' tables anew from the code
