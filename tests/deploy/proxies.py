@@ -33,6 +33,8 @@ class Backend:
         self.requests: list[tuple[str, str, int]] = []
         """Method, path and size of the body of each, the health checks aside."""
         self.headers: list[dict[str, str]] = []
+        self.begun = 0
+        """Requests whose heads have come."""
         self._open: list[socket.socket] = []
         backend = self
 
@@ -44,6 +46,7 @@ class Backend:
                 backend._open.append(self.connection)
 
             def do_GET(self) -> None:
+                backend.begun += self.path != HEALTH
                 body = self.rfile.read(int(self.headers.get("content-length", 0)))
                 if self.path != HEALTH:
                     backend.requests.append((self.command, self.path, len(body)))
@@ -55,7 +58,8 @@ class Backend:
                 self.send_header("x-request-id", "req_of_the_gateway")
                 self.send_header("content-length", "2")
                 self.end_headers()
-                self.wfile.write(b"ok")
+                with contextlib.suppress(OSError):  # who asked may have left
+                    self.wfile.write(b"ok")
 
             do_POST = do_GET  # noqa: N815
 
@@ -77,12 +81,12 @@ class Backend:
 
 
 @contextmanager
-def nginx(ports: Sequence[int], folder: Path) -> Iterator[str]:
-    """The real nginx before gateways on these ports; its URL."""
+def nginx(ports: Sequence[int], folder: Path, text: str | None = None) -> Iterator[str]:
+    """The real nginx before gateways on these ports, perhaps with other settings; its URL."""
     if not shutil.which("nginx"):
         pytest.skip("nginx was not found: install nginx-light")
     listens_on = free_port()
-    text = NGINX.read_text().replace("listen 8080;", f"listen 127.0.0.1:{listens_on};")
+    text = (text or NGINX.read_text()).replace("listen 8080;", f"listen 127.0.0.1:{listens_on};")
     text = text.replace("/tmp/", f"{folder}/")  # noqa: S108
     text = text.replace("/etc/nginx/more", f"{folder}/more")
     for number, port in enumerate(ports, 11):

@@ -116,6 +116,17 @@ def test_a_gateway_runs_as_the_image_means_it_to(name: str) -> None:
     assert any(mount.startswith("/tmp") for mount in gateway["tmpfs"])  # noqa: S108
 
 
+def test_nginx_has_room_for_all_that_it_may_hold() -> None:
+    """Bodies of every request that it lets in, what else a request takes, and its files."""
+    text = (DEPLOY / "proxies" / "nginx.conf").read_text()
+    (requests,) = re.findall(r"limit_conn everybody (\d+);", text)
+    (body,) = re.findall(r"^ {8}client_body_buffer_size (\d+)k;", text, re.MULTILINE)
+    (files,) = re.findall(r"size=(\d+)m", SERVICES["nginx"]["tmpfs"][0])
+    holds_mib = int(requests) * (int(body) + 32) / 1024 + int(files)
+
+    assert int(SERVICES["nginx"]["mem_limit"].removesuffix("m")) >= holds_mib
+
+
 def test_the_gateways_count_each_other() -> None:
     counted = {SERVICES[name]["environment"]["GATEWAY_REPLICAS"] for name in GATEWAYS}
 

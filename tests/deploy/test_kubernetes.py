@@ -185,13 +185,12 @@ def test_no_outsider_comes_past_the_ingress_to_what_is_not_for_them() -> None:
         source["namespaceSelector"]["matchLabels"]["kubernetes.io/metadata.name"]
         for source in sources
     ]
-    paths = {
-        path["path"] for rule in only(MANIFESTS, "Ingress")["spec"]["rules"]
-        for path in rule["http"]["paths"]
-    }  # fmt: skip
+    paths = {path["path"] for path in ingress_paths("image-gateway")}
+    edits = {path["path"] for path in ingress_paths("image-gateway-edits")}
 
     assert namespaces == ["ingress-nginx", "monitoring"]
     assert paths == {"/v1", "/images", "/models", "/api/v1", "/openai"}
+    assert edits == {"/v1/images/edits", "/images/edits", "/openai/v1/images/edits"}
 
 
 def test_the_gateway_reaches_names_redis_and_the_vendor_and_nothing_else() -> None:
@@ -211,16 +210,22 @@ def test_the_gateway_reaches_no_private_address_by_a_url_of_an_answer() -> None:
     assert set(v6["except"]) == {"fc00::/7", "fe80::/10"}
 
 
-def test_the_ingress_waits_for_the_slowest_generation_and_sends_it_once() -> None:
-    annotations = {
-        name.rpartition("/")[2]: text
-        for name, text in only(MANIFESTS, "Ingress")["metadata"]["annotations"].items()
-    }
+@pytest.mark.parametrize("name", ["image-gateway", "image-gateway-edits"])
+def test_the_ingress_waits_for_the_slowest_generation_and_sends_it_once(name: str) -> None:
+    annotations = annotations_of(name)
 
     assert int(annotations["proxy-read-timeout"]) > Upstream().deadline_s
     assert annotations["proxy-next-upstream"].split() == ["error", "timeout"]
-    assert annotations["proxy-body-size"] == annotations["client-body-buffer-size"] == "2m"
-    assert Config(accounts=(), tenants=()).max_body_bytes <= 2 * 1024 * 1024
+    assert int(annotations["limit-connections"]) <= 1000
+
+
+def test_what_the_ingress_holds_is_what_the_gateway_takes() -> None:
+    """The controller is shared: nobody may fill its memory."""
+    annotations, edits = annotations_of("image-gateway"), annotations_of("image-gateway-edits")
+
+    assert annotations["proxy-body-size"] == annotations["client-body-buffer-size"] == "128k"
+    assert Config(accounts=(), tenants=()).max_body_bytes == 128 * 1024
+    assert edits["proxy-request-buffering"] == "off"
 
 
 def test_what_the_probes_ask_for_is_there(tmp_path: Path) -> None:
@@ -276,9 +281,20 @@ def egress() -> dict[tuple[tuple[str, int], ...], list[Manifest]]:
     }
 
 
+def ingresses() -> dict[str, Manifest]:
+    return {one["metadata"]["name"]: one for one in MANIFESTS if one["kind"] == "Ingress"}
+
+
+def annotations_of(ingress: str) -> dict[str, str]:
+    annotations = ingresses()[ingress]["metadata"]["annotations"]
+    return {name.rpartition("/")[2]: text for name, text in annotations.items()}
+
+
+def ingress_paths(ingress: str) -> list[Manifest]:
+    (rule,) = ingresses()[ingress]["spec"]["rules"]
+    paths: list[Manifest] = rule["http"]["paths"]
+    return paths
+
+
 def ingress_backends() -> list[Manifest]:
-    return [
-        path["backend"]
-        for rule in only(MANIFESTS, "Ingress")["spec"]["rules"]
-        for path in rule["http"]["paths"]
-    ]
+    return [path["backend"] for name in ingresses() for path in ingress_paths(name)]

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import re
+import socket
 import subprocess
 from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager, suppress
 from http.client import HTTPConnection
 from pathlib import Path
 from typing import Any, Final
@@ -20,6 +22,10 @@ from tests.deploy.rendering import load
 from tests.openai_shapes import check_error
 from tests.running import until
 
+EDITS: Final = "/v1/images/edits"
+TRICKLERS: Final = 300
+HELD_MIB: Final = 60
+"""Of a proxy, for so many of them: their bodies of 128 KiB are 37.5 MiB."""
 PATH: Final = "/v1/images/generations"
 MIB: Final = 1024 * 1024
 
@@ -96,15 +102,34 @@ def test_a_gateway_that_is_gone_costs_no_request(
     assert len(backend.requests) == 10
 
 
-def test_a_body_may_have_two_mib(start: Start, backend: Backend, tmp_path: Path) -> None:
+def test_a_body_may_have_what_the_gateway_takes(
+    start: Start, backend: Backend, tmp_path: Path
+) -> None:
+    most = Config(accounts=(), tenants=()).max_body_bytes
     with start([backend.port, backend.port], tmp_path) as url:
-        allowed = post(url, b"x" * (2 * MIB - 1024))
-        refused = post(url, b"x" * (2 * MIB + 1024))
+        allowed = post(url, b"x" * most)
+        refused = post(url, b"x" * (most + 1))
 
     assert (allowed.status_code, refused.status_code) == (200, 413)
     check_error(refused)
-    assert [size for _, _, size in backend.requests] == [2 * MIB - 1024]
-    assert Config(accounts=(), tenants=()).max_body_bytes <= 2 * MIB
+    assert [size for _, _, size in backend.requests] == [most]
+
+
+@pytest.mark.parametrize("path", ["/v1/images/edits", "/openai/deployments/any/images/edits"])
+def test_pictures_to_edit_may_be_large(
+    start: Start, path: str, backend: Backend, tmp_path: Path
+) -> None:
+    with start([backend.port, backend.port], tmp_path) as url:
+        answer = post(url, b"x" * 40 * MIB, path=path)
+
+    assert answer.status_code == 200
+    assert backend.requests == [("POST", path, 40 * MIB)]
+
+
+def test_pictures_to_edit_pass_as_they_come(start: Start, backend: Backend, tmp_path: Path) -> None:
+    """The gateway sees the key before the body, and the proxy holds none of it."""
+    with start([backend.port, backend.port], tmp_path) as url, trickler(url, EDITS, MIB):
+        until(lambda: backend.begun)
 
 
 @pytest.mark.parametrize(
@@ -150,7 +175,8 @@ def test_envoy_waits_longer_than_the_slowest_generation() -> None:
     routes: dict[str, Any] = {route["name"]: route for route in host["routes"]}
     (protocol,) = cluster["typed_extension_protocol_options"].values()
 
-    assert list(routes) == ["metrics", "paid", "free"]
+    assert list(routes) == ["metrics", "edits", "paid", "free"]
+    assert routes["edits"]["route"] == routes["paid"]["route"]
     assert seconds(routes["paid"]["route"]["timeout"]) >= Upstream().deadline_s + 30
     assert seconds(manager["stream_idle_timeout"]) >= Upstream().deadline_s + 30
     assert "retry_policy" not in {**routes["paid"]["route"], **host, **manager["route_config"]}
@@ -167,9 +193,71 @@ def test_envoy_notices_a_gateway_that_drains_while_it_still_takes_requests() -> 
     assert seconds(check["interval"]) < Config(accounts=(), tenants=()).lame_duck_s
 
 
-def post(url: str, body: bytes, headers: dict[str, str] | None = None) -> httpx.Response:
+@contextmanager
+def trickler(url: str, path: str, size: int) -> Iterator[None]:
+    """A connection without a key that sends all of a body but its end, and goes on slowly."""
+    port = int(url.rpartition(":")[2])
+    with socket.create_connection(("127.0.0.1", port), timeout=10) as connection:
+        head = f"POST {path} HTTP/1.1\r\nhost: a\r\ncontent-length: {size}\r\n\r\n"
+        connection.sendall(head.encode() + b"x" * (size - 20))
+        yield
+        connection.send(b"x")
+
+
+@pytest.mark.parametrize("size", [128 * 1024, 2 * MIB])
+def test_connections_that_trickle_hold_little(
+    start: Start, size: int, backend: Backend, tmp_path: Path
+) -> None:
+    """Anybody can open them, and nothing ends them while a byte comes now and then."""
+    with start([backend.port, backend.port], tmp_path) as url, ExitStack() as stack:
+        post(url, b"{}")
+        before = held_mib(tmp_path)
+        for _ in range(TRICKLERS):
+            stack.enter_context(suppress(OSError))  # more than it takes: it hangs up
+            stack.enter_context(trickler(url, PATH, size))
+        assert post(url, b"{}").status_code == 200
+        held = held_mib(tmp_path) - before
+        print(f"{TRICKLERS} connections of {size} bytes: {held:.1f} MiB")  # noqa: T201
+
+    assert held < HELD_MIB
+
+
+def test_nginx_takes_a_bounded_number_of_requests_at_once(backend: Backend, tmp_path: Path) -> None:
+    few = NGINX.read_text().replace("limit_conn addresses 1000", "limit_conn addresses 3")
+    with nginx([backend.port, backend.port], tmp_path, few) as url, ExitStack() as stack:
+        for _ in range(3):
+            stack.enter_context(trickler(url, PATH, 1000))
+        refused = post(url, b"{}")
+
+    assert (refused.status_code, refused.headers["retry-after"]) == (429, "1")
+    check_error(refused)
+
+
+def held_mib(folder: Path) -> float:
+    """Of all processes that run on files in a folder, and of what they wrote there."""
+    total = 0
+    for process in Path("/proc").glob("[0-9]*"):
+        with suppress(OSError):
+            if str(folder).encode() in process.joinpath("cmdline").read_bytes():
+                total += rss(process) + sum(map(rss, children(process)))
+    files = sum(each.stat().st_size for each in folder.rglob("*") if each.is_file())
+    return total / 1024 + files / MIB
+
+
+def rss(process: Path) -> int:
+    return int(process.joinpath("status").read_text().partition("VmRSS:")[2].split()[0])
+
+
+def children(process: Path) -> list[Path]:
+    found = process.joinpath("task", process.name, "children").read_text().split()
+    return [Path("/proc", each) for each in found]
+
+
+def post(
+    url: str, body: bytes, headers: dict[str, str] | None = None, path: str = PATH
+) -> httpx.Response:
     with httpx.Client(trust_env=False, timeout=10) as client:
-        return client.post(url + PATH, content=body, headers=headers)
+        return client.post(url + path, content=body, headers=headers)
 
 
 def nginx_seconds(text: str, directive: str) -> int:
