@@ -46,8 +46,7 @@ PARTS: Final[dict[str, dict[str, tuple[str, ...]]]] = {
     "redis": {
         # gateway/store/redis/pipeliner.py: one connection, and what is sent over it.
         "redis.asyncio.connection:AbstractConnection": (
-            "register_connect_callback", "pack_commands", "send_packed_command", "read_response",
-            "disconnect",
+            "register_connect_callback", "send_packed_command", "read_response", "disconnect",
         ),
         "redis.asyncio.connection:ConnectionPool": (
             "get_connection", "release", "disconnect", "aclose",

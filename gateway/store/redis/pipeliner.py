@@ -17,9 +17,10 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections import deque
-from collections.abc import Coroutine, Sequence
-from typing import Any, TypeAlias
+from collections.abc import Callable, Coroutine, Sequence
+from typing import Any, TypeAlias, cast
 
+import hiredis
 import structlog
 from msgspec import Struct
 from redis.asyncio.connection import AbstractConnection, ConnectionPool
@@ -43,6 +44,11 @@ log = structlog.get_logger()
 Command = tuple[str | bytes | int, ...]
 Reply: TypeAlias = Any
 """What Redis says depends on the command; an error it answers with is a value too."""
+
+
+PACK = cast("Callable[[Command], bytes]", hiredis.pack_command)
+"""Its own annotation takes one part only. redis-py packs in Python, which takes nine times as long,
+and that is 15 µs for each script."""
 
 
 class Timeouts(Struct, frozen=True):
@@ -171,7 +177,7 @@ class Pipeliner:
             # From now on: its first connecting is over.
             connection.register_connect_callback(self._has_reconnected)
             try:
-                packed = connection.pack_commands(commands)
+                packed = b"".join(map(PACK, commands))
                 watch.heard(self._timeouts.command_s)
                 is_sent = True
                 await connection.send_packed_command(packed)
