@@ -81,9 +81,14 @@ class RequestContext:
 
     @property
     def log(self) -> FilteringBoundLogger:
-        """Bound to the request's facts; made anew, as one that is held while it waits is 1 KiB."""
-        log: FilteringBoundLogger = structlog.get_logger()
-        return log.bind(request_id=self.request_id, **self.log_fields)
+        """Bound to the request's facts; made anew, as one that is held while it waits is 1 KiB.
+
+        By its class, since `structlog.get_logger().bind` takes four times as long.
+        """
+        config = structlog.get_config()
+        facts = {"request_id": self.request_id, **self.log_fields}
+        log = config["wrapper_class"](config["logger_factory"](), config["processors"], facts)
+        return cast("FilteringBoundLogger", log)
 
     def bind(self, **timing_fields: object) -> None:
         """Have the log lines from here on say this, too."""

@@ -12,6 +12,7 @@ import logging
 import re
 import sys
 from collections.abc import Iterable
+from datetime import UTC, datetime
 
 import msgspec
 import structlog
@@ -51,6 +52,7 @@ UNSEEN_IN_TRACE = re.compile(rf"[\x00-\x08\x0b-\x1f{UNSEEN}]")
 """A stack trace has lines of its own."""
 TRACES = ("exception", "stack")
 LONGEST_TRACE = 32_768
+PLAIN = (int, float, type(None))
 LONGEST_LIST = 100
 """Elements of a value with parts."""
 
@@ -83,7 +85,7 @@ class Masker:
     def __call__(self, _: WrappedLogger, __: str, line: EventDict | str) -> str:
         """The last processor: from the rendered line to the one that is written."""
         text = str(line)
-        if any(sign in text for sign in self._signs):
+        if any(map(text.__contains__, self._signs)):
             return self._pattern.sub(NAME_AND_MASK, text)
         return text
 
@@ -100,13 +102,13 @@ def configure_logs(*, json_lines: bool, level: str = "info", secrets: Iterable[s
     # Without a standard error, its number may be any file that was opened since.
     log_writer.open(STDERR if sys.stderr is not None else None)
     renderers: list[Processor] = (
-        [with_values_cut, structlog.processors.JSONRenderer(serializer=to_json)]
+        [with_values_cut, with_time, structlog.processors.JSONRenderer(serializer=to_json)]
         if json_lines
         else [with_values_cut, without_escapes, structlog.dev.ConsoleRenderer()]
     )
     facts: list[Processor] = [
         structlog.processors.add_log_level,
-        structlog.processors.TimeStamper(fmt="iso", utc=True),
+        *([] if json_lines else [structlog.processors.TimeStamper(fmt="iso", utc=True)]),
         structlog.processors.format_exc_info,
     ]
     structlog.configure(
@@ -156,14 +158,20 @@ def route_libraries(facts: list[Processor], renderers: list[Processor]) -> None:
         logging.getLogger(name).setLevel(logging.WARNING)
 
 
+def with_time(_: WrappedLogger, __: str, line: EventDict) -> EventDict:
+    """As structlog's own, but written by the encoder, which takes a tenth of the time."""
+    line["timestamp"] = datetime.now(UTC)
+    return line
+
+
 def with_values_cut(_: WrappedLogger, __: str, line: EventDict) -> EventDict:
     """Bound what a line holds of others' texts, before anything looks at each character."""
     for name, value in line.items():
         if isinstance(value, str):
-            most = LONGEST_TRACE if name in TRACES else foreign.LOGGED
-            if len(value) > most:
+            if len(value) > foreign.LOGGED:
+                most = LONGEST_TRACE if name in TRACES else foreign.LOGGED
                 line[name] = foreign.cut(value, most)
-        elif not isinstance(value, int | float | None):
+        elif not isinstance(value, PLAIN):
             line[name] = with_parts_cut(value)
     return line
 
