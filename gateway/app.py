@@ -33,13 +33,14 @@ from gateway.api.read_budget import ReadBudget
 from gateway.config import Config
 from gateway.config import OnLoss as ConfiguredOnLoss
 from gateway.config.reload import Reloader
-from gateway.delivery import Delivery
+from gateway.delivery import Converter, Delivery
 from gateway.domain.clock import Clock
 from gateway.domain.zones import find_zone
 from gateway.observability.logs import masker
 from gateway.observability.metrics import Metrics
 from gateway.observability.tracing import Tracer, open_tracer
 from gateway.pacing import LocalFallback, Pacer, QueueBounds
+from gateway.protocol.openai import OutputFormat
 from gateway.requests.calls import Generator
 from gateway.requests.pipeline import Pipeline
 from gateway.results import Ledger
@@ -94,12 +95,8 @@ class Parts:
         transport = transport or open_transport(config.upstream, config.proxies)
         self.client = DashScope(config.upstream, transport)
         self.fetcher = ImageFetcher(config.images, clock, config.proxies)
-        self.delivery = Delivery(
-            self.fetcher,
-            steady=clock.steady,
-            budget_bytes=config.images.budget_bytes,
-            sending=config.sending,
-        )
+        self.converter = self._converter()
+        self.delivery = self._delivery()
         self.accounts = Accounts(config.accounts, config.catalogue, clock.steady)
         self.local = LocalLimits(on_loss(config), share)
         self.pacer = Pacer(
@@ -132,6 +129,27 @@ class Parts:
         route = self.accounts.routes(model).get(account)
         if route is not None:
             self.client.connect_soon(route.account)
+
+    def _delivery(self) -> Delivery:
+        return Delivery(
+            self.fetcher,
+            steady=self.clock.steady,
+            budget_bytes=self.config.images.budget_bytes,
+            sending=self.config.sending,
+            converter=self.converter,
+        )
+
+    def _converter(self) -> Converter:
+        def took(made: OutputFormat, seconds: float) -> None:
+            self.metrics.conversion_seconds.labels(made).observe(seconds)
+
+        images = self.config.images
+        return Converter(
+            images.conversion_threads,
+            images.conversion_bytes,
+            steady=self.clock.steady,
+            took=took,
+        )
 
     def _image_cache(self) -> ImageCache | None:
         settings = self.config.image_cache
@@ -204,6 +222,7 @@ class Parts:
         closing = (self.sampler, self.pacer, self.ledger, self.client, self.fetcher)
         for part in (*closing, self.store):
             await part.aclose()
+        self.converter.close()
         if self.image_store is not None:
             await self.image_store.aclose()
         if self.usage is not None:

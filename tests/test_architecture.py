@@ -41,7 +41,7 @@ ONLY: Final = {
     "prometheus_client": ("observability.metrics", "observability.multiprocess"),
     "uvicorn": ("server.*", "simulator.*"),
     "yaml": ("config.decode", "simulator.models"),
-    "PIL": ("simulator.*",),
+    "PIL": ("delivery.conversion", "simulator.*"),
     "argparse": ("cli", "cli.arguments"),
     "opentelemetry": ("observability.tracing",),
 }

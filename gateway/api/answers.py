@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any, Protocol
 
 from litestar import Response
 from msgspec import Struct
+from msgspec.structs import replace
 
 from gateway.api.streaming import Events, ImagesStream
 from gateway.delivery import (
     CopySink,
     Delivery,
+    Encoding,
     OpenDelivery,
     ResultImages,
     in_events,
@@ -20,7 +23,7 @@ from gateway.delivery import (
 from gateway.delivery.delivery import SENDING_S
 from gateway.domain.catalogue import Size
 from gateway.domain.clock import Clock
-from gateway.domain.errors import ImageUnavailable
+from gateway.domain.errors import ImageUnavailable, InvalidRequest
 from gateway.observability.context import RequestContext
 from gateway.observability.metrics import Metrics
 from gateway.protocol.openai import Image, ImageCompleted, ImageEvent, ImagesResponse
@@ -62,8 +65,22 @@ class Answers:
         self._clock = clock
         self._metrics = metrics
 
+    def require_convertible(self, plan: Plan) -> None:
+        """To be asked before images are paid for that would have to be converted.
+
+        Raises:
+            InvalidRequest: they are too large for that.
+        """
+        wanted, size = plan.output_format, plan.size
+        if wanted != "png" and size and not self._delivery.converter.takes(size, wanted):
+            message = (
+                f"Images of {size} are too large to be made {wanted} by this gateway. "
+                "Send a smaller 'size', or 'output_format' as png."
+            )
+            raise InvalidRequest(message, param="output_format", code="unsupported_value")
+
     async def answer(
-        self, result: Result, context: RequestContext, describe: Describe = to_openai
+        self, result: Result, context: RequestContext, describe: Describe | None = None
     ) -> Response[Any]:
         """The answer in the format asked for; `describe` makes the body of one with URLs.
 
@@ -80,22 +97,29 @@ class Answers:
         except ImageUnavailable as error:
             await self.give_up(error, result.place)
             raise
+        describe = describe or partial(to_openai, quality=plan.quality)
         body = describe(images, created=record.created, size=plan.size)
         return Response(body, headers=headers)
 
     async def _streamed(
         self, result: Result, context: RequestContext, headers: dict[str, str]
     ) -> Response[ImagesResponse]:
-        record = result.record
+        plan, record = result.plan, result.record
 
         def describe(images: list[Image], size: Size | None) -> ImagesResponse:
-            return to_openai(images, created=record.created, size=size)
+            return to_openai(
+                images,
+                created=record.created,
+                size=size,
+                output_format=plan.output_format,
+                quality=plan.quality,
+            )
 
         async def hopeless(error: ImageUnavailable) -> None:
             await self.give_up(error, result.place)
 
         delivery = await self._delivery.open(
-            await self._images_of(result),
+            replace(await self._images_of(result), encoding=encoding_of(plan)),
             in_one_answer(describe),
             deadline=result.deadline,
             log=context.log,
@@ -112,7 +136,7 @@ class Answers:
         self._metrics.download_seconds.observe(delivery.download_s)
         self._metrics.download_bytes.inc(delivery.downloaded_bytes)
         context.record_timing("download", delivery.download_s)
-        context.others_took(delivery.download_s + delivery.client_s)
+        context.others_took(delivery.download_s + delivery.conversion_s + delivery.client_s)
 
     async def _images_of(self, result: Result) -> ResultImages:
         """The URLs, or the images where the URLs are dead.
@@ -156,6 +180,7 @@ class Answers:
         event: ImageEvent,
         context: RequestContext,
         *,
+        plan: Plan,
         has_begun: bool,
         copy_to: CopySink | None,
     ) -> OpenDelivery:
@@ -170,13 +195,24 @@ class Answers:
             created, found = images.record.created, await self._images_of(images)
 
         def describe(b64_json: str, size: Size | None) -> ImageCompleted:
-            return to_event(event, b64_json, created=created, size=size)
+            return to_event(
+                event,
+                b64_json,
+                created=created,
+                size=size,
+                output_format=plan.output_format,
+                quality=plan.quality,
+            )
 
         deadline = images.deadline
         if has_begun:  # the client may have taken its time over those before
             deadline = max(deadline, self._clock.steady() + SENDING_S)
         return await self._delivery.open(
-            found, in_events(describe), deadline=deadline, log=context.log, copy_to=copy_to
+            replace(found, encoding=encoding_of(plan)),
+            in_events(describe),
+            deadline=deadline,
+            log=context.log,
+            copy_to=copy_to,
         )
 
     def copy_sink(
@@ -204,10 +240,16 @@ class ImageEvents:
     """Opens the images of one streamed request, some at a time."""
 
     def __init__(
-        self, answers: Answers, event: ImageEvent, cache_s: float, context: RequestContext
+        self,
+        answers: Answers,
+        event: ImageEvent,
+        plan: Plan,
+        cache_s: float,
+        context: RequestContext,
     ) -> None:
         self._answers = answers
         self._event = event
+        self._plan = plan
         self._cache_s = cache_s
         self._context = context
         self._sink: CopySink | None = None
@@ -222,6 +264,7 @@ class ImageEvents:
             images,
             self._event,
             self._context,
+            plan=self._plan,
             has_begun=has_begun,
             copy_to=None if self._sink is None else self._sink.starting_at(first),
         )
@@ -229,6 +272,11 @@ class ImageEvents:
     def sent(self, delivery: OpenDelivery) -> None:
         """Count what a delivery took."""
         self._answers.sent(delivery, self._context)
+
+
+def encoding_of(plan: Plan) -> Encoding:
+    """How its images are to be sent."""
+    return Encoding(plan.output_format, plan.output_compression)
 
 
 def is_fresh(place: Done | Lead) -> bool:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine
 from contextlib import aclosing
 from typing import Any, TypeVar
 
@@ -24,6 +24,7 @@ from gateway.protocol.openai import ErrorEvent, ImageEvent, ImagesResponse
 from gateway.requests.client import Client
 from gateway.requests.parts import Part
 from gateway.requests.pipeline import Result, cached
+from gateway.translate.request import Plan
 
 T = TypeVar("T")
 COMMENT = b":\n\n"
@@ -37,6 +38,7 @@ class StreamedRequest(Struct, frozen=True, kw_only=True):
 
     serve: Callable[[Client], Awaitable[Result]]
     event: ImageEvent
+    plan: Plan
     cache_s: float
     """How long its tenant's cache keeps its images."""
     silence_s: float
@@ -77,7 +79,7 @@ class StreamedEvents(ASGIResponse):
             GatewayError: it failed before anything was sent.
         """
         context, asked = context_of(scope), self._request
-        events = ImageEvents(self._answers, asked.event, asked.cache_s, context)
+        events = ImageEvents(self._answers, asked.event, asked.plan, asked.cache_s, context)
         sender = EventSender(self, send, events, context, asked.silence_s)
         client = Client(sender.answer_early, sender.add)
         sending = sender.start(client)
@@ -236,12 +238,22 @@ class EventSender:
         delivery.on_cut = self.hang_up
         try:
             async with aclosing(delivery.body()) as pieces:
-                async for piece in pieces:
+                while (piece := await self._next(pieces)) is not None:
                     delivery.begun()
                     await self._write(piece)
         finally:
             self._events.sent(delivery)
         self._delivery = None
+
+    async def _next(self, pieces: AsyncGenerator[bytes, None]) -> bytes | None:
+        """The next piece, None at the end; an image may be converted for long before its first."""
+
+        async def next_or_none() -> bytes | None:
+            return await anext(pieces, None)
+
+        return await (
+            self._meanwhile(next_or_none()) if self._is_between_events else next_or_none()
+        )
 
     async def _open(self, images: Part | Result) -> None:
         """Kept where `_run` closes it, should its end come while this one's result is under way."""

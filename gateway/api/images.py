@@ -25,7 +25,6 @@ from gateway.protocol.openai import ImageEvent, ImageRequest, ImagesResponse
 from gateway.requests.client import Client
 from gateway.requests.pipeline import Pipeline
 from gateway.translate.request import SizePolicy
-from gateway.translate.response import to_openai
 
 OPERATION: Final = "/images/generations"
 
@@ -73,7 +72,7 @@ class ImageRoutes:
         request: GatewayRequest,
         *,
         size_policy: SizePolicy | None = None,
-        describe: Describe = to_openai,
+        describe: Describe | None = None,
         event: ImageEvent = "image_generation.completed",
     ) -> Response[Any]:
         """The whole road of a request whose body has been read.
@@ -95,6 +94,7 @@ class ImageRoutes:
             streams=bool(wanted.stream),
         )
         plan = self._pipeline.plan(caller, wanted, context, size_policy)
+        self._answers.require_convertible(plan)
         # All of both has been read. A request may wait for minutes, and thousands do: an SDK's
         # headers are 2.5 KiB. What comes later, a middleware too, finds none of them.
         del request.fields
@@ -103,6 +103,7 @@ class ImageRoutes:
             asked = StreamedRequest(
                 serve=partial(self._pipeline.serve, caller, plan, context, options),
                 event=event,
+                plan=plan,
                 cache_s=caller.tenant.cache.ttl_s,
                 silence_s=options.silence_s,
             )

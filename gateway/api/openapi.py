@@ -62,6 +62,27 @@ BEYOND_TYPES: dict[str, dict[str, object]] = {
     "seed": {"minimum": 0},
 }
 """What is checked of a request's fields behind their types."""
+EXCLUDED: tuple[dict[str, object], ...] = (
+    {
+        "required": ["stream", "response_format"],
+        "properties": {"stream": {"const": True}, "response_format": {"const": "url"}},
+    },
+    {
+        "required": ["output_format", "response_format"],
+        "properties": {
+            "output_format": {"enum": ["jpeg", "webp"]},
+            "response_format": {"const": "url"},
+        },
+    },
+    {
+        "required": ["output_compression"],
+        "properties": {
+            "output_compression": {"type": "integer", "maximum": 99},
+            "output_format": {"enum": ["png", None]},
+        },
+    },
+)
+"""Of fields that are good by themselves, what is refused together."""
 HEADERS = {
     "x-request-id": "The gateway's own id of this request, for its operator.",
     "x-should-retry": "Whether an SDK should send the request again.",
@@ -228,14 +249,11 @@ def scheme_of(header: str) -> dict[str, SecurityScheme | Reference]:
 def finish_request(schema: dict[str, Any]) -> None:
     """Say what becomes of each field, and that there are no others."""
     schema["additionalProperties"] = False
-    schema["not"] = {
-        "required": ["stream", "response_format"],
-        "properties": {"stream": {"const": True}, "response_format": {"const": "url"}},
-    }
+    schema["not"] = {"anyOf": [*EXCLUDED]}
     for row in FIELDS:
         field = schema["properties"][row.name]
         field["description"] = f"{row.fate}: {row.what}"
-        if row.fate == "refused":
+        if row.refusal:
             schema["properties"][row.name] = narrowed(row, field["description"])
         field.update(BEYOND_TYPES.get(row.name, {}))
 

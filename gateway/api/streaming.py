@@ -72,6 +72,8 @@ class StreamedImages(ASGIResponse):
     ) -> None:
         length = delivery.content_length
         super().__init__(content_length=length, media_type="application/json", headers=headers)
+        if length is None:
+            del self.headers["content-length"]
         self._delivery = delivery
         self._events = events
         self._begun = self._ended = False
@@ -115,10 +117,14 @@ class StreamedImages(ASGIResponse):
                         self._begun = True
                         self._delivery.begun()
                         await self.start_response(send)
-                    left -= len(piece)
-                    if not left:
+                    if left is not None:
+                        left -= len(piece)
+                    if left == 0:
                         self._end()
-                    await send_piece(send, piece, self._delivery, more=left > 0)
+                    await send_piece(send, piece, self._delivery, more=left != 0)
+            if left is None:
+                self._end()
+                await send_piece(send, b"", self._delivery, more=False)
         finally:
             self._end()
 

@@ -6,18 +6,23 @@ import re
 from collections.abc import Iterator, Mapping
 from importlib.util import find_spec
 from ipaddress import ip_network
+from typing import get_args
 from urllib.parse import SplitResult, urlsplit
+
+from msgspec.structs import replace
 
 from gateway.config.decode import Fault, Secret
 from gateway.config.redis_url import parse as parse_redis_url
 from gateway.config.sections import Account, Config
-from gateway.domain.catalogue import Model, matches
+from gateway.domain.catalogue import Alias, Model, matches
 from gateway.domain.prices import Tiers
 from gateway.domain.zones import find_zone
 from gateway.observability.tracing import EXPORTER
+from gateway.protocol.openai import Quality
 
 ORIGIN = re.compile(r"\A[a-z][a-z0-9+.-]*://[^\s/@?#,*]+")
 PLAIN = re.compile(r"[!-~]+")
+LEVELS = tuple(level for level in get_args(Quality) if level != "auto")
 NAME = re.compile(r"[A-Za-z0-9._:/-]{1,200}")
 
 
@@ -86,13 +91,27 @@ def alias_faults(config: Config) -> Iterator[Fault]:
             yield Fault(f"aliases.{name!r}", "expected letters, digits and . _ : / -")
         if config.catalogue.has_model(name):
             yield Fault(f"aliases.{name}", "is the name of a model")
-        family = config.catalogue.family_of(alias.model)
-        if family is None:
-            yield Fault(f"aliases.{name}.model", f"no model named {alias.model!r}")
-            continue
-        sizes = config.catalogue.models[family].sizes
-        if alias.size is not None and not sizes.allows(alias.size):
-            yield Fault(f"aliases.{name}.size", f"expected {sizes}, as {alias.model} takes")
+        yield from target_faults(config, f"aliases.{name}", "model", alias)
+        for level, target in alias.quality.items():
+            if level not in LEVELS:
+                expected = f"expected one of {', '.join(LEVELS)}"
+                yield Fault(f"aliases.{name}.quality.{level}", expected)
+            elif not matches(config.catalogue.served, target):
+                yield Fault(f"aliases.{name}.quality.{level}", f"no account serves {target!r}")
+            else:
+                led = replace(alias, model=target)
+                yield from target_faults(config, f"aliases.{name}", f"quality.{level}", led)
+
+
+def target_faults(config: Config, path: str, place: str, alias: Alias) -> Iterator[Fault]:
+    """A model behind an alias that does not exist, or does not make its size."""
+    family = config.catalogue.family_of(alias.model)
+    if family is None:
+        yield Fault(f"{path}.{place}", f"no model named {alias.model!r}")
+        return
+    sizes = config.catalogue.models[family].sizes
+    if alias.size is not None and not sizes.allows(alias.size):
+        yield Fault(f"{path}.size", f"expected {sizes}, as {alias.model} takes")
 
 
 def catalogue_faults(models: Mapping[str, Model]) -> Iterator[Fault]:

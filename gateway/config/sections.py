@@ -158,6 +158,11 @@ class Images(Struct, frozen=True):
     """Of images in a worker's memory at once, whatever their number and size. Each answer under
     way takes 256 KiB of one half; a quarter is for connections to image hosts, and a quarter for
     images that are read ahead, held because they have no length, copied or cached."""
+    conversion_bytes: Annotated[int, Meta(ge=32 * 1024 * 1024)] = 256 * 1024 * 1024
+    """What a worker may take to make images jpeg or webp: 20 bytes a pixel, beside the PNG. A
+    larger image is refused before it is paid for."""
+    conversion_threads: Annotated[int, Meta(ge=1, le=64)] = 2
+    """How many images a worker makes jpeg or webp at once."""
 
 
 class Egress(Struct, frozen=True, kw_only=True):
@@ -290,7 +295,8 @@ class Config(Struct, frozen=True, kw_only=True):
     models: str | None = None
     """A catalogue to use instead of the shipped one; relative to this file."""
     aliases: dict[str, Alias] = field(default_factory=dict)
-    """OpenAI's names, or your own, and the models behind them: `{model, response_format, size}`."""
+    """OpenAI's names, or your own, and the models behind them: `{model, response_format, size}`,
+    and other models by a request's quality: `quality: {low: MODEL, high: MODEL}`."""
     max_body_bytes: Count = 128 * 1024
     """The largest JSON body; a prompt has at most 32,000 characters."""
     lame_duck_s: Annotated[float, Meta(ge=0)] = 1.0

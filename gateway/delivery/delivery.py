@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import aclosing, contextmanager
 from functools import partial
 
 from msgspec import Struct
@@ -18,6 +18,7 @@ from structlog.typing import FilteringBoundLogger
 from gateway.config import Sending
 from gateway.delivery.base64_json import Base64Writer, Framing, base64_length
 from gateway.delivery.budget import ANSWER_BYTES, CONNECTION_BYTES, ByteBudget, Rooms
+from gateway.delivery.conversion import PNG, Converter, Encoding, Original, Spent
 from gateway.delivery.copies import CopySink, ImageCopier
 from gateway.delivery.readers import ClientPace, Readers
 from gateway.delivery.sources import FetchedImage, Source, StoredImage
@@ -39,6 +40,8 @@ SENDING = Sending()
 
 Fetch = Callable[..., Awaitable[Download]]
 """Opens the download of a URL."""
+Convert = Callable[[Original, Spent], AsyncGenerator[bytes | memoryview, None]]
+"""Makes another format of a PNG, and tells how long that took."""
 
 
 class ResultImages(Struct, frozen=True):
@@ -49,6 +52,8 @@ class ResultImages(Struct, frozen=True):
     """Made just now, so that a host may not show them yet."""
     reserved: int = 0
     """Bytes of the budget that were taken for those in memory."""
+    encoding: Encoding = PNG
+    """How they are to be sent."""
 
 
 class Delivery:
@@ -61,8 +66,10 @@ class Delivery:
         steady: Callable[[], float],
         budget_bytes: int = BUDGET_BYTES,
         sending: Sending = SENDING,
+        converter: Converter | None = None,
     ) -> None:
         self._fetcher = fetcher
+        self.converter = converter or Converter()
         self._steady = steady
         self.rooms = Rooms(budget_bytes)
         self._readers = Readers(sending, self.rooms)
@@ -100,6 +107,9 @@ class Delivery:
             copier = ImageCopier(copy_to, self.rooms.images, result.reserved)
             delivery = OpenDelivery(images, framing, until, self._steady, copier, self._readers)
             delivery.room = room
+            if result.encoding.format != "png":
+                convert = partial(self.converter.convert, encoding=result.encoding, until=until)
+                delivery.convert_by(convert)
             delivery.download_s = self._steady() - started
             return delivery
         except BaseException:
@@ -184,15 +194,19 @@ class OpenDelivery:
         self._until = until
         self._steady = steady
         self._copier = copier
+        self._convert: Convert | None = None
         self.download_s = 0.0
         """How long image hosts were waited for."""
+        self.conversion_s = 0.0
+        """How long images were made another format, or waited for it."""
         self.client_s = 0.0
         """How long the client was waited for."""
         self.downloaded_bytes = 0
         self._frames = framing([image.size for image in images])
-        self.content_length = sum(len(before) + len(after) for before, after in self._frames) + sum(
-            base64_length(image.length) for image in images
-        )
+        self.content_length: int | None = sum(
+            len(before) + len(after) for before, after in self._frames
+        ) + sum(base64_length(image.length) for image in images)
+        """None where it is known only once the last image has become another format."""
 
     async def body(self) -> AsyncGenerator[bytes, None]:
         """The answer in pieces of at most 256 KiB and a little; closes what it holds at its end.
@@ -208,29 +222,55 @@ class OpenDelivery:
                 before, after = self._frames[index]
                 text += before
                 writer = Base64Writer()
-                await image.begin()
-                self._copier.begin(image.length)
-                left = image.length
-                while block := await self._read(image):
-                    left -= len(block)
-                    if left <= AHEAD_BYTES:
-                        self._read_ahead(index + 1)
-                    self._copier.add(block)
-                    piece = text + writer.add(block)
-                    del block  # a slow client shall hold no more than its piece
-                    paused = self._steady()
-                    yield piece
-                    taken_s = self._steady() - paused
-                    self._until.extend(taken_s)
-                    self.client_s += taken_s
-                    text = b""
+                async with aclosing(self._blocks(index, image)) as blocks:
+                    async for block in blocks:
+                        piece = text + writer.add(block)
+                        del block  # a slow client shall hold no more than its piece
+                        paused = self._steady()
+                        yield piece
+                        taken_s = self._steady() - paused
+                        self._until.extend(taken_s)
+                        self.client_s += taken_s
+                        text = b""
                 text += writer.end() + after
-                await self._copier.end(index)
                 if after:
                     yield text
                     text = b""
         finally:
             await self.aclose()
+
+    def convert_by(self, convert: Convert) -> None:
+        """Send the images in another format; how long that is, is known only at its end."""
+        self._convert = convert
+        self.content_length = None
+
+    def _blocks(self, index: int, image: Source) -> AsyncGenerator[bytes | memoryview, None]:
+        """Of the image as it is sent."""
+        original = self._original(index, image)
+        if self._convert is None or image.size is None:
+            return original
+        whole = Original(original, image.length, image.size, self.rest)
+        return self._convert(whole, self._converted)
+
+    def _converted(self, seconds: float) -> None:
+        self._until.extend(seconds)
+        self.conversion_s += seconds
+
+    async def _original(
+        self, index: int, image: Source
+    ) -> AsyncGenerator[bytes | memoryview, None]:
+        """The image as its host has it, copied for whoever wants that."""
+        await image.begin()
+        self._copier.begin(image.length)
+        left = image.length
+        while block := await self._read(image):
+            left -= len(block)
+            if left <= AHEAD_BYTES:
+                self._read_ahead(index + 1)
+            self._copier.add(block)
+            yield block
+            del block
+        await self._copier.end(index)
 
     def _read_ahead(self, index: int) -> None:
         for image in self._images[index : index + 1]:

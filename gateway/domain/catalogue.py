@@ -14,7 +14,7 @@ from typing import Annotated, Literal, Self
 from msgspec import Meta, Struct, field
 
 from gateway.domain.prices import Money, PriceLists, Tiers, dearest
-from gateway.protocol.openai import ResponseFormat
+from gateway.protocol.openai import Quality, ResponseFormat
 
 LARGEST_SIDE = 16384
 SIZE = re.compile(r"([1-9][0-9]{0,4})x([1-9][0-9]{0,4})")
@@ -185,6 +185,8 @@ class Alias(Struct, frozen=True):
     """Where a request does not say; absent: as the tenant has it."""
     size: Size | None = None
     """Where a request says nothing or `auto`; absent: the model's own default."""
+    quality: dict[str, str] = field(default_factory=dict)
+    """Models to take instead for a request's `quality`; another one has no effect."""
 
 
 NO_PRICES: Mapping[str, PriceLists] = MappingProxyType({})
@@ -204,6 +206,8 @@ class Choice(Struct, frozen=True):
     """Where the request does not say; None: the model chooses, and no size is sent."""
     prices: Mapping[str, PriceLists] = NO_PRICES
     """By account; empty where nobody knows the accounts."""
+    quality: Quality | None = None
+    """The request's, where it led to the model."""
 
 
 class Catalogue(Struct, frozen=True):
@@ -217,10 +221,11 @@ class Catalogue(Struct, frozen=True):
     prices: dict[str, dict[str, PriceLists]] = field(default_factory=dict)
     """By model and account."""
 
-    def find(self, name: str) -> Choice | None:
+    def find(self, name: str, quality: Quality | None = None) -> Choice | None:
         """Follow a name: an alias, a model or a dated snapshot of one. None if there is none."""
         alias = self.aliases.get(name)
-        target = alias.model if alias else name
+        led = alias.quality.get(quality or "") if alias else None
+        target = led or (alias.model if alias else name)
         family = self.family_of(target)
         if family is None or not matches(self.served, target):
             return None
@@ -230,7 +235,8 @@ class Catalogue(Struct, frozen=True):
         size = alias.size or model.default_size
         if size is not None and not model.sizes.allows(size):  # of a catalogue that is not shipped
             size = nearest(model.sizes, size)
-        return Choice(name, target, model, alias.response_format, family, size, prices)
+        format_, counts = alias.response_format, quality if led else None
+        return Choice(name, target, model, format_, family, size, prices, counts)
 
     def has_model(self, name: str) -> bool:
         """Whether a model or a snapshot has this name; aliases do not count."""

@@ -107,8 +107,8 @@ class Metrics:
         )
         self.overhead_seconds = self._histogram(
             "overhead_seconds",
-            "Time spent in the gateway itself, of successes: without queueing, upstream, downloads"
-            " and slow clients.",
+            "Time spent in the gateway itself, of successes: without queueing, upstream, downloads,"
+            " conversions and slow clients.",
             "model",
         )
         self.in_flight = self._gauge(
@@ -197,6 +197,11 @@ class Metrics:
         )  # fmt: skip
         self.download_seconds = self._histogram(
             "download_seconds", "How long a b64_json answer waited for the hosts of its images."
+        )
+        self.conversion_seconds = self._histogram(
+            "conversion_seconds",
+            "How long an image waited for becoming another format, and became it.",
+            "format",
         )
         self.download_bytes = self._counter(
             "download_bytes", "Bytes of images fetched for answers."

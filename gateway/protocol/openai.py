@@ -33,7 +33,9 @@ Compression = Annotated[int, Meta(ge=0, le=100)]
 Partials = Annotated[int, Meta(ge=0, le=3)]
 
 ResponseFormat = Literal["url", "b64_json"]
+OutputFormat = Literal["png", "jpeg", "webp"]
 Quality = Literal["auto", "low", "medium", "high", "xhigh", "max", "standard", "hd"]
+ShownQuality = Literal["low", "medium", "high"]
 
 
 class ImageRequest(Struct, frozen=True, kw_only=True):
@@ -79,14 +81,15 @@ class Image(Struct, frozen=True, omit_defaults=True):
 class ImagesResponse(Struct, frozen=True, omit_defaults=True, kw_only=True):
     """The answer. `created` is a Unix time in whole seconds.
 
-    `size`, `output_format` and `background` are set only to values that every published schema
-    allows: a strict client of the August 2026 specification knows three sizes.
+    `size`, `quality` and the like are set only to values that every published schema allows: a
+    strict client of the August 2026 specification knows three sizes.
     """
 
     created: int
     data: list[Image]
     background: Literal["opaque"] | UnsetType = UNSET
-    output_format: Literal["png"] | UnsetType = UNSET
+    output_format: OutputFormat | UnsetType = UNSET
+    quality: ShownQuality | UnsetType = UNSET
     size: str | UnsetType = UNSET
 
 
@@ -116,9 +119,9 @@ class ImageCompleted(Struct, frozen=True, kw_only=True):
     type: ImageEvent
     created_at: int
     size: str
-    quality: Literal["auto"] = "auto"
+    quality: ShownQuality | Literal["auto"] = "auto"
     background: Literal["opaque"] = "opaque"
-    output_format: Literal["png"] = "png"
+    output_format: OutputFormat = "png"
     usage: TokenUsage = TokenUsage()
     b64_json: str
 

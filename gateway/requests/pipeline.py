@@ -134,7 +134,9 @@ class Pipeline:
             GatewayError: it cannot be honoured.
         """
         tenant = caller.tenant
-        choice = choose_model(self._catalogue, tenant, request.model, self._default_model)
+        choice = choose_model(
+            self._catalogue, tenant, request.model, self._default_model, request.quality
+        )
         context.model = choice.family
         return to_dashscope(request, choice, size_policy or tenant.size_policy)
 

@@ -16,6 +16,7 @@ from msgspec.structs import replace
 from gateway.config import Key, Tenant
 from gateway.domain.catalogue import Catalogue, Choice, matches
 from gateway.domain.errors import InvalidKey, ModelForbidden, ModelNotFound
+from gateway.protocol.openai import Quality
 
 PREFIX = "sk-gw-"
 ALPHABET = string.ascii_letters + string.digits
@@ -94,7 +95,13 @@ class KeyRing:
         return caller
 
 
-def choose_model(catalogue: Catalogue, tenant: Tenant, name: str | None, fallback: str) -> Choice:
+def choose_model(
+    catalogue: Catalogue,
+    tenant: Tenant,
+    name: str | None,
+    fallback: str,
+    quality: Quality | None = None,
+) -> Choice:
     """Follow the name a tenant asked for, or its default, to a model.
 
     Raises:
@@ -102,7 +109,7 @@ def choose_model(catalogue: Catalogue, tenant: Tenant, name: str | None, fallbac
         ModelForbidden: the tenant's `models` do not cover it.
     """
     wanted = name or tenant.default_model or fallback
-    choice = catalogue.find(wanted) if MODEL_NAME.fullmatch(wanted) else None
+    choice = catalogue.find(wanted, quality) if MODEL_NAME.fullmatch(wanted) else None
     shown = wanted[:SHOWN_NAME].encode(errors="replace").decode()
     if choice is None:
         raise ModelNotFound(f"The model '{shown}' does not exist.", param="model")

@@ -19,9 +19,9 @@ Fate = Literal["honoured", "mapped", "accepted", "refused"]
 class Field(Struct, frozen=True):
     """One row.
 
-    `taken` lists the values of a refused field that it may still have, and those of an accepted one
-    that are what the answer is anyway. `refusal` says to the sender of another one what is the
-    matter: end users read it who know nothing of the gateway.
+    `taken` lists the values of a field that it may have where others are refused, and those of an
+    accepted one that are what the answer is anyway. `refusal` says to the sender of another one
+    what is the matter: end users read it who know nothing of the gateway.
     """
 
     name: str
@@ -51,11 +51,17 @@ FIELDS: tuple[Field, ...] = (
     Field("seed", "honoured", "0 to 2147483647; split calls get seeds that follow from it"),
     Field(
         "output_format",
-        "refused",
-        "`png` only: the vendor makes nothing else",
-        ("png",),
-        "Images are made as PNG only. Send 'output_format' as png, or leave it out.",
+        "honoured",
+        "`png`; `jpeg` and `webp` as `b64_json`; `gif` and `svg` are refused",
+        ("png", "jpeg", "webp"),
+        "Images are made as png, jpeg or webp. Send 'output_format' as one of them.",
     ),
+    Field(
+        "output_compression",
+        "honoured",
+        "0 to 100 for `jpeg` and `webp`, as their quality; for `png` only 100",
+    ),
+    Field("quality", "mapped", "to a model, where the alias has one for it; else no effect"),
     Field(
         "background",
         "refused",
@@ -77,18 +83,16 @@ FIELDS: tuple[Field, ...] = (
         "Vector graphics cannot be made. Leave 'svg' out.",
     ),
     Field("partial_images", "accepted", "0 to 3; the vendor makes whole images only", (0,)),
-    Field("quality", "accepted", "the vendor has no such choice"),
     Field("style", "accepted", "the vendor has no such choice"),
     Field("moderation", "accepted", "the vendor's own moderation always applies"),
     Field("complexity", "accepted", "the vendor has no such choice"),
-    Field("output_compression", "accepted", "PNG is lossless"),
     Field("user", "accepted", "not sent to the vendor"),
     Field("safety_identifier", "accepted", "not sent to the vendor"),
 )
 
 KNOWN = frozenset(row.name for row in FIELDS)
 ACCEPTED = tuple(row for row in FIELDS if row.fate == "accepted")
-REFUSED = tuple(row for row in FIELDS if row.fate == "refused")
+LIMITED = tuple(row for row in FIELDS if row.refusal)
 
 
 def refuse_unsupported(request: ImageRequest) -> None:
@@ -97,13 +101,14 @@ def refuse_unsupported(request: ImageRequest) -> None:
     Raises:
         InvalidRequest: `param` names the first such field.
     """
-    for row in REFUSED:
+    for row in LIMITED:
         value = getattr(request, row.name)
         if value is not None and value not in row.taken:
             raise InvalidRequest(row.refusal, param=row.name, code="unsupported_value")
 
 
-def ignored(request: ImageRequest) -> tuple[str, ...]:
+def ignored(request: ImageRequest, *, quality_counts: bool) -> tuple[str, ...]:
     """Names of the fields that were given and have no effect."""
     given = ((row, getattr(request, row.name)) for row in ACCEPTED)
-    return tuple(row.name for row, value in given if value is not None and value not in row.taken)
+    names = [row.name for row, value in given if value is not None and value not in row.taken]
+    return tuple(names if quality_counts or request.quality is None else ["quality", *names])

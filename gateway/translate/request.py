@@ -14,7 +14,7 @@ becomes, on qwen-image-2.0-pro, two calls::
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Literal, TypeVar
+from typing import Literal, TypeVar, cast
 
 import msgspec
 from msgspec import Struct
@@ -23,7 +23,7 @@ from gateway.domain.catalogue import NO_PRICES, Choice, Model, Parameter, Size, 
 from gateway.domain.errors import InvalidRequest
 from gateway.domain.prices import Money, PriceLists, dearest
 from gateway.protocol.dashscope import GenerationRequest, Input, Message, Parameters, Text
-from gateway.protocol.openai import ImageRequest, ResponseFormat
+from gateway.protocol.openai import ImageRequest, OutputFormat, Quality, ResponseFormat
 from gateway.translate.fields import ignored, refuse_unsupported
 
 T = TypeVar("T")
@@ -31,6 +31,9 @@ SizePolicy = Literal["nearest", "strict"]
 
 SEEDS = 2**31
 """DashScope's seeds are 0 to 2147483647."""
+
+LEAST_LOSS = 100
+"""`output_compression` where a request has none: of a hundred, how much is kept."""
 
 NEGATIVE_PROMPT_LENGTH = 500
 """Characters that DashScope reads of a negative prompt; it cuts off the rest."""
@@ -49,6 +52,10 @@ class Plan(Struct, frozen=True, kw_only=True):
     calls: tuple[GenerationRequest, ...]
     images: int
     response_format: ResponseFormat
+    output_format: OutputFormat = "png"
+    output_compression: int = LEAST_LOSS
+    quality: Quality | None = None
+    """Which led to the model; None where it has no effect."""
     size: Size | None
     """As sent; None where the model chooses."""
     ignored: tuple[str, ...] = ()
@@ -75,6 +82,7 @@ def to_dashscope(request: ImageRequest, choice: Choice, size_policy: SizePolicy)
     model = choice.model
     size = to_size(request.size, choice, size_policy)
     images = request.n or 1
+    response_format = to_format(request, choice)
     prompt = Input((Message((Text(request.prompt),)),))
     parameters = to_parameters(request, choice, size)
     return Plan(
@@ -87,15 +95,23 @@ def to_dashscope(request: ImageRequest, choice: Choice, size_policy: SizePolicy)
             for call in split(parameters, images, model.images_per_call)
         ),
         images=images,
-        response_format=to_format(request, choice),
+        response_format=response_format,
+        output_format=to_output_format(request, response_format),
+        output_compression=to_compression(request),
+        quality=choice.quality,
         size=size,
-        ignored=ignored(request),
+        ignored=ignored(request, quality_counts=choice.quality is not None),
         warnings=tuple(length_warnings(request, choice)),
     )
 
 
 def to_format(request: ImageRequest, choice: Choice) -> ResponseFormat:
-    """As asked, else as the alias or the tenant says; OpenAI's events hold base64 and no URL."""
+    """As asked, else as the alias or the tenant says; OpenAI's events hold base64 and no URL.
+
+    Nor has a URL ever led to anything but a PNG, as models with an `output_format` give none.
+    """
+    if request.response_format is None and request.output_format in {"jpeg", "webp"}:
+        return "b64_json"
     if not request.stream:
         return request.response_format or choice.response_format or "url"
     if request.response_format == "url":
@@ -116,6 +132,32 @@ def refuse_unreadable(name: str, text: str | None) -> None:
         raise InvalidRequest("'prompt' must not be empty.", param=name)
     if "\0" in text:
         raise InvalidRequest(f"'{name}' must not contain NUL characters.", param=name)
+
+
+def to_output_format(request: ImageRequest, response_format: ResponseFormat) -> OutputFormat:
+    """The format wanted. An address leads to the vendor's own file, which is a PNG."""
+    wanted = request.output_format
+    if wanted is None or wanted == "png":
+        return "png"
+    if response_format == "url":
+        message = (
+            f"An image can be had by its address as png only, not as {wanted}. "
+            "Leave 'response_format' out or send it as b64_json, or send 'output_format' as png."
+        )
+        raise InvalidRequest(message, param="output_format", code="unsupported_value")
+    return cast("OutputFormat", wanted)  # of the others, none has come so far
+
+
+def to_compression(request: ImageRequest) -> int:
+    """How much is kept of an image whose format loses some; PNG loses nothing."""
+    wanted = LEAST_LOSS if request.output_compression is None else request.output_compression
+    if wanted < LEAST_LOSS and request.output_format not in {"jpeg", "webp"}:
+        message = (
+            "Images in png cannot be compressed further. Send 'output_format' as jpeg or webp, "
+            "or leave 'output_compression' out."
+        )
+        raise InvalidRequest(message, param="output_compression", code="unsupported_value")
+    return wanted
 
 
 def to_size(wanted: str | None, choice: Choice, policy: SizePolicy) -> Size | None:

@@ -15,10 +15,21 @@ from msgspec.structs import replace
 from gateway.domain import foreign
 from gateway.domain.catalogue import Size
 from gateway.protocol.dashscope import GenerationReply
-from gateway.protocol.openai import Image, ImageCompleted, ImageEvent, ImagesResponse
+from gateway.protocol.openai import (
+    Image,
+    ImageCompleted,
+    ImageEvent,
+    ImagesResponse,
+    OutputFormat,
+    Quality,
+    ShownQuality,
+)
 
 PUBLISHED_SIZES = ("1024x1024", "1024x1536", "1536x1024")
 """All that the August 2026 specification, and openai-python before 3.0, allow as `size`."""
+
+PUBLISHED_QUALITIES: dict[str, ShownQuality] = {"low": "low", "medium": "medium", "high": "high"}
+"""The same of `quality`."""
 
 
 def image_urls(reply: GenerationReply) -> list[str]:
@@ -58,19 +69,43 @@ def with_texts_cut(reply: GenerationReply) -> GenerationReply:
     )
 
 
-def to_openai(images: list[Image], *, created: int, size: Size | None) -> ImagesResponse:
-    """The answer; `size` is left out where published schemas would reject it."""
+def to_openai(
+    images: list[Image],
+    *,
+    created: int,
+    size: Size | None,
+    output_format: OutputFormat = "png",
+    quality: Quality | None = None,
+) -> ImagesResponse:
+    """The answer; `size` and `quality` are left out where published schemas would reject them."""
     text = str(size)
     shown: str | UnsetType = text if text in PUBLISHED_SIZES else UNSET
     return ImagesResponse(
-        created=created, data=images, background="opaque", output_format="png", size=shown
+        created=created,
+        data=images,
+        background="opaque",
+        output_format=output_format,
+        quality=PUBLISHED_QUALITIES.get(quality or "", UNSET),
+        size=shown,
     )
 
 
 def to_event(
-    event: ImageEvent, b64_json: str, *, created: int, size: Size | None
+    event: ImageEvent,
+    b64_json: str,
+    *,
+    created: int,
+    size: Size | None,
+    output_format: OutputFormat = "png",
+    quality: Quality | None = None,
 ) -> ImageCompleted:
     """The event of one image of a streamed answer."""
     text = str(size)
-    shown = text if text in PUBLISHED_SIZES else "auto"
-    return ImageCompleted(type=event, created_at=created, size=shown, b64_json=b64_json)
+    return ImageCompleted(
+        type=event,
+        created_at=created,
+        size=text if text in PUBLISHED_SIZES else "auto",
+        quality=PUBLISHED_QUALITIES.get(quality or "", "auto"),
+        output_format=output_format,
+        b64_json=b64_json,
+    )

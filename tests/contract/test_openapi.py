@@ -107,7 +107,8 @@ def test_it_has_every_error_of_the_native_path_in_the_vendor_s_form(
     [
         ("n", [1, 10, None], [0, 11, "1"]),
         ("seed", [0, 2147483647], [-1, 2147483648]),
-        ("output_compression", [0, 100], [-1, 101]),
+        ("output_compression", [100, None], [-1, 0, 99, 101]),
+        ("output_format", ["jpeg", "webp", "png", None], ["gif", "svg", "bmp"]),
         ("size", ["auto", "1024x768", None], ["1024*768", "0x1", "big"]),
         ("prompt", ["a fox", "x\ny"], ["", " ", "a\0b"]),
         ("stream", [False, True, None], ["yes"]),

@@ -86,8 +86,9 @@ def test_rows_and_request_have_the_same_fields() -> None:
 
 def test_every_refusal_says_what_to_do() -> None:
     for row in FIELDS:
-        assert (row.fate == "refused") is bool(row.refusal)
-        assert row.refusal == "" or "out." in row.refusal
+        limited = row.fate == "refused" or (row.fate == "honoured" and bool(row.taken))
+        assert bool(row.refusal) is limited
+        assert row.refusal == "" or "out." in row.refusal or f"Send '{row.name}'" in row.refusal
 
 
 def test_every_row_says_what_happens() -> None:
@@ -110,18 +111,26 @@ def test_a_refused_field_may_say_what_is_so_anyway(name: str) -> None:
     """`output_format: png`: SDK wrappers send defaults."""
     for value in (None, *ROWS[name].taken):
         refuse_unsupported(request(**{name: value}))
-        assert ignored(request(**{name: value})) == ()
+        assert ignored(request(**{name: value}), quality_counts=False) == ()
 
 
-@pytest.mark.parametrize("name", of_fate("accepted"))
+@pytest.mark.parametrize("wanted", ["gif", "svg"])
+def test_formats_that_cannot_be_made(wanted: str) -> None:
+    with pytest.raises(InvalidRequest) as caught:
+        refuse_unsupported(request(output_format=wanted))
+
+    assert (caught.value.param, caught.value.code) == ("output_format", "unsupported_value")
+
+
+@pytest.mark.parametrize("name", [*of_fate("accepted"), "quality"])
 def test_an_accepted_field_is_named_and_not_sent(name: str) -> None:
-    assert ignored(request(**{name: VALUES[name]})) == (name,)
+    assert ignored(request(**{name: VALUES[name]}), quality_counts=False) == (name,)
     assert sent(**{name: VALUES[name]}) == sent()
 
 
 @pytest.mark.parametrize("name", of_fate("accepted"))
 def test_an_accepted_field_that_is_null_is_not_named(name: str) -> None:
-    assert ignored(request(**{name: None})) == ()
+    assert ignored(request(**{name: None}), quality_counts=False) == ()
 
 
 SENT: Final[dict[str, Any]] = {
@@ -143,9 +152,10 @@ def test_an_honoured_parameter_reaches_the_vendor(name: str) -> None:
 
 
 def test_the_rest_of_the_honoured_and_mapped_fields() -> None:
-    """What goes to the vendor, and `response_format`, which is the gateway's own business."""
+    """What goes to the vendor, and what is the gateway's own business."""
     assert {*of_fate("honoured"), *of_fate("mapped")} == {
-        *SENT, "prompt", "model", "response_format", "stream"
+        *SENT, "prompt", "model", "quality", "stream",
+        "response_format", "output_format", "output_compression",
     }  # fmt: skip
     body = sent(prompt="a hen", model="gpt-image-1")
     assert body["input"]["messages"][0]["content"] == ({"text": "a hen"},)
@@ -168,7 +178,7 @@ def test_what_streams_is_base64() -> None:
 
 
 def test_no_partial_images_are_none_ignored() -> None:
-    assert ignored(request(stream=True, partial_images=0)) == ()
+    assert ignored(request(stream=True, partial_images=0), quality_counts=False) == ()
 
 
 @pytest.mark.parametrize("name", [name for name in VALUES if name != "prompt"])
