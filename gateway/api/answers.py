@@ -9,6 +9,7 @@ from litestar import Response
 from msgspec import Struct
 from msgspec.structs import replace
 
+from gateway.api.json_answer import JsonAnswer
 from gateway.api.streaming import Events, ImagesStream
 from gateway.delivery import (
     CopySink,
@@ -99,7 +100,7 @@ class Answers:
             raise
         describe = describe or partial(to_openai, quality=plan.quality)
         body = describe(images, created=record.created, size=plan.size)
-        return Response(body, headers=headers)
+        return JsonAnswer(body, headers=headers)
 
     async def _streamed(
         self, result: Result, context: RequestContext, headers: dict[str, str]

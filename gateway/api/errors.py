@@ -13,6 +13,7 @@ from litestar.exceptions import HTTPException
 from litestar.response.base import ASGIResponse
 from litestar.types import ExceptionHandlersMap, Scope
 
+from gateway.api.json_answer import JsonAnswer
 from gateway.api.paths import is_native
 from gateway.api.unserved import unserved
 from gateway.domain import errors
@@ -43,7 +44,7 @@ def error_response(
     error: GatewayError, headers: dict[str, str] | None = None
 ) -> Response[ErrorResponse]:
     """OpenAI's error object, and the headers that its SDKs act on."""
-    return Response(
+    return JsonAnswer(
         ErrorResponse(to_detail(error)),
         status_code=error.status,
         headers=retry_headers(error) | (headers or {}),

@@ -11,6 +11,7 @@ import ipaddress
 import re
 import socket
 from collections.abc import Sequence
+from functools import lru_cache
 
 import aiohttp
 from aiohttp.abc import AbstractResolver, ResolveResult
@@ -172,6 +173,7 @@ def nat64(ip: ipaddress.IPv6Address) -> ipaddress.IPv4Address | None:
     return None
 
 
+@lru_cache(maxsize=1024)  # the vendor has few, and to find that one is none takes microseconds
 def is_literal(host: str) -> bool:
     """Whether a host is an IP address, which no resolver would get to see."""
     try:
