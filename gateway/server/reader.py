@@ -58,7 +58,8 @@ class RequestReader:
     def __init__(self, sink: Sink, bounds: Bounds) -> None:
         self._sink = sink
         self._bounds = bounds
-        self._parser: httptools.HttpRequestParser | None = httptools.HttpRequestParser(self)
+        self._parser: httptools.HttpRequestParser | None = None
+        """There while a request is being read: it is a kilobyte, and an answer may take minutes."""
         self.is_done = False
         """Nothing that comes is read any more."""
         self.is_in_head = self.is_in_body = False
@@ -79,26 +80,28 @@ class RequestReader:
         self.is_in_head = self.is_in_body = False
 
     def close(self) -> None:
-        """Let go of the parser, which holds this object."""
+        """Read nothing more, and let go of the parser, which holds this object."""
         self.stop()
         self._parser = None
 
     def feed(self, data: bytes) -> None:
         """Read what came in one packet."""
         milestones, size = self._milestones, len(data)
-        while data and self._parser is not None and not self.is_done:
+        while data and not self.is_done:
+            self._parser = self._parser or httptools.HttpRequestParser(self)
             try:
                 self._parser.feed_data(data)
             except httptools.HttpParserUpgrade as offer:
                 data = (self._offer or b"") + data[offer.args[0] :]
-                self._offer = None
-                self._parser = httptools.HttpRequestParser(self)
+                self._offer = self._parser = None
             except httptools.HttpParserCallbackError:
                 raise  # a defect of ours, not of the request
             except httptools.HttpParserError:
                 self._refuse(heads.MALFORMED)
             else:
                 break
+        if not (self.is_in_head or self.is_in_body):
+            self._parser = None
         if milestones == self._milestones:  # all of it belongs to one head, or to one body
             self._unread_bytes += size
             self._hold_bounds()
