@@ -20,6 +20,7 @@ from litestar.middleware import DefineMiddleware
 from gateway.api.answers import Answers
 from gateway.api.auth import Authenticator, KeyMiddleware
 from gateway.api.cors import CorsMiddleware
+from gateway.api.edit_request import EditReader
 from gateway.api.errors import EXCEPTION_HANDLERS
 from gateway.api.image_request import body_options
 from gateway.api.images import ImageRoutes
@@ -84,6 +85,7 @@ class Parts:
         self.readiness = Readiness()
         self.tracer = open_tracer_for(config)
         self.reading = ReadBudget(config.reading)
+        self.edits = EditReader(config.uploads, config.max_body_bytes)
         self.store = store or open_store(config, clock, self.metrics.store_seconds.observe)
         # Without Redis the store cannot be away, so nothing needs to stand in for it.
         spare = (
@@ -225,6 +227,7 @@ class Parts:
         self.converter.close()
         if self.image_store is not None:
             await self.image_store.aclose()
+        self.edits.close()
         if self.usage is not None:
             self.usage.close()
         if self.tracer is not None:
@@ -274,7 +277,8 @@ def create_app(
     reloader = Reloader(path, config, apply, faults) if path else None
     keys = DefineMiddleware(KeyMiddleware, authenticate=authenticate)
     image_requests = ImageRequests(parts.metrics, parts.tracer)
-    images = ImageRoutes(parts.pipeline, parts.answers(), deadline_s=config.upstream.deadline_s)
+    deadline_s = config.upstream.deadline_s
+    images = ImageRoutes(parts.pipeline, parts.answers(), parts.edits, deadline_s=deadline_s)
     bodies = body_options([image_requests.middleware, keys], config.max_body_bytes, parts.reading)
     routes = [
         *images.routes(bodies),

@@ -22,7 +22,7 @@ LAYERS: Final = (
     ("api",),
     ("requests",),
     ("results",),
-    ("delivery", "pacing", "tenants"),
+    ("delivery", "pacing", "tenants", "uploads"),
     ("upstream",),
     ("store",),
     ("config",),
@@ -41,7 +41,8 @@ ONLY: Final = {
     "prometheus_client": ("observability.metrics", "observability.multiprocess"),
     "uvicorn": ("server.*", "simulator.*"),
     "yaml": ("config.decode", "simulator.models"),
-    "PIL": ("delivery.conversion", "simulator.*"),
+    "PIL": ("delivery.conversion", "uploads.examine", "simulator.*"),
+    "multipart": ("api.edit_form", "api.edit_request"),
     "argparse": ("cli", "cli.arguments"),
     "opentelemetry": ("observability.tracing",),
 }

@@ -6,8 +6,8 @@ import asyncio
 import json
 import re
 from codecs import BOM_UTF8
-from collections.abc import Container, Iterable, Mapping
-from typing import Any, NoReturn
+from collections.abc import AsyncIterator, Container, Iterable, Mapping
+from typing import Any, NoReturn, TypeVar
 
 import msgspec
 from litestar.types import Receive, Scope
@@ -22,8 +22,9 @@ from gateway.domain.errors import (
     UnsupportedMediaType,
 )
 from gateway.protocol.openai import ImageRequest
-from gateway.translate.fields import KNOWN
+from gateway.translate.fields import known
 
+R = TypeVar("R", bound=ImageRequest)
 LONGEST_PROMPT = 32_000
 """Characters."""
 SHOWN = 64
@@ -40,15 +41,20 @@ async def read_body(scope: Scope, receive: Receive, limit: int, reading: BodyRea
         RateLimited, ServiceUnavailable: too much is being read.
     """
     require_json(scope)
-    declared = dict(scope["headers"]).get(b"content-length", b"0")
-    if declared.isdigit() and int(declared) > limit:
-        raise BodyTooLarge(f"The request body is larger than {limit} bytes.")
+    refuse_large(scope, limit)
     try:
         async with asyncio.timeout(reading.timeout_s):
             return await collect(receive, limit, reading)
     except TimeoutError:
         message = f"The request body did not arrive within {reading.timeout_s:g} seconds."
         raise BodyTimeout(message) from None
+
+
+def refuse_large(scope: Scope, limit: int) -> None:
+    """Refuse a body that is declared as too large, before any of it is read."""
+    declared = dict(scope["headers"]).get(b"content-length", b"0")
+    if declared.isdigit() and int(declared) > limit:
+        raise BodyTooLarge(f"The request body is larger than {limit} bytes.")
 
 
 def require_json(scope: Scope) -> None:
@@ -69,9 +75,15 @@ def codings(scope: Scope) -> list[bytes]:
 
 async def collect(receive: Receive, limit: int, reading: BodyReading) -> bytes:
     """Join the body's parts."""
-    parts: list[bytes] = []
+    parts = [part async for part in parts_of(receive, limit, reading)]
+    return parts[0] if len(parts) == 1 else b"".join(parts)
+
+
+async def parts_of(receive: Receive, limit: int, reading: BodyReading) -> AsyncIterator[bytes]:
+    """The body as it comes, at most `limit` bytes."""
     size = 0
-    while True:
+    more = True
+    while more:
         message = await receive()
         if message["type"] != "http.request":
             raise BodyTimeout("The connection was closed before the body had arrived.")
@@ -80,9 +92,7 @@ async def collect(receive: Receive, limit: int, reading: BodyReading) -> bytes:
             raise BodyTooLarge(f"The request body is larger than {limit} bytes.")
         more = message.get("more_body", False)
         reading.add(len(message["body"]), more=more)
-        parts.append(message["body"])
-        if not more:
-            return parts[0] if len(parts) == 1 else b"".join(parts)
+        yield message["body"]
 
 
 def refuse_constant(name: str) -> NoReturn:
@@ -150,6 +160,11 @@ def refuse_halves(value: object) -> None:
 
 
 def to_image_request(body: dict[str, Any], *, strict: bool = True) -> ImageRequest:
+    """As `to_request`."""
+    return to_request(body, ImageRequest, strict=strict)
+
+
+def to_request(body: dict[str, Any], kind: type[R], *, strict: bool = True) -> R:
     """Check the form of an image request; a null is the same as an absent key.
 
     Unless `strict`, text that spells a number or a truth value is read as one.
@@ -158,11 +173,11 @@ def to_image_request(body: dict[str, Any], *, strict: bool = True) -> ImageReque
         InvalidRequest: `param` names the field where one is at fault.
     """
     fields = given(body)
-    refuse_unknown(fields, KNOWN)
+    refuse_unknown(fields, known(kind))
     try:
-        request = msgspec.convert(fields, ImageRequest, strict=strict)
+        request = msgspec.convert(fields, kind, strict=strict)
     except msgspec.ValidationError as fault:
-        raise to_invalid(fault, ImageRequest) from None
+        raise to_invalid(fault, kind) from None
     refuse_long("prompt", request.prompt)
     refuse_long("negative_prompt", request.negative_prompt)
     return request

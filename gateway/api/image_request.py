@@ -12,7 +12,7 @@ from litestar.openapi.spec import Reference, Schema
 from litestar.types import Middleware
 from litestar.typing import FieldDefinition
 
-from gateway.api.body import parse_json, read_body, to_image_request
+from gateway.api.body import R, parse_json, read_body, to_request
 from gateway.api.openapi import SECURITY, operation_id
 from gateway.api.paths import DEPLOYMENT
 from gateway.api.read_budget import ReadBudget
@@ -57,6 +57,25 @@ class GatewayRequest(Request[Caller, None, State]):
             return body
 
 
+def take_fields(
+    request: GatewayRequest, fields: dict[str, Any], kind: type[R], *, strict: bool = True
+) -> R:
+    """What was sent, checked; a form's fields are all text, so `strict` is for JSON.
+
+    Raises:
+        InvalidRequest: `param` names the field at fault.
+    """
+    request.fields = fields
+    deployment = request.path_params.get(DEPLOYMENT)
+    if deployment is not None and fields.get("model") is None:
+        fields["model"] = deployment
+    if request.user.tenant.unknown_parameters == "refuse":
+        request.ignored = ()
+        return to_request(fields, kind, strict=strict)
+    known, request.ignored = adapted(fields, kind)
+    return to_request(known, kind, strict=False)
+
+
 class OwnTypeDTO(AbstractDTO[T]):
     """Of a type that stands in the document as it is; a subclass decodes it."""
 
@@ -82,16 +101,7 @@ class ImageRequestDTO(OwnTypeDTO[ImageRequest]):
 
     def decode_bytes(self, value: bytes) -> ImageRequest:
         """Raises InvalidRequest: `param` names the field at fault."""
-        request = self.asgi_connection
-        request.fields = fields = parse_json(value)
-        deployment = request.path_params.get(DEPLOYMENT)
-        if deployment is not None and fields.get("model") is None:
-            fields["model"] = deployment
-        if request.user.tenant.unknown_parameters == "refuse":
-            request.ignored = ()
-            return to_image_request(fields)
-        known, request.ignored = adapted(fields)
-        return to_image_request(known, strict=False)
+        return take_fields(self.asgi_connection, parse_json(value), ImageRequest)
 
 
 def body_options(

@@ -1,8 +1,8 @@
-"""POST /v1/images/generations, and where else clients look for it."""
+"""POST /v1/images/generations and /v1/images/edits, and where else clients look for them."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
 from typing import Any, Final
 
@@ -13,28 +13,34 @@ from litestar.types import Scope
 
 from gateway.api.answers import Answers, Describe, log_fields
 from gateway.api.disconnect import watch
+from gateway.api.edit_request import EditReader
 from gateway.api.event_stream import EventStream, StreamedRequest
 from gateway.api.image_request import GatewayRequest, ImageRequestDTO
 from gateway.api.openapi import IMAGE_ERRORS, error_responses
 from gateway.api.options import parse_options
 from gateway.api.paths import of_deployments, prefixed
 from gateway.domain.errors import ClientGone, GatewayError
+from gateway.domain.pictures import NO_INPUTS, Inputs
 from gateway.observability.context import context_of
 from gateway.observability.logs import prompt_facts
 from gateway.protocol.openai import ImageEvent, ImageRequest, ImagesResponse
 from gateway.requests.client import Client
-from gateway.requests.pipeline import Pipeline
+from gateway.requests.pipeline import Pipeline, Result
 from gateway.translate.request import SizePolicy
 
-OPERATION: Final = "/images/generations"
+GENERATIONS: Final = "/images/generations"
+EDITS: Final = "/images/edits"
 
 
 class ImageRoutes:
     """The image endpoints."""
 
-    def __init__(self, pipeline: Pipeline, answers: Answers, *, deadline_s: float) -> None:
+    def __init__(
+        self, pipeline: Pipeline, answers: Answers, edits: EditReader, *, deadline_s: float
+    ) -> None:
         self._pipeline = pipeline
         self._answers = answers
+        self._edits = edits
         self._deadline_s = deadline_s
 
     def routes(self, options: dict[str, Any]) -> list[HTTPRouteHandler]:
@@ -46,17 +52,20 @@ class ImageRoutes:
             """Make images from a prompt, as OpenAI's `images.generate` does."""
             return await self.make(data, request)
 
-        shared: dict[str, Any] = {
-            **options,
-            "dto": ImageRequestDTO,
-            "summary": "Make images",
-            "responses": error_responses(IMAGE_ERRORS),
-        }
-        documented, *others = prefixed(OPERATION)
-        azure, *more = of_deployments(OPERATION)
+        async def edit_image(request: GatewayRequest) -> Response[ImagesResponse]:
+            """Make images from others and a prompt, as OpenAI's `images.edit` does."""
+            wanted, inputs = await self._edits.read(request)
+            try:
+                return await self.make(wanted, request, event="image_edit.completed", inputs=inputs)
+            except BaseException:
+                inputs.close()
+                raise
+
+        shared: dict[str, Any] = {**options, "responses": error_responses(IMAGE_ERRORS)}
+        of_generations = {"dto": ImageRequestDTO, "summary": "Make images"}
         return [
-            post([documented, azure], **shared)(create_image),
-            post([*others, *more], include_in_schema=False, **shared)(create_image),
+            *at_every_path(GENERATIONS, create_image, shared | of_generations),
+            *at_every_path(EDITS, edit_image, shared | {"summary": "Edit images"}),
         ]
 
     async def attach_rate_limit_headers(self, error: Exception, scope: Scope) -> None:
@@ -74,8 +83,9 @@ class ImageRoutes:
         size_policy: SizePolicy | None = None,
         describe: Describe | None = None,
         event: ImageEvent = "image_generation.completed",
+        inputs: Inputs = NO_INPUTS,
     ) -> Response[Any]:
-        """The whole road of a request whose body has been read.
+        """The whole road of a request whose body has been read, with the pictures that it edits.
 
         Raises:
             GatewayError: why there are no images for this client.
@@ -93,15 +103,18 @@ class ImageRoutes:
             self._deadline_s,
             streams=bool(wanted.stream),
         )
-        plan = self._pipeline.plan(caller, wanted, context, size_policy)
+        plan = self._pipeline.plan(caller, wanted, context, size_policy, inputs)
         self._answers.require_convertible(plan)
         # All of both has been read. A request may wait for minutes, and thousands do: an SDK's
         # headers are 2.5 KiB. What comes later, a middleware too, finds none of them.
         del request.fields
         request.scope["headers"].clear()  # type: ignore[attr-defined]  # the server's own list
+        serve = partial(self._pipeline.serve, caller, plan, context, options)
+        if inputs is not NO_INPUTS:
+            serve = partial(serve_and_close, inputs, serve)
         if wanted.stream:
             asked = StreamedRequest(
-                serve=partial(self._pipeline.serve, caller, plan, context, options),
+                serve=serve,
                 event=event,
                 plan=plan,
                 cache_s=caller.tenant.cache.ttl_s,
@@ -116,7 +129,7 @@ class ImageRoutes:
 
         stop_watching = watch(request.scope, request.receive, hang_up)
         try:
-            result = await self._pipeline.serve(caller, plan, context, options, client)
+            result = await serve(client)
         finally:
             stop_watching()
         return noted(await self._answers.answer(result, context, describe), request.ignored)
@@ -129,3 +142,27 @@ def noted(answer: Response[ImagesResponse], ignored: Sequence[str]) -> Response[
     if names:
         answer.headers["x-gateway-ignored"] = ", ".join(names)
     return answer
+
+
+async def serve_and_close(
+    inputs: Inputs, serve: Callable[[Client], Awaitable[Result]], client: Client
+) -> Result:
+    """Serve an edit; once that has ended, nothing is sent any more."""
+    try:
+        return await serve(client)
+    finally:
+        inputs.close()
+
+
+def at_every_path(
+    operation: str,
+    handler: Callable[..., Awaitable[Response[ImagesResponse]]],
+    settings: dict[str, Any],
+) -> list[HTTPRouteHandler]:
+    """The documented paths of an operation, OpenAI's and Azure's, and those that mean the same."""
+    documented, *others = prefixed(operation)
+    azure, *more = of_deployments(operation)
+    return [
+        post([documented, azure], **settings)(handler),
+        post([*others, *more], include_in_schema=False, **settings)(handler),
+    ]

@@ -30,8 +30,15 @@ from gateway.protocol.native import (
     NativeParameters,
     NativeRequest,
 )
-from gateway.protocol.openai import ErrorDetail, ErrorEvent, ErrorResponse, ImageCompleted
-from gateway.translate.fields import FIELDS, Field
+from gateway.protocol.openai import (
+    ErrorDetail,
+    ErrorEvent,
+    ErrorResponse,
+    ImageCompleted,
+    ImageEditRequest,
+    ImageRequest,
+)
+from gateway.translate.fields import Field, fields_of
 from gateway.translate.native import code_of
 
 SECURITY: list[dict[str, list[str]]] = [{"bearer": []}, {"api-key": []}]
@@ -225,11 +232,14 @@ class ApiDocument:
         app = Litestar(list(self._handlers), openapi_config=config, logging_config=None)
         document = app.openapi_schema.to_schema()
         schemas = document["components"]["schemas"]
-        finish_request(schemas["ImageRequest"])
+        finish_request(schemas["ImageRequest"], ImageRequest)
         finish_native(schemas)
+        add_edits(schemas)
         _, of_events = msgspec.json.schema_components(EVENTS, ref_template=REFERENCE)
         document["components"]["schemas"] = of_events | schemas
-        for item in document["paths"].values():
+        for path, item in document["paths"].items():
+            if path.endswith("/edits"):
+                item["post"]["requestBody"] = EDIT_BODY
             item.pop("head", None)  # the same as GET, without a body
             for operation in item.values():
                 describe_headers(operation["responses"])
@@ -246,11 +256,38 @@ def scheme_of(header: str) -> dict[str, SecurityScheme | Reference]:
     return {"key": SecurityScheme(type="apiKey", name=header, security_scheme_in="header")}
 
 
-def finish_request(schema: dict[str, Any]) -> None:
+EDIT_BODY = {
+    "required": True,
+    "content": {
+        media: {"schema": {"$ref": REFERENCE.format(name=name)}}
+        for media, name in (("multipart/form-data", "ImageEditForm"), (JSON, "ImageEditRequest"))
+    },
+}
+"""Read by the gateway itself, so that Litestar cannot tell."""
+
+
+def add_edits(schemas: dict[str, Any]) -> None:
+    """The two forms of an edit's body."""
+    _, components = msgspec.json.schema_components([ImageEditRequest], ref_template=REFERENCE)
+    schemas |= {name: part for name, part in components.items() if name not in schemas}
+    schema = schemas["ImageEditRequest"]
+    finish_request(schema, ImageEditRequest)
+    file = {"type": "string", "contentMediaType": "image/*", "description": "PNG, JPEG or WebP."}
+    form = {name: part for name, part in schema["properties"].items() if name != "images"}
+    form["image"] = {"anyOf": [file, {"type": "array", "items": file, "maxItems": 16}]}
+    schemas["ImageEditForm"] = {
+        "type": "object",
+        "title": "ImageEditForm",
+        "required": ["prompt", "image"],
+        "properties": form,
+    }
+
+
+def finish_request(schema: dict[str, Any], kind: type[ImageRequest]) -> None:
     """Say what becomes of each field, and that there are no others."""
     schema["additionalProperties"] = False
     schema["not"] = {"anyOf": [*EXCLUDED]}
-    for row in FIELDS:
+    for row in fields_of(kind):
         field = schema["properties"][row.name]
         field["description"] = f"{row.fate}: {row.what}"
         if row.refusal:

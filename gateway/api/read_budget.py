@@ -49,7 +49,7 @@ class ReadBudget:
         """
         if self._bytes[tenant] + size > self._limits.tenant_bytes:
             message = (
-                f"Your requests that are being read hold {self._limits.tenant_bytes} bytes. "
+                f"Your requests hold {self._limits.tenant_bytes} bytes here, not admitted yet. "
                 "Send fewer at a time."
             )
             raise RateLimited(message, retry_after_s=RETRY_AFTER_S)
@@ -88,7 +88,7 @@ class BodyReading:
         value: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        self._budget.give_back(self._tenant, self._size, is_unfinished=self._is_unfinished)
+        self.close()
 
     @property
     def timeout_s(self) -> float:
@@ -106,3 +106,16 @@ class BodyReading:
         if more and not self._is_unfinished:
             self._budget.wait(self._tenant)
             self._is_unfinished = True
+
+    def finished(self) -> None:
+        """It is read, and what it holds is kept."""
+        self._give_back(0)
+
+    def close(self) -> None:
+        """Give back all of it, once."""
+        size, self._size = self._size, 0
+        self._give_back(size)
+
+    def _give_back(self, size: int) -> None:
+        is_unfinished, self._is_unfinished = self._is_unfinished, False
+        self._budget.give_back(self._tenant, size, is_unfinished=is_unfinished)

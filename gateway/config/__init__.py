@@ -25,6 +25,7 @@ from gateway.config.sections import (
     Redis,
     Sending,
     Tenant,
+    Uploads,
     Upstream,
     serves,
 )
@@ -50,6 +51,7 @@ __all__ = [
     "Redis",
     "Sending",
     "Tenant",
+    "Uploads",
     "Upstream",
     "load_config",
     "serves",

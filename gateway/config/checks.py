@@ -14,7 +14,7 @@ from msgspec.structs import replace
 from gateway.config.decode import Fault, Secret
 from gateway.config.redis_url import parse as parse_redis_url
 from gateway.config.sections import Account, Config
-from gateway.domain.catalogue import Alias, Model, matches
+from gateway.domain.catalogue import Alias, Catalogue, Model, matches
 from gateway.domain.prices import Tiers
 from gateway.domain.zones import find_zone
 from gateway.observability.tracing import EXPORTER
@@ -92,6 +92,8 @@ def alias_faults(config: Config) -> Iterator[Fault]:
         if config.catalogue.has_model(name):
             yield Fault(f"aliases.{name}", "is the name of a model")
         yield from target_faults(config, f"aliases.{name}", "model", alias)
+        if alias.edits is not None and not edits(config.catalogue, alias.edits):
+            yield Fault(f"aliases.{name}.edits", f"no model that edits is named {alias.edits!r}")
         for level, target in alias.quality.items():
             if level not in LEVELS:
                 expected = f"expected one of {', '.join(LEVELS)}"
@@ -112,6 +114,12 @@ def target_faults(config: Config, path: str, place: str, alias: Alias) -> Iterat
     sizes = config.catalogue.models[family].sizes
     if alias.size is not None and not sizes.allows(alias.size):
         yield Fault(f"{path}.size", f"expected {sizes}, as {alias.model} takes")
+
+
+def edits(catalogue: Catalogue, name: str) -> bool:
+    """Whether it is the name of a model, or of a snapshot, that edits."""
+    family = catalogue.family_of(name)
+    return family is not None and catalogue.models[family].edits > 0
 
 
 def catalogue_faults(models: Mapping[str, Model]) -> Iterator[Fault]:

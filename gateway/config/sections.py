@@ -112,6 +112,39 @@ class Sending(Struct, frozen=True, kw_only=True):
     """The longest pause at the beginning."""
 
 
+class Uploads(Struct, frozen=True, kw_only=True):
+    """What pictures of edits may take of one worker until they are sent; beyond it: 429, or 503.
+
+    They wait in files, so that memory does not grow with them.
+    """
+
+    directory: str | None = None
+    """Where those files are; absent: as TMPDIR says, or /tmp. On a disk, not in memory."""
+    max_image_bytes: Annotated[int, Meta(ge=1, le=64 * 1024 * 1024)] = 10 * 1024 * 1024
+    """The largest picture; those over 7.5 MiB are written smaller for the vendor."""
+    max_pixels: Count = 25_000_000
+    """Width times height. A worker decodes one picture at a time, at 4 bytes a pixel."""
+    max_body_bytes: Count = 64 * 1024 * 1024
+    """The largest body of an edit."""
+    body_timeout_s: Positive = 120.0
+    worker_bytes: Count = 1024 * 1024 * 1024
+    """Of the edits of all tenants that are read, wait, or are being sent."""
+    tenant_bytes: Count = 256 * 1024 * 1024
+    """Of one tenant's."""
+    tenant_requests: Count = 200
+    """Of one tenant, whose bodies have not come whole."""
+
+    @property
+    def reading(self) -> Reading:
+        """The same as bounds of what is read."""
+        return Reading(
+            body_timeout_s=self.body_timeout_s,
+            worker_bytes=self.worker_bytes,
+            tenant_bytes=self.tenant_bytes,
+            tenant_requests=self.tenant_requests,
+        )
+
+
 class Pacing(Struct, frozen=True):
     """How many upstream calls may wait for their slot in one worker."""
 
@@ -281,6 +314,7 @@ class Config(Struct, frozen=True, kw_only=True):
     upstream: Upstream = Upstream()
     reading: Reading = Reading()
     sending: Sending = Sending()
+    uploads: Uploads = Uploads()
     pacing: Pacing = Pacing()
     budgets: Budgets = Budgets()
     unknown_outcome: UnknownOutcome = UnknownOutcome()
@@ -296,9 +330,11 @@ class Config(Struct, frozen=True, kw_only=True):
     """A catalogue to use instead of the shipped one; relative to this file."""
     aliases: dict[str, Alias] = field(default_factory=dict)
     """OpenAI's names, or your own, and the models behind them: `{model, response_format, size}`,
-    and other models by a request's quality: `quality: {low: MODEL, high: MODEL}`."""
+    other models by a request's quality: `quality: {low: MODEL, high: MODEL}`, and another one for
+    edits: `edits: MODEL`."""
     max_body_bytes: Count = 128 * 1024
-    """The largest JSON body; a prompt has at most 32,000 characters."""
+    """The largest JSON body, beside the pictures of an edit; a prompt has at most 32,000
+    characters."""
     lame_duck_s: Annotated[float, Meta(ge=0)] = 1.0
     """After SIGTERM: how long new requests are still taken, while /readyz says 503."""
     drain_s: Positive = DRAIN_S

@@ -133,10 +133,57 @@ class FixedSizes(Struct, frozen=True, tag_field="kind", tag="fixed", rename={"ch
         return "one of " + ", ".join(self.choices)
 
 
+class SideSizes(Struct, frozen=True, tag_field="kind", tag="side"):
+    """Any size whose two sides are in range."""
+
+    min: int
+    max: int
+
+    def allows(self, size: Size) -> bool:
+        """Whether the vendor takes this size as it is."""
+        return self.min <= size.width <= self.max and self.min <= size.height <= self.max
+
+    def validate(self) -> None:
+        """Raises ValueError: no size is in range."""
+        if not 0 < self.min <= self.max or not self.candidates(Size(1, 1)):
+            raise ValueError("expected 0 < min <= max, with a multiple of 16 between them")
+
+    def candidates(self, wanted: Size) -> list[Size]:
+        """Legal sizes of about that ratio, in multiples of 16."""
+        ratio = min(max(wanted.ratio, self.min / self.max), self.max / self.min)
+        first = -(-self.min // 16) * 16
+        sizes = (Size(round(h * ratio / 16) * 16 or 16, h) for h in range(first, self.max + 1, 16))
+        return [size for size in sizes if self.allows(size)]
+
+    def __str__(self) -> str:
+        return f"{self.min} to {self.max} pixels a side"
+
+
+class InputSizes(Struct, frozen=True, tag_field="kind", tag="input"):
+    """None can be asked for: the picture keeps the size of the last input."""
+
+    def allows(self, size: Size) -> bool:  # noqa: ARG002 - none of them
+        """Whether the vendor takes this size as it is."""
+        return False
+
+    def validate(self) -> None:
+        """Nothing can be wrong."""
+
+    def candidates(self, wanted: Size) -> list[Size]:  # noqa: ARG002 - the same for every wish
+        """None."""
+        return []
+
+    def __str__(self) -> str:
+        return "auto, for the picture keeps its own"
+
+
+Sizes = AreaSizes | FixedSizes | SideSizes | InputSizes
+
+
 class Model(Struct, frozen=True, kw_only=True):
     """One entry of `config/models.yaml`, which explains the fields."""
 
-    sizes: AreaSizes | FixedSizes
+    sizes: Sizes
     images_per_call: Annotated[int, Meta(ge=1, le=10)]
     max_prompt: Annotated[int, Meta(ge=1)]
     rate: Rate
@@ -144,6 +191,9 @@ class Model(Struct, frozen=True, kw_only=True):
     released: date
     supports: frozenset[Parameter] = frozenset()
     default_size: Size | None = None
+    edits: Annotated[int, Meta(ge=0, le=16)] = 0
+    generates: bool = True
+    input_price: Money = Money(0)
     prompt_extend: bool = True
     snapshots: tuple[str, ...] = ()
     owned_by: str = "alibaba"
@@ -166,7 +216,7 @@ class Model(Struct, frozen=True, kw_only=True):
 
 
 @lru_cache(maxsize=4096)
-def nearest(sizes: AreaSizes | FixedSizes, wanted: Size) -> Size:
+def nearest(sizes: Sizes, wanted: Size) -> Size:
     """The legal size closest by aspect ratio, then by area."""
     return min(
         sizes.candidates(wanted),
@@ -187,6 +237,8 @@ class Alias(Struct, frozen=True):
     """Where a request says nothing or `auto`; absent: the model's own default."""
     quality: dict[str, str] = field(default_factory=dict)
     """Models to take instead for a request's `quality`; another one has no effect."""
+    edits: str | None = None
+    """The model for edits; absent: the same."""
 
 
 NO_PRICES: Mapping[str, PriceLists] = MappingProxyType({})
@@ -221,18 +273,23 @@ class Catalogue(Struct, frozen=True):
     prices: dict[str, dict[str, PriceLists]] = field(default_factory=dict)
     """By model and account."""
 
-    def find(self, name: str, quality: Quality | None = None) -> Choice | None:
+    def find(
+        self, name: str, quality: Quality | None = None, *, is_edit: bool = False
+    ) -> Choice | None:
         """Follow a name: an alias, a model or a dated snapshot of one. None if there is none."""
         alias = self.aliases.get(name)
-        led = alias.quality.get(quality or "") if alias else None
-        target = led or (alias.model if alias else name)
+        edits = alias.edits if alias and is_edit else None
+        led = alias.quality.get(quality or "") if alias and not edits else None
+        target = edits or led or (alias.model if alias else name)
         family = self.family_of(target)
         if family is None or not matches(self.served, target):
             return None
         model, prices = self.models[family], self.prices.get(family, NO_PRICES)
         if alias is None:
-            return Choice(name, target, model, None, family, model.default_size, prices)
-        size = alias.size or model.default_size
+            size = None if is_edit else model.default_size
+            return Choice(name, target, model, None, family, size, prices)
+        # What is made of an edit has the size of its last picture.
+        size = None if is_edit else alias.size or model.default_size
         if size is not None and not model.sizes.allows(size):  # of a catalogue that is not shipped
             size = nearest(model.sizes, size)
         format_, counts = alias.response_format, quality if led else None

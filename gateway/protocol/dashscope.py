@@ -1,10 +1,12 @@
-"""DashScope's multimodal-generation schema, the part that text-to-image uses.
+"""DashScope's multimodal-generation schema, the part that images use.
 
 A request, `POST {base}/services/aigc/multimodal-generation/generation`::
 
     {"model": "qwen-image-2.0-pro",
      "input": {"messages": [{"role": "user", "content": [{"text": "a fox"}]}]},
      "parameters": {"size": "2048*2048", "n": 1, "prompt_extend": true, "watermark": false}}
+
+an edit has its pictures before the text, `{"image": "data:image/png;base64,…"}` or a URL;
 
 an answer: images are found by flattening choices × content, since the documents show both one
 choice with N items and N choices with one::
@@ -28,15 +30,21 @@ from msgspec import Struct
 
 
 class Text(Struct, frozen=True):
-    """The one content item of a text-to-image message."""
+    """The last content item of a message, and the only one of text-to-image."""
 
     text: str
+
+
+class InputImage(Struct, frozen=True):
+    """A picture to edit: its URL, or a reference to what takes its place when it is sent."""
+
+    image: str
 
 
 class Message(Struct, frozen=True):
     """The single turn that the endpoint accepts."""
 
-    content: tuple[Text]
+    content: tuple[InputImage | Text, ...]
     role: Literal["user"] = "user"
 
 

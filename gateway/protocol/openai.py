@@ -71,6 +71,23 @@ class ImageRequest(Struct, frozen=True, kw_only=True):
     seed: Seed | None = None
 
 
+class ImageReference(Struct, frozen=True, kw_only=True):
+    """A picture in a JSON body: OpenAI takes exactly one of the two."""
+
+    image_url: str | None = None
+    """`data:…;base64,…`, or an address that the vendor reads."""
+    file_id: str | None = None
+
+
+class ImageEditRequest(ImageRequest, frozen=True, kw_only=True):
+    """The body of `POST /v1/images/edits` as JSON; a form has the same fields."""
+
+    images: Annotated[list[ImageReference], Meta(min_length=1, max_length=16)]
+    input_fidelity: Literal["high", "low"] | None = None
+    mask: Any = None
+    markup: Any = None
+
+
 class Image(Struct, frozen=True, omit_defaults=True):
     """One picture: exactly one of the two is set, as `response_format` asked."""
 

@@ -231,7 +231,9 @@ class Generator:
         try:
             with context.phase("upstream", self._metrics.upstream_seconds.labels(name, family)):
                 left_s = work.deadline - self._clock.steady()
-                reply = await self._client.generate(route.account, call, left_s, sent)
+                reply = await self._client.generate(
+                    route.account, call, left_s, sent, work.plan.inputs
+                )
         except UpstreamFailure as failure:
             self._metrics.upstream_calls.labels(name, family, failure.label).inc()
             if isinstance(failure.error, UpstreamAmbiguous):

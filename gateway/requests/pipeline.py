@@ -21,6 +21,7 @@ from gateway.domain.errors import (
     NotCached,
     UpstreamAmbiguous,
 )
+from gateway.domain.pictures import NO_INPUTS, Inputs
 from gateway.observability.context import ClientFate, RequestContext
 from gateway.protocol.openai import ImageRequest
 from gateway.requests.calls import Generator, Work
@@ -127,6 +128,7 @@ class Pipeline:
         request: ImageRequest,
         context: RequestContext,
         size_policy: SizePolicy | None = None,
+        inputs: Inputs = NO_INPUTS,
     ) -> Plan:
         """What the request asks of the vendor; without a `size_policy`, by the tenant's.
 
@@ -135,10 +137,15 @@ class Pipeline:
         """
         tenant = caller.tenant
         choice = choose_model(
-            self._catalogue, tenant, request.model, self._default_model, request.quality
+            self._catalogue,
+            tenant,
+            request.model,
+            self._default_model,
+            request.quality,
+            is_edit=inputs is not NO_INPUTS,
         )
         context.model = choice.family
-        return to_dashscope(request, choice, size_policy or tenant.size_policy)
+        return to_dashscope(request, choice, size_policy or tenant.size_policy, inputs)
 
     async def serve(
         self,

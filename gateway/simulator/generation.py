@@ -13,7 +13,7 @@ import uuid
 import msgspec
 from litestar.types import Receive, Scope, Send
 
-from gateway.simulator import vendor
+from gateway.simulator import inputs, vendor
 from gateway.simulator.faults import AFTER, Fault
 from gateway.simulator.journal import KEPT_BODY_BYTES, Call
 from gateway.simulator.models import Endpoint
@@ -109,6 +109,7 @@ class GenerationEndpoint:
             raise Refused("InvalidParameter-body")
         rules = self._rules(scope)
         generation = read_generation(body, simulator.models, rules)
+        call.inputs = [inputs.described(each) for each in generation.images]
         if not simulator.admits(call.account, generation.model.name):
             raise Refused("Throttling.RateQuota")
         return generation

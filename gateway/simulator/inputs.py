@@ -7,6 +7,7 @@ import hashlib
 import math
 from base64 import b64decode
 from io import BytesIO
+from typing import Any
 
 from PIL import Image, UnidentifiedImageError
 
@@ -46,6 +47,16 @@ def measure(reference: str) -> tuple[int, int]:
             return picture.size
     except (binascii.Error, UnidentifiedImageError, OSError, ValueError) as fault:
         raise Refused("InvalidParameter-image-format") from fault
+
+
+def described(reference: str) -> dict[str, Any]:
+    """What the journal says of an input picture that was accepted."""
+    if reference[:5].lower() != "data:":
+        return {"url": reference}
+    head, _, payload = reference.partition(",")
+    data = b64decode(payload)
+    kind = head[5:].removesuffix(";base64")
+    return {"type": kind, "bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()}
 
 
 def megapixel_size(width: int, height: int) -> tuple[int, int]:

@@ -29,6 +29,8 @@ class Call(Struct, kw_only=True):
     """Absent while under way, and when the connection was cut."""
     outcome: str = "in flight"
     """`generated`, `submitted`, an error code, or the kind of fault met."""
+    inputs: list[dict[str, Any]] = []
+    """Of an edit: type, bytes and SHA-256 of each picture that came with the call, or its URL."""
     images: int = 0
     took_s: float = 0.0
     client_gone: bool = False

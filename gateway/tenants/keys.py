@@ -101,6 +101,8 @@ def choose_model(
     name: str | None,
     fallback: str,
     quality: Quality | None = None,
+    *,
+    is_edit: bool = False,
 ) -> Choice:
     """Follow the name a tenant asked for, or its default, to a model.
 
@@ -109,7 +111,8 @@ def choose_model(
         ModelForbidden: the tenant's `models` do not cover it.
     """
     wanted = name or tenant.default_model or fallback
-    choice = catalogue.find(wanted, quality) if MODEL_NAME.fullmatch(wanted) else None
+    is_name = MODEL_NAME.fullmatch(wanted)
+    choice = catalogue.find(wanted, quality, is_edit=is_edit) if is_name else None
     shown = wanted[:SHOWN_NAME].encode(errors="replace").decode()
     if choice is None:
         raise ModelNotFound(f"The model '{shown}' does not exist.", param="model")

@@ -6,12 +6,13 @@ A field is *honoured*, *mapped* to something the vendor has, *accepted* without 
 
 from __future__ import annotations
 
+from functools import cache
 from typing import Literal
 
 from msgspec import Struct
 
 from gateway.domain.errors import InvalidRequest
-from gateway.protocol.openai import ImageRequest
+from gateway.protocol.openai import ImageEditRequest, ImageRequest
 
 Fate = Literal["honoured", "mapped", "accepted", "refused"]
 
@@ -90,9 +91,46 @@ FIELDS: tuple[Field, ...] = (
     Field("safety_identifier", "accepted", "not sent to the vendor"),
 )
 
-KNOWN = frozenset(row.name for row in FIELDS)
-ACCEPTED = tuple(row for row in FIELDS if row.fate == "accepted")
-LIMITED = tuple(row for row in FIELDS if row.refusal)
+NO_MASK = "No part of an image can be marked. Say in 'prompt' what to change, and leave '{}' out."
+
+EDIT_FIELDS: tuple[Field, ...] = (
+    Field(
+        "images",
+        "honoured",
+        "`image`, `image[]` or `image[N]` of a form, in their order; `images[].image_url` of JSON",
+    ),
+    Field("mask", "refused", "the vendor has none", (), NO_MASK.format("mask")),
+    Field("markup", "refused", "the vendor has none", (), NO_MASK.format("markup")),
+    Field("input_fidelity", "accepted", "the vendor has no such choice"),
+)
+"""Those that only an edit has; it has all the others, too."""
+
+
+@cache
+def fields_of(kind: type[ImageRequest]) -> tuple[Field, ...]:
+    """The rows of one kind of request."""
+    return (*FIELDS, *EDIT_FIELDS) if issubclass(kind, ImageEditRequest) else FIELDS
+
+
+@cache
+def accepted(kind: type[ImageRequest]) -> tuple[Field, ...]:
+    """Those that have no effect."""
+    return tuple(row for row in fields_of(kind) if row.fate == "accepted")
+
+
+@cache
+def limited(kind: type[ImageRequest]) -> tuple[Field, ...]:
+    """Those of which some values are refused."""
+    return tuple(row for row in fields_of(kind) if row.refusal)
+
+
+@cache
+def known(kind: type[ImageRequest]) -> frozenset[str]:
+    """The names of its fields."""
+    return frozenset(row.name for row in fields_of(kind))
+
+
+KNOWN = known(ImageRequest)
 
 
 def refuse_unsupported(request: ImageRequest) -> None:
@@ -101,7 +139,7 @@ def refuse_unsupported(request: ImageRequest) -> None:
     Raises:
         InvalidRequest: `param` names the first such field.
     """
-    for row in LIMITED:
+    for row in limited(type(request)):
         value = getattr(request, row.name)
         if value is not None and value not in row.taken:
             raise InvalidRequest(row.refusal, param=row.name, code="unsupported_value")
@@ -109,6 +147,6 @@ def refuse_unsupported(request: ImageRequest) -> None:
 
 def ignored(request: ImageRequest, *, quality_counts: bool) -> tuple[str, ...]:
     """Names of the fields that were given and have no effect."""
-    given = ((row, getattr(request, row.name)) for row in ACCEPTED)
+    given = ((row, getattr(request, row.name)) for row in accepted(type(request)))
     names = [row.name for row, value in given if value is not None and value not in row.taken]
     return tuple(names if quality_counts or request.quality is None else ["quality", *names])

@@ -17,7 +17,8 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from gateway.translate.fields import KNOWN
+from gateway.protocol.openai import ImageRequest
+from gateway.translate.fields import known
 
 FOREIGN: dict[str, str] = {
     "batch_size": "n",
@@ -36,15 +37,18 @@ SHOWN_NAME = 64
 SHOWN_NAMES = 20
 
 
-def adapted(body: Mapping[str, Any]) -> tuple[dict[str, Any], tuple[str, ...]]:
+def adapted(
+    body: Mapping[str, Any], kind: type[ImageRequest] = ImageRequest
+) -> tuple[dict[str, Any], tuple[str, ...]]:
     """The fields that the gateway has, and the names of those that it leaves out."""
-    fields = {name: value for name, value in body.items() if name in KNOWN and value != ""}
+    names = known(kind)
+    fields = {name: value for name, value in body.items() if name in names and value != ""}
     left_out = []
     for name, value in body.items():
         own = FOREIGN.get(name)
         if own is not None and fields.get(own) is None and value not in ("", None):
             fields[own] = value
-        elif name not in KNOWN:
+        elif name not in names:
             left_out.append(shown(name))
     return fields, tuple(left_out[:SHOWN_NAMES])
 

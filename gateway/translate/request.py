@@ -8,7 +8,7 @@ becomes, on qwen-image-2.0-pro, two calls::
      "input": {"messages": [{"role": "user", "content": [{"text": "a fox"}]}]},
      "parameters": {"size": "512*512", "n": 4, "prompt_extend": true, "watermark": false,
                     "seed": 7}}
-    …the same with "n": 3, "seed": 11
+    …the same with "n": 3, "seed": 11. The pictures of an edit come before the text, in their order.
 """
 
 from __future__ import annotations
@@ -19,10 +19,26 @@ from typing import Literal, TypeVar, cast
 import msgspec
 from msgspec import Struct
 
-from gateway.domain.catalogue import NO_PRICES, Choice, Model, Parameter, Size, nearest
+from gateway.domain.catalogue import (
+    NO_PRICES,
+    Choice,
+    InputSizes,
+    Model,
+    Parameter,
+    Size,
+    nearest,
+)
 from gateway.domain.errors import InvalidRequest
+from gateway.domain.pictures import MAX_INPUT_BYTES, NO_INPUTS, Inputs
 from gateway.domain.prices import Money, PriceLists, dearest
-from gateway.protocol.dashscope import GenerationRequest, Input, Message, Parameters, Text
+from gateway.protocol.dashscope import (
+    GenerationRequest,
+    Input,
+    InputImage,
+    Message,
+    Parameters,
+    Text,
+)
 from gateway.protocol.openai import ImageRequest, OutputFormat, Quality, ResponseFormat
 from gateway.translate.fields import ignored, refuse_unsupported
 
@@ -58,11 +74,17 @@ class Plan(Struct, frozen=True, kw_only=True):
     """Which led to the model; None where it has no effect."""
     size: Size | None
     """As sent; None where the model chooses."""
+    inputs: Inputs = NO_INPUTS
+    """The pictures to edit; none where one is made of words alone."""
     ignored: tuple[str, ...] = ()
     warnings: tuple[str, ...] = ()
 
     def cost(self, account: str | None = None) -> Money:
         """Of one image on an account; on the dearest where nobody knows yet which will serve."""
+        inputs = len(self.inputs.references) * self.entry.input_price.micros
+        return Money(self._cost(account).micros + inputs)
+
+    def _cost(self, account: str | None) -> Money:
         if account is not None and account in self.prices:
             return dearest(self.prices[account], self.size)
         if not self.prices:
@@ -70,7 +92,9 @@ class Plan(Struct, frozen=True, kw_only=True):
         return max(dearest(lists, self.size) for lists in self.prices.values())
 
 
-def to_dashscope(request: ImageRequest, choice: Choice, size_policy: SizePolicy) -> Plan:
+def to_dashscope(
+    request: ImageRequest, choice: Choice, size_policy: SizePolicy, inputs: Inputs = NO_INPUTS
+) -> Plan:
     """Translate a request for the model it was resolved to.
 
     Raises:
@@ -79,11 +103,13 @@ def to_dashscope(request: ImageRequest, choice: Choice, size_policy: SizePolicy)
     refuse_unsupported(request)
     refuse_unreadable("prompt", request.prompt)
     refuse_unreadable("negative_prompt", request.negative_prompt)
+    refuse_inputs(inputs, choice)
     model = choice.model
     size = to_size(request.size, choice, size_policy)
     images = request.n or 1
     response_format = to_format(request, choice)
-    prompt = Input((Message((Text(request.prompt),)),))
+    pictures = (InputImage(reference) for reference in inputs.references)
+    prompt = Input((Message((*pictures, Text(request.prompt))),))
     parameters = to_parameters(request, choice, size)
     return Plan(
         model=choice.upstream_name,
@@ -100,7 +126,11 @@ def to_dashscope(request: ImageRequest, choice: Choice, size_policy: SizePolicy)
         output_compression=to_compression(request),
         quality=choice.quality,
         size=size,
-        ignored=ignored(request, quality_counts=choice.quality is not None),
+        inputs=inputs,
+        ignored=(
+            *ignored(request, quality_counts=choice.quality is not None),
+            *unused_size(request.size, choice),
+        ),
         warnings=tuple(length_warnings(request, choice)),
     )
 
@@ -160,6 +190,33 @@ def to_compression(request: ImageRequest) -> int:
     return wanted
 
 
+def refuse_inputs(inputs: Inputs, choice: Choice) -> None:
+    """Refuse pictures that the model would not read, or their absence.
+
+    Raises:
+        InvalidRequest: `param` names what to change.
+    """
+    model, name, count = choice.model, choice.upstream_name, len(inputs.references)
+    if not count and not model.generates:
+        message = f"The model {name} only edits images. Send some at /v1/images/edits."
+        raise InvalidRequest(message, param="model", code="unsupported_model")
+    if count and not model.edits:
+        message = f"The model {name} cannot edit images. Choose another one, as qwen-image-2.0."
+        raise InvalidRequest(message, param="model", code="unsupported_model")
+    if count > model.edits:
+        message = f"The model {name} takes up to {model.edits} images, not {count}."
+        raise InvalidRequest(message, param="image", code="too_many_images")
+    if sum(picture.data_uri_bytes for picture in inputs.stored.values()) > MAX_INPUT_BYTES:
+        message = "The images are too large together. Send fewer, or smaller ones."
+        raise InvalidRequest(message, param="image", code="image_too_large")
+
+
+def unused_size(wanted: str | None, choice: Choice) -> tuple[str, ...]:
+    """The name of `size`, where one is given to a model that takes none."""
+    is_unused = isinstance(choice.model.sizes, InputSizes) and wanted not in {None, "auto"}
+    return ("size",) if is_unused else ()
+
+
 def to_size(wanted: str | None, choice: Choice, policy: SizePolicy) -> Size | None:
     """The size to send: as asked where legal, else the nearest legal one, or a 400 if `strict`."""
     if wanted is None or wanted == "auto":
@@ -176,6 +233,8 @@ def to_size(wanted: str | None, choice: Choice, policy: SizePolicy) -> Size | No
             f"Send a 'size' of {choice.model.sizes}.",
             param="size",
         )
+    if isinstance(choice.model.sizes, InputSizes):
+        return None
     return nearest(choice.model.sizes, size)
 
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import zlib
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 from email.utils import parsedate_to_datetime
 from time import time
 
@@ -21,9 +21,11 @@ import msgspec
 from gateway.config import Account, Upstream
 from gateway.domain import errors, foreign
 from gateway.domain.errors import GatewayError
+from gateway.domain.pictures import NO_INPUTS, Inputs
 from gateway.protocol.dashscope import GenerationReply, GenerationRequest
 from gateway.translate.failure import UNREACHABLE, Answer, Remedy, UpstreamFailure, to_failure
 from gateway.translate.response import image_urls, with_texts_cut
+from gateway.upstream import call_body
 from gateway.upstream.transport import SENT, RoutedTransport, Transport, WhetherSent
 
 PATH = "/services/aigc/multimodal-generation/generation"
@@ -63,6 +65,17 @@ class Prepared:
         )
 
 
+class Streamed(httpx.AsyncByteStream):
+    """A body with pictures, which are read while it is sent."""
+
+    def __init__(self, pieces: list[call_body.Piece]) -> None:
+        self._pieces = pieces
+        self.length = call_body.length(pieces)
+
+    def __aiter__(self) -> AsyncIterator[bytes]:
+        return call_body.stream(self._pieces)
+
+
 class DashScope:
     """Sends calls over a transport."""
 
@@ -94,16 +107,18 @@ class DashScope:
         call: GenerationRequest,
         timeout_s: float,
         sent: Callable[[], None] = lambda: None,
+        inputs: Inputs = NO_INPUTS,
     ) -> GenerationReply:
         """Send one call and read its answer, within `timeout_s` seconds.
 
+        `inputs` are the pictures that it refers to.
         `sent` is called in the moment the call is written, a connection having been made.
 
         Raises:
             UpstreamFailure: anything but a success; it says whether the call may be sent again.
         """
         wire = WhetherSent(sent)
-        request = self._request(account, call, wire)
+        request = self._request(account, call, wire, inputs)
         try:
             async with asyncio.timeout(timeout_s):
                 response = await self._transport.handle_async_request(request)
@@ -126,19 +141,28 @@ class DashScope:
         return isinstance(self._transport, OWN) and not wire.is_sent
 
     def _request(
-        self, account: Account, call: GenerationRequest, sent: Callable[[], None]
+        self,
+        account: Account,
+        call: GenerationRequest,
+        sent: Callable[[], None],
+        inputs: Inputs,
     ) -> httpx.Request:
         prepared = self._prepared.get(account.name)
         if prepared is None or prepared.account is not account:  # the file may have changed
             prepared = self._prepared[account.name] = Prepared(account)
+        body = self._encoder.encode(call)
+        streamed = Streamed(call_body.pieces(body, inputs.stored)) if inputs.stored else None
         request = httpx.Request(
             "POST",
             prepared.url,
             headers=prepared.headers,
-            stream=httpx.ByteStream(self._encoder.encode(call)),
+            stream=streamed or httpx.ByteStream(body),
             extensions={"timeout": self._timeout, SENT: sent},
         )
-        request.read()
+        if streamed is None:
+            request.read()
+        else:
+            request.headers["content-length"] = str(streamed.length)
         return request
 
     def _judge(self, response: httpx.Response, body: bytes | None) -> GenerationReply:

@@ -6,14 +6,14 @@ aiohttp's own exceptions pass: they alone say whether a call can have left.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
-from typing import Any
+from collections.abc import AsyncIterable, AsyncIterator, Callable
+from typing import Any, cast
 
 import aiohttp
 import httpx
 import yarl
 from aiohttp.abc import AbstractStreamWriter
-from aiohttp.payload import BytesPayload
+from aiohttp.payload import AsyncIterablePayload, BytesPayload
 
 from gateway.config import Proxies, Proxy, Upstream
 from gateway.upstream.proxy import DIRECT, log_refusal, request_headers, tunnel_headers
@@ -51,6 +51,29 @@ class Content(BytesPayload):
         """Of aiohttp: the head goes out with the body."""
         self._sent()
         await super().write_with_length(writer, content_length)
+
+
+class StreamedContent(AsyncIterablePayload):
+    """One that is read while it is written; its length stands in the request's headers."""
+
+    def __init__(self, content: AsyncIterable[bytes], sent: Callable[[], None]) -> None:
+        super().__init__(content)
+        self._sent = sent
+
+    async def write_with_length(
+        self, writer: AbstractStreamWriter, content_length: int | None
+    ) -> None:
+        """Of aiohttp: the head goes out with the first block."""
+        self._sent()
+        await super().write_with_length(writer, content_length)
+
+
+def content_of(request: httpx.Request) -> Content | StreamedContent:
+    """The body, as aiohttp writes it."""
+    sent = request.extensions[SENT]
+    if isinstance(request.stream, httpx.ByteStream):
+        return Content(request.content, sent)
+    return StreamedContent(cast("AsyncIterable[bytes]", request.stream), sent)
 
 
 class Answer(httpx.AsyncByteStream):
@@ -102,7 +125,7 @@ class Transport(httpx.AsyncBaseTransport):
                 request.method,
                 str(request.url),
                 headers=request.headers.multi_items(),
-                data=Content(request.content, request.extensions[SENT]),
+                data=content_of(request),
                 allow_redirects=False,
                 timeout=aiohttp.ClientTimeout(
                     sock_connect=timeout["connect"],

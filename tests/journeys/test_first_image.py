@@ -187,7 +187,7 @@ def test_the_model_that_answers(
     assert [body["model"] for body in sent(simulator)] == [leads_to]
 
 
-@pytest.mark.parametrize("model", ["gpt-4o", "qwen-image-9", "qwen-image-edit", "x" * 500])
+@pytest.mark.parametrize("model", ["gpt-4o", "qwen-image-9", "qwen-image-edits", "x" * 500])
 def test_an_unknown_model_is_not_found(
     model: str, gateway: Client, simulator: SimulatedDashScope
 ) -> None:

@@ -239,7 +239,7 @@ def test_a_dozen_more_headers_do_not_hurt(gateway: Client) -> None:
         "/v1%2Fimages%2Fgenerations%2F..",
         "/%ff%fe",
         "/v1/images/generations\\",
-        "http://elsewhere/v1/images/edits",
+        "http://elsewhere/v1/images/edit",
         "*",
     ],
 )

@@ -16,6 +16,7 @@ from gateway.domain.catalogue import (
     AreaSizes,
     Catalogue,
     FixedSizes,
+    InputSizes,
     Model,
     Rate,
     Size,
@@ -29,6 +30,9 @@ CATALOGUE: Final = shipped_catalogue()
 FIVE: Final = FixedSizes(("1664x928", "1472x1104", "1328x1328", "1104x1472", "928x1664"))
 AREA: Final = AreaSizes(min=262144, max=4194304, max_ratio=8)
 EVERY_MODEL: Final = pytest.mark.parametrize("model", CATALOGUE.models)
+EVERY_SIZED_MODEL: Final = pytest.mark.parametrize(
+    "model", [name for name, one in CATALOGUE.models.items() if one.sizes != InputSizes()]
+)
 
 sides = st.integers(1, 16384)
 any_size = st.builds(Size, sides, sides)
@@ -146,7 +150,7 @@ def test_the_nearest_by_area(wanted: str, sent: str) -> None:
     assert str(found) == sent or found.ratio == pytest.approx(ratio)
 
 
-@EVERY_MODEL
+@EVERY_SIZED_MODEL
 @given(wanted=any_size)
 def test_every_wish_has_a_legal_answer(model: str, wanted: Size) -> None:
     """Whatever is asked of whatever model, what is sent cannot be refused for its size."""
@@ -155,7 +159,7 @@ def test_every_wish_has_a_legal_answer(model: str, wanted: Size) -> None:
     assert sizes.allows(nearest(sizes, wanted))
 
 
-@EVERY_MODEL
+@EVERY_SIZED_MODEL
 @given(wanted=any_size)
 def test_the_nearest_is_as_near_as_its_mirror_image(model: str, wanted: Size) -> None:
     """Wide wishes are served as well as tall ones."""
@@ -167,7 +171,7 @@ def test_the_nearest_is_as_near_as_its_mirror_image(model: str, wanted: Size) ->
     assert distance(wanted) == pytest.approx(distance(Size(wanted.height, wanted.width)), abs=0.02)
 
 
-@EVERY_MODEL
+@EVERY_SIZED_MODEL
 def test_a_legal_size_is_its_own_nearest(model: str) -> None:
     sizes = CATALOGUE.models[model].sizes
     legal = sizes.candidates(Size(1024, 1024))
@@ -175,6 +179,11 @@ def test_a_legal_size_is_its_own_nearest(model: str) -> None:
     for size in (*legal, CATALOGUE.models[model].default_size or legal[0]):
         assert sizes.allows(size)
         assert nearest(sizes, size) == size
+
+
+def test_a_model_without_sizes_takes_none() -> None:
+    assert not InputSizes().allows(Size(1024, 1024))
+    assert InputSizes().candidates(Size(1024, 1024)) == []
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,152 @@
+"""From a request for an edit to its fields and pictures."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any, Final
+from urllib.parse import urlsplit
+
+import multipart
+from litestar.types import Scope
+
+from gateway.api.body import NO_CODING, codings, parts_of, refuse_large
+from gateway.api.edit_form import Body, FormBody, JsonBody
+from gateway.api.image_request import GatewayRequest, take_fields
+from gateway.api.read_budget import BodyReading, ReadBudget
+from gateway.api.start_limiter import StartLimiter
+from gateway.config import Uploads
+from gateway.domain.errors import BodyTimeout, InvalidRequest, UnsupportedMediaType
+from gateway.domain.pictures import Inputs, Picture
+from gateway.protocol.openai import ImageEditRequest, ImageReference
+from gateway.uploads import Examiner, Pictures, Spools, Upload
+from gateway.uploads.data_urls import index_of
+
+LONGEST_URL: Final = 2048
+
+
+class EditReader:
+    """Reads the edits of a worker."""
+
+    def __init__(self, uploads: Uploads, max_text_bytes: int) -> None:
+        self._uploads = uploads
+        self._max_text_bytes = max_text_bytes
+        self._budget = ReadBudget(uploads.reading)
+        self._spools = Spools(uploads.directory)
+        self._examiner = Examiner(uploads.max_pixels)
+        self._limiter = StartLimiter()
+
+    def close(self) -> None:
+        """End its threads."""
+        self._spools.close()
+        self._examiner.close()
+
+    async def read(self, request: GatewayRequest) -> tuple[ImageEditRequest, Inputs]:
+        """What is asked for, and the pictures, which whoever calls this must close.
+
+        Raises:
+            GatewayError: the request cannot be read, or its pictures cannot.
+        """
+        spool = self._spools.open()
+        reading = self._budget.begin(request.user.tenant.name)
+
+        def close() -> None:
+            spool.close()
+            reading.close()
+
+        try:
+            pictures = Pictures(spool, self._uploads.max_image_bytes)
+            fields, strict = await self._fields(request, reading, pictures)
+            wanted = take_fields(request, fields, ImageEditRequest, strict=strict)
+            given = await self._given(request, wanted, pictures.uploads)
+            reading.finished()
+            await self._limiter.enter()
+        except BaseException:
+            close()
+            raise
+        inputs = Inputs(given, close)
+        # The same pictures are the same request, wherever they are in its body.
+        request.fields["images"] = inputs.references
+        return wanted, inputs
+
+    async def _fields(
+        self, request: GatewayRequest, reading: BodyReading, pictures: Pictures
+    ) -> tuple[dict[str, Any], bool]:
+        limit = self._uploads.max_body_bytes
+        body = self._body(request.scope, pictures)
+        refuse_large(request.scope, limit)
+        try:
+            async with asyncio.timeout(reading.timeout_s):
+                async for part in parts_of(request.receive, limit, reading):
+                    await body.feed(part)
+        except TimeoutError:
+            message = f"The request body did not arrive within {reading.timeout_s:g} seconds."
+            raise BodyTimeout(message) from None
+        return body.fields(), body.strict
+
+    def _body(self, scope: Scope, pictures: Pictures) -> Body:
+        """By its declared type; an undeclared one is read as JSON.
+
+        Raises:
+            UnsupportedMediaType: it is neither a form nor JSON.
+        """
+        line = dict(scope["headers"]).get(b"content-type", b"application/json").decode("latin-1")
+        media, options = multipart.parse_options_header(line)
+        if not NO_CODING.issuperset(codings(scope)):
+            raise UnsupportedMediaType("Send the body without Content-Encoding.")
+        if media == "multipart/form-data":
+            return FormBody(pictures, self._max_text_bytes, options.get("boundary", ""))
+        if media == "application/json" or media.endswith("+json"):
+            return JsonBody(pictures, self._max_text_bytes)
+        raise UnsupportedMediaType("Send the images as multipart/form-data, or as JSON.")
+
+    async def _given(
+        self, request: GatewayRequest, wanted: ImageEditRequest, uploads: list[Upload]
+    ) -> list[Picture | str]:
+        """The pictures in their order, each examined."""
+        sources = [
+            source(reference, f"images[{index}]", uploads)
+            for index, reference in enumerate(wanted.images)
+        ]
+        if sum(isinstance(each, Upload) for each in sources) < len(uploads):
+            message = "An image stands where none is expected. Send images in 'images' alone."
+            raise InvalidRequest(message, param="images")
+        tenant = request.user.tenant.name
+        return [
+            await self._examiner.examine(tenant, each) if isinstance(each, Upload) else each
+            for each in sources
+        ]
+
+
+def source(reference: ImageReference, name: str, uploads: list[Upload]) -> Upload | str:
+    """What a reference of the body means: a picture that came with it, or an address.
+
+    Raises:
+        InvalidRequest: neither.
+    """
+    if reference.file_id is not None:
+        message = f"There are no stored files here. Send '{name}.image_url' instead of a file_id."
+        raise InvalidRequest(message, param=f"{name}.file_id", code="unsupported_parameter")
+    url = reference.image_url
+    if url is None:
+        message = f"'{name}' has no image_url."
+        raise InvalidRequest(message, param=name, code="missing_required_parameter")
+    index = index_of(url)
+    if index is not None and index < len(uploads):
+        return uploads[index]
+    if not is_address(url):
+        message = (
+            f"'{name}.image_url' must be data:image/…;base64,… or the http(s) URL of an image."
+        )
+        raise InvalidRequest(message, param=f"{name}.image_url")
+    return url
+
+
+def is_address(url: str) -> bool:
+    """Whether the vendor could read it; nothing here ever does."""
+    if len(url) > LONGEST_URL or not (url.isascii() and url.isprintable()) or " " in url:
+        return False
+    try:
+        parts = urlsplit(url)
+    except ValueError:
+        return False
+    return parts.scheme in {"http", "https"} and bool(parts.hostname)

@@ -1,0 +1,77 @@
+"""Pictures that a client sends in, as far as planning and sending need them."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable, Sequence
+from typing import Protocol
+
+from msgspec import Struct
+
+MAX_DATA_URI_BYTES = 10 * 1024 * 1024
+"""The vendor's limit for one picture, counted in its base64."""
+MAX_INPUT_BYTES = 60 * 1024 * 1024
+"""For all of a call; the vendor takes bodies of 64 MiB."""
+
+
+class Stored(Protocol):
+    """Where a picture's bytes are."""
+
+    def blocks(self, size: int) -> AsyncIterator[bytes]:
+        """All of them in blocks of `size` bytes, the last of which may be shorter."""
+
+
+class Picture(Struct, frozen=True):
+    """One that has been examined. Its bytes are read when it is sent, never held."""
+
+    reference: str
+    """Stands for it in a call: the hash of what the client sent."""
+    mime: str
+    size: int
+    """Bytes."""
+    stored: Stored
+
+    @property
+    def data_uri_start(self) -> bytes:
+        """What comes before the base64."""
+        return f"data:{self.mime};base64,".encode()
+
+    @property
+    def data_uri_bytes(self) -> int:
+        """How long the whole data URI is."""
+        return len(self.data_uri_start) + base64_bytes(self.size)
+
+
+def base64_bytes(size: int) -> int:
+    """How long so many bytes are as base64."""
+    return (size + 2) // 3 * 4
+
+
+def nothing() -> None:
+    """Do nothing."""
+
+
+class Inputs:
+    """The pictures of one edit, in their order."""
+
+    __slots__ = ("_close", "references", "stored")
+
+    def __init__(
+        self,
+        given: Sequence[Picture | str] = (),
+        close: Callable[[], None] = nothing,
+    ) -> None:
+        self.references = tuple(each if isinstance(each, str) else each.reference for each in given)
+        """As they stand in a call; those that are elsewhere by their URL."""
+        self.stored = {each.reference: each for each in given if isinstance(each, Picture)}
+        self._close = close
+
+    def __del__(self) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Give back what holds them; they cannot be sent any more."""
+        close, self._close = self._close, nothing
+        close()
+
+
+NO_INPUTS = Inputs()

@@ -1,0 +1,189 @@
+"""Where the pictures of a request wait: in one file that has no name, and ends with its request.
+
+Memory would be the wrong place: an edit of 30 MB waits for its slot and for the vendor, often for
+minutes, and many wait at once. The file is written and read in a few threads, in blocks.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import os
+import tempfile
+from collections.abc import AsyncIterator, Callable
+from concurrent.futures import Executor, ThreadPoolExecutor
+from typing import IO, TypeVar
+
+from msgspec import Struct
+
+from gateway.domain.errors import InvalidRequest, ServiceUnavailable
+
+T = TypeVar("T")
+
+BLOCK = 256 * 1024
+"""Bytes that are gathered before they are written."""
+THREADS = 4
+MEBIBYTE = 1024 * 1024
+
+
+class Spools:
+    """Makes a worker's spools; `directory` is None for the system's own place."""
+
+    def __init__(self, directory: str | None) -> None:
+        self._directory = directory
+        self._threads = ThreadPoolExecutor(THREADS, "spool")
+
+    def open(self) -> Spool:
+        """One for a request; there is no file before something is written."""
+        return Spool(self._directory, self._threads)
+
+    def close(self) -> None:
+        """Without waiting."""
+        self._threads.shutdown(wait=False)
+
+
+class Spool:
+    """The file of one request."""
+
+    __slots__ = ("_directory", "_file", "_is_closed", "_size", "_threads")
+
+    def __init__(self, directory: str | None, threads: Executor) -> None:
+        self._directory = directory
+        self._threads = threads
+        self._file: IO[bytes] | None = None
+        self._size = 0
+        self._is_closed = False
+
+    async def append(self, data: bytes) -> int:
+        """Where it stands now.
+
+        Raises:
+            ServiceUnavailable: the disk is full.
+        """
+        offset = self._size
+        self._size += len(data)
+        try:
+            if self._file is None:
+                # A regular file that was never linked, or is no longer.
+                self._file = tempfile.TemporaryFile(buffering=0, dir=self._directory)  # noqa: SIM115
+            await self.run(self._threads, write, data, offset)
+        except OSError as fault:
+            message = "The gateway has no room for pictures just now. Try again soon."
+            raise ServiceUnavailable(message, retry_after_s=5.0) from fault
+        return offset
+
+    async def read(self, offset: int, size: int) -> bytes:
+        """So many bytes from there on."""
+        return await self.run(self._threads, read, size, offset)
+
+    async def run(self, threads: Executor, function: Callable[..., T], *arguments: object) -> T:
+        """Call a function in a thread, its first argument a descriptor of the file.
+
+        The descriptor is the thread's own: the request may end, and its file be closed, while the
+        thread still reads.
+        """
+        if self._file is None or self._is_closed:
+            raise ValueError("the pictures of this request are gone")
+        descriptor = os.dup(self._file.fileno())
+        future = threads.submit(function, descriptor, *arguments)
+        future.add_done_callback(lambda _: os.close(descriptor))
+        return await asyncio.wrap_future(future)
+
+    def close(self) -> None:
+        """The pictures are gone with it."""
+        self._is_closed = True
+        if self._file is not None:
+            self._file.close()
+
+
+def write(descriptor: int, data: bytes, offset: int) -> None:
+    """All of it."""
+    rest = memoryview(data)
+    while rest:
+        written = os.pwrite(descriptor, rest, offset)
+        rest, offset = rest[written:], offset + written
+
+
+def read(descriptor: int, size: int, offset: int) -> bytes:
+    """All of it, as far as the file goes."""
+    found = os.pread(descriptor, size, offset)
+    while len(found) < size and (
+        more := os.pread(descriptor, size - len(found), offset + len(found))
+    ):
+        found += more
+    return found
+
+
+class Part(Struct, frozen=True):
+    """A piece of a spool."""
+
+    spool: Spool
+    offset: int
+    size: int
+
+    async def blocks(self, size: int) -> AsyncIterator[bytes]:
+        """All of it in blocks of `size` bytes, the last of which may be shorter."""
+        for start in range(0, self.size, size):
+            yield await self.spool.read(self.offset + start, min(size, self.size - start))
+
+
+class Upload(Struct, frozen=True):
+    """A picture as it came, not looked at yet."""
+
+    name: str
+    """How its sender named it: for error messages, and their `param`."""
+    part: Part
+    digest: str
+
+
+class Pictures:
+    """Takes the pictures of one request, one after the other, as their bytes come."""
+
+    __slots__ = ("_buffer", "_hash", "_limit", "_name", "_size", "_spool", "uploads")
+
+    def __init__(self, spool: Spool, limit: int) -> None:
+        self._spool = spool
+        self._limit = limit
+        self.uploads: list[Upload] = []
+        self.begin("")
+
+    def begin(self, name: str) -> None:
+        """The next picture."""
+        self._name = name
+        self._hash = hashlib.sha256()
+        self._buffer = bytearray()
+        self._size = 0
+
+    async def add(self, data: bytes) -> None:
+        """Some more of its bytes.
+
+        Raises:
+            InvalidRequest: it is too large.
+            ServiceUnavailable: there is no room for it.
+        """
+        self._size += len(data)
+        if self._size > self._limit:
+            most = f"{self._limit / MEBIBYTE:g} MiB"
+            message = f"The image '{self._name}' is larger than {most}. Send a smaller one."
+            raise InvalidRequest(message, param=self._name, code="image_too_large")
+        self._buffer += data
+        if len(self._buffer) >= BLOCK:
+            await self._flush()
+
+    async def end(self) -> None:
+        """It is whole.
+
+        Raises:
+            InvalidRequest: it has no bytes.
+        """
+        if not self._size:
+            message = f"The image '{self._name}' is empty."
+            raise InvalidRequest(message, param=self._name, code="invalid_image_file")
+        end = await self._flush()
+        part = Part(self._spool, end - self._size, self._size)
+        self.uploads.append(Upload(self._name, part, self._hash.hexdigest()))
+
+    async def _flush(self) -> int:
+        block, self._buffer = bytes(self._buffer), bytearray()
+        self._hash.update(block)
+        return await self._spool.append(block) + len(block)
