@@ -20,6 +20,7 @@ from litestar.middleware import DefineMiddleware
 from gateway.api.answers import Answers
 from gateway.api.auth import Authenticator, KeyMiddleware
 from gateway.api.cors import CorsMiddleware
+from gateway.api.docs_page import docs_routes
 from gateway.api.edit_request import EditReader
 from gateway.api.errors import EXCEPTION_HANDLERS
 from gateway.api.image_request import body_options
@@ -294,7 +295,11 @@ def create_app(
         ),
     ]
     app = Litestar(
-        [*routes, ApiDocument(routes, installed_version(), config.auth.header).route()],
+        [
+            *routes,
+            ApiDocument(routes, installed_version(), config.auth.header).route(),
+            *(docs_routes() if config.docs else ()),
+        ],
         after_exception=[images.attach_rate_limit_headers],
         exception_handlers=EXCEPTION_HANDLERS,
         lifespan=[parts.lifespan, *([following(reloader)] if reloader else [])],

@@ -49,6 +49,7 @@ SCHEMES: dict[str, SecurityScheme | Reference] = {
 }
 JSON = "application/json"
 REFERENCE = "#/components/schemas/{name}"
+EXAMPLE = {"model": "qwen-image-2.0-pro", "prompt": "a fox in the snow", "size": "1024x1024"}
 EVENTS = (ImageCompleted, ErrorEvent)
 """What `data` of a streamed answer's events holds."""
 BEYOND_TYPES: dict[str, dict[str, object]] = {
@@ -244,6 +245,7 @@ class ApiDocument:
             for operation in item.values():
                 describe_headers(operation["responses"])
                 describe_stream(operation["responses"]["200"]["content"])
+                set_example(operation)
                 if "security" in operation:
                     operation["security"] = [{name: []} for name in self._schemes]
                 for parameter in operation.get("parameters", ()):
@@ -306,6 +308,13 @@ def finish_native(schemas: dict[str, Any]) -> None:
 def narrowed(row: Field, description: str) -> dict[str, Any]:
     """A field that is refused but for a few values."""
     return {"enum": [*row.taken, None], "description": description}
+
+
+def set_example(operation: dict[str, Any]) -> None:
+    """A body that works as it is, for whoever tries it out."""
+    content = operation.get("requestBody", {}).get("content", {}).get(JSON, {})
+    if content.get("schema", {}).get("$ref", "").endswith("/ImageRequest"):
+        content["example"] = EXAMPLE
 
 
 def describe_stream(content: dict[str, Any]) -> None:

@@ -321,6 +321,8 @@ class Config(Struct, frozen=True, kw_only=True):
     image_cache: ImageCache | None = None
     """Absent: no image is kept, and a cached result lives as long as its URLs."""
     metrics: Metrics = Metrics()
+    docs: bool = False
+    """Serve a page at `/docs` that shows the API and tries it out with a key; it needs none."""
     usage_log: str | None = None
     """A file to which one JSON line is appended for each paid generation."""
     otlp_endpoint: str | None = None

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 import subprocess
 import threading
 from collections.abc import Iterator
@@ -16,6 +15,7 @@ import pytest
 from msgspec.structs import replace
 
 from gateway.config import Cors, Limits
+from tests.browser import OPTIONS, chromium
 from tests.running import ACME, REQUEST_ID, account, config_for, tenants
 from tests.running_fixtures import Start
 from tests.simulated import SimulatedDashScope
@@ -24,12 +24,6 @@ pytestmark = [pytest.mark.peers, pytest.mark.slow]
 
 HERE: Final = Path(__file__).parent
 SDK: Final = HERE.parent / "peers" / "node" / "node_modules" / "openai"
-BROWSER: Final = shutil.which("chromium") or shutil.which("chromium-browser")
-OPTIONS: Final = (
-    *("--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run"),
-    *("--disable-background-networking", "--disable-component-update", "--disable-sync"),
-    *("--disable-dev-shm-usage", "--no-proxy-server", "--remote-debugging-port=0"),
-)
 
 
 class Site:
@@ -73,8 +67,6 @@ class Site:
 
 @pytest.fixture
 def site() -> Iterator[Site]:
-    if BROWSER is None:
-        pytest.skip("chromium was not found: install chromium")
     if not SDK.is_dir():
         pytest.skip("no Node SDK: install node >= 20 and npm; `make test` does the rest")
     site = Site()
@@ -84,8 +76,8 @@ def site() -> Iterator[Site]:
 
 def visit(url: str, site: Site, profile: Path) -> Any:
     """What the page at this address found."""
-    assert BROWSER is not None
-    command = [BROWSER, *OPTIONS, f"--user-data-dir={profile}", url]
+    more = [f"--user-data-dir={profile}", "--remote-debugging-port=0"]
+    command = [chromium(), *OPTIONS, *more, url]
     with (profile / "log").open("wb") as log:
         browser = subprocess.Popen(command, stdout=log, stderr=log, env=environment(profile))
         try:
