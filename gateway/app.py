@@ -283,7 +283,7 @@ def create_app(
     bodies = body_options([image_requests.middleware, keys], config.max_body_bytes, parts.reading)
     routes = [
         *images.routes(bodies),
-        *NativeRoutes(images).routes(bodies),
+        *NativeRoutes(images, parts.edits).routes(bodies),
         *models.routes([keys]),
         *operation_routes(
             parts.store,

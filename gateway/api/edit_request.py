@@ -3,25 +3,40 @@
 from __future__ import annotations
 
 import asyncio
-from typing import Any, Final
+from collections.abc import Callable, Sequence
+from typing import Any, Final, Generic, TypeVar
 from urllib.parse import urlsplit
 
 import multipart
 from litestar.types import Scope
+from msgspec import Struct
 
-from gateway.api.body import NO_CODING, codings, parts_of, refuse_large
+from gateway.api.body import NO_CODING, codings, parts_of, refuse_large, require_json
 from gateway.api.edit_form import Body, FormBody, JsonBody
 from gateway.api.image_request import GatewayRequest, take_fields
 from gateway.api.read_budget import BodyReading, ReadBudget
 from gateway.api.start_limiter import StartLimiter
 from gateway.config import Uploads
 from gateway.domain.errors import BodyTimeout, InvalidRequest, UnsupportedMediaType
-from gateway.domain.pictures import Inputs, Picture
+from gateway.domain.pictures import NO_INPUTS, Inputs, Picture
 from gateway.protocol.openai import ImageEditRequest, ImageReference
 from gateway.uploads import Examiner, Pictures, Spools, Upload
 from gateway.uploads.data_urls import index_of
 
+W = TypeVar("W")
 LONGEST_URL: Final = 2048
+Reference = tuple[str, str]
+"""Where a picture stands in a body, and its address: a mark, or the URL of one elsewhere."""
+
+
+class Form(Struct, Generic[W], frozen=True):
+    """A kind of request that may have pictures."""
+
+    take: Callable[[GatewayRequest, dict[str, Any], bool], W]
+    """What is asked for, checked, from the fields of a body; the last says whether it is JSON."""
+    references: Callable[[W], Sequence[Reference]]
+    is_multipart: bool = False
+    """Whether it may come as a form, too."""
 
 
 class EditReader:
@@ -40,7 +55,7 @@ class EditReader:
         self._spools.close()
         self._examiner.close()
 
-    async def read(self, request: GatewayRequest) -> tuple[ImageEditRequest, Inputs]:
+    async def read(self, request: GatewayRequest, form: Form[W]) -> tuple[W, Inputs]:
         """What is asked for, and the pictures, which whoever calls this must close.
 
         Raises:
@@ -55,24 +70,31 @@ class EditReader:
 
         try:
             pictures = Pictures(spool, self._uploads.max_image_bytes)
-            fields, strict = await self._fields(request, reading, pictures)
-            wanted = take_fields(request, fields, ImageEditRequest, strict=strict)
-            given = await self._given(request, wanted, pictures.uploads)
+            fields, strict = await self._fields(request, reading, pictures, form)
+            wanted = form.take(request, fields, strict)
+            given = await self._given(request, form.references(wanted), pictures.uploads)
             reading.finished()
             await self._limiter.enter()
         except BaseException:
             close()
             raise
+        if not given:
+            close()
+            return wanted, NO_INPUTS
         inputs = Inputs(given, close)
         # The same pictures are the same request, wherever they are in its body.
         request.fields["images"] = inputs.references
         return wanted, inputs
 
     async def _fields(
-        self, request: GatewayRequest, reading: BodyReading, pictures: Pictures
+        self,
+        request: GatewayRequest,
+        reading: BodyReading,
+        pictures: Pictures,
+        form: Form[W],
     ) -> tuple[dict[str, Any], bool]:
         limit = self._uploads.max_body_bytes
-        body = self._body(request.scope, pictures)
+        body = self._body(request.scope, pictures, form)
         refuse_large(request.scope, limit)
         try:
             async with asyncio.timeout(reading.timeout_s):
@@ -83,12 +105,15 @@ class EditReader:
             raise BodyTimeout(message) from None
         return body.fields(), body.strict
 
-    def _body(self, scope: Scope, pictures: Pictures) -> Body:
+    def _body(self, scope: Scope, pictures: Pictures, form: Form[W]) -> Body:
         """By its declared type; an undeclared one is read as JSON.
 
         Raises:
-            UnsupportedMediaType: it is neither a form nor JSON.
+            UnsupportedMediaType: it is neither a form, where one is taken, nor JSON.
         """
+        if not form.is_multipart:
+            require_json(scope)
+            return JsonBody(pictures, self._max_text_bytes)
         line = dict(scope["headers"]).get(b"content-type", b"application/json").decode("latin-1")
         media, options = multipart.parse_options_header(line)
         if not NO_CODING.issuperset(codings(scope)):
@@ -100,13 +125,10 @@ class EditReader:
         raise UnsupportedMediaType("Send the images as multipart/form-data, or as JSON.")
 
     async def _given(
-        self, request: GatewayRequest, wanted: ImageEditRequest, uploads: list[Upload]
+        self, request: GatewayRequest, references: Sequence[Reference], uploads: list[Upload]
     ) -> list[Picture | str]:
         """The pictures in their order, each examined."""
-        sources = [
-            source(reference, f"images[{index}]", uploads)
-            for index, reference in enumerate(wanted.images)
-        ]
+        sources = [source(url, name, uploads) for name, url in references]
         if sum(isinstance(each, Upload) for each in sources) < len(uploads):
             message = "An image stands where none is expected. Send images in 'images' alone."
             raise InvalidRequest(message, param="images")
@@ -117,27 +139,48 @@ class EditReader:
         ]
 
 
-def source(reference: ImageReference, name: str, uploads: list[Upload]) -> Upload | str:
+def references_of(wanted: ImageEditRequest) -> list[Reference]:
+    """The pictures of an edit.
+
+    Raises:
+        InvalidRequest: one has no address.
+    """
+    return [
+        (f"images[{index}].image_url", address_in(reference, f"images[{index}]"))
+        for index, reference in enumerate(wanted.images)
+    ]
+
+
+def address_in(reference: ImageReference, name: str) -> str:
+    """Raises InvalidRequest: it names a file, or nothing."""
+    if reference.file_id is not None:
+        message = f"There are no stored files here. Send '{name}.image_url' instead of a file_id."
+        raise InvalidRequest(message, param=f"{name}.file_id", code="unsupported_parameter")
+    if reference.image_url is None:
+        message = f"'{name}' has no image_url."
+        raise InvalidRequest(message, param=name, code="missing_required_parameter")
+    return reference.image_url
+
+
+EDIT: Final = Form(
+    lambda request, fields, strict: take_fields(request, fields, ImageEditRequest, strict=strict),
+    references_of,
+    is_multipart=True,
+)
+
+
+def source(url: str, name: str, uploads: list[Upload]) -> Upload | str:
     """What a reference of the body means: a picture that came with it, or an address.
 
     Raises:
         InvalidRequest: neither.
     """
-    if reference.file_id is not None:
-        message = f"There are no stored files here. Send '{name}.image_url' instead of a file_id."
-        raise InvalidRequest(message, param=f"{name}.file_id", code="unsupported_parameter")
-    url = reference.image_url
-    if url is None:
-        message = f"'{name}' has no image_url."
-        raise InvalidRequest(message, param=name, code="missing_required_parameter")
     index = index_of(url)
     if index is not None and index < len(uploads):
         return uploads[index]
     if not is_address(url):
-        message = (
-            f"'{name}.image_url' must be data:image/…;base64,… or the http(s) URL of an image."
-        )
-        raise InvalidRequest(message, param=f"{name}.image_url")
+        message = f"'{name}' must be data:image/…;base64,… or the http(s) URL of an image."
+        raise InvalidRequest(message, param=name)
     return url
 
 

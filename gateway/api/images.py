@@ -13,7 +13,7 @@ from litestar.types import Scope
 
 from gateway.api.answers import Answers, Describe, log_fields
 from gateway.api.disconnect import watch
-from gateway.api.edit_request import EditReader
+from gateway.api.edit_request import EDIT, EditReader
 from gateway.api.event_stream import EventStream, StreamedRequest
 from gateway.api.image_request import GatewayRequest, ImageRequestDTO
 from gateway.api.openapi import IMAGE_ERRORS, error_responses
@@ -54,7 +54,7 @@ class ImageRoutes:
 
         async def edit_image(request: GatewayRequest) -> Response[ImagesResponse]:
             """Make images from others and a prompt, as OpenAI's `images.edit` does."""
-            wanted, inputs = await self._edits.read(request)
+            wanted, inputs = await self._edits.read(request, EDIT)
             try:
                 return await self.make(wanted, request, event="image_edit.completed", inputs=inputs)
             except BaseException:

@@ -6,22 +6,23 @@ and errors it is the road of every image request.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Awaitable, Iterable
 from functools import partial
-from typing import Any
+from typing import Any, Final
 
 import msgspec
 from litestar import Response, post
 from litestar.handlers import HTTPRouteHandler
-from litestar.params import JSONBody
 
-from gateway.api.body import given, parse_json, refuse_long, refuse_unknown
+from gateway.api.body import given, refuse_long, refuse_unknown
+from gateway.api.edit_request import EditReader, Form
 from gateway.api.field_faults import to_invalid
-from gateway.api.image_request import GatewayRequest, OwnTypeDTO
+from gateway.api.image_request import GatewayRequest
 from gateway.api.images import ImageRoutes
 from gateway.api.openapi import DASHSCOPE, NATIVE_ERRORS, error_responses
 from gateway.api.paths import NATIVE_GENERATION
 from gateway.domain.errors import CallModeForbidden
+from gateway.domain.pictures import Inputs
 from gateway.observability.context import context_of
 from gateway.protocol.native import (
     NativeInput,
@@ -34,6 +35,7 @@ from gateway.protocol.native import (
 from gateway.translate.native import (
     OUTER,
     PARAMETERS,
+    references_of,
     to_image_request,
     to_reply,
     without_unknown,
@@ -47,18 +49,18 @@ MODES = {
 """Headers by which the SDK asks for another kind of answer, and the end of the vendor's words."""
 
 
-class NativeRequestDTO(OwnTypeDTO[NativeRequest]):
-    """Decodes a body, and refuses it in plain words."""
+def take_native(request: GatewayRequest, body: dict[str, Any], _: bool) -> NativeRequest:  # noqa: FBT001
+    """What was sent, checked by the tenant's rights.
 
-    def decode_bytes(self, value: bytes) -> NativeRequest:
-        """Raises InvalidRequest: it says where the fault is."""
-        request = self.asgi_connection
-        request.fields = body = parse_json(value)
-        request.ignored = ()
-        is_strict = request.user.tenant.unknown_parameters == "refuse"
-        if not is_strict:
-            body, request.ignored = without_unknown(body)
-        return to_native_request(body, strict=is_strict)
+    Raises:
+        InvalidRequest: it says where the fault is.
+    """
+    request.fields = body
+    request.ignored = ()
+    is_strict = request.user.tenant.unknown_parameters == "refuse"
+    if not is_strict:
+        body, request.ignored = without_unknown(body)
+    return to_native_request(body, strict=is_strict)
 
 
 def to_native_request(body: dict[str, Any], *, strict: bool) -> NativeRequest:
@@ -78,11 +80,15 @@ def to_native_request(body: dict[str, Any], *, strict: bool) -> NativeRequest:
         raise to_invalid(fault, *TYPES) from None
 
 
+NATIVE: Final = Form(take_native, references_of)
+
+
 class NativeRoutes:
     """The vendor's own image endpoint."""
 
-    def __init__(self, images: ImageRoutes) -> None:
+    def __init__(self, images: ImageRoutes, reader: EditReader) -> None:
         self._images = images
+        self._reader = reader
 
     def routes(self, options: dict[str, Any]) -> list[HTTPRouteHandler]:
         """The routes, for Litestar; `options` are those of `body_options`."""
@@ -90,27 +96,31 @@ class NativeRoutes:
         @post(
             NATIVE_GENERATION,
             **options,
-            dto=NativeRequestDTO,
-            summary="Make images, as the vendor's SDK asks for them",
+            summary="Make or edit images, as the vendor's SDK asks for them",
             responses=error_responses(NATIVE_ERRORS, DASHSCOPE),
         )
-        async def create_image_natively(
-            data: JSONBody[NativeRequest], request: GatewayRequest
-        ) -> Response[NativeReply]:
-            """Make images from a prompt, as `MultiModalConversation.call` does, at once."""
+        async def create_image_natively(request: GatewayRequest) -> Response[NativeReply]:
+            """Make images as `MultiModalConversation.call` does, at once."""
             refuse_other_modes(request.scope["headers"])
-            wanted = to_image_request(data)
-            refuse_long("text", wanted.prompt)
-            refuse_long("negative_prompt", wanted.negative_prompt)
-            request_id = context_of(request.scope).request_id
-            return await self._images.make(
-                wanted,
-                request,
-                size_policy="strict",
-                describe=partial(to_reply, request_id=request_id),
-            )
+            data, inputs = await self._reader.read(request, NATIVE)
+            try:
+                return await self._make(data, request, inputs)
+            except BaseException:
+                inputs.close()
+                raise
 
         return [create_image_natively]
+
+    def _make(
+        self, data: NativeRequest, request: GatewayRequest, inputs: Inputs
+    ) -> Awaitable[Response[NativeReply]]:
+        wanted = to_image_request(data)
+        refuse_long("text", wanted.prompt)
+        refuse_long("negative_prompt", wanted.negative_prompt)
+        describe = partial(to_reply, request_id=context_of(request.scope).request_id)
+        return self._images.make(
+            wanted, request, size_policy="strict", describe=describe, inputs=inputs
+        )
 
 
 def refuse_other_modes(lines: Iterable[tuple[bytes, bytes]]) -> None:

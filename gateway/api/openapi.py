@@ -20,6 +20,7 @@ from litestar.openapi.spec import Components, Example, Reference, SecurityScheme
 from litestar.types import Method
 from msgspec import Struct
 
+from gateway.api.paths import NATIVE_GENERATION
 from gateway.domain import errors
 from gateway.domain.errors import GatewayError
 from gateway.protocol.native import (
@@ -234,13 +235,15 @@ class ApiDocument:
         document = app.openapi_schema.to_schema()
         schemas = document["components"]["schemas"]
         finish_request(schemas["ImageRequest"], ImageRequest)
-        finish_native(schemas)
+        add_native(schemas)
         add_edits(schemas)
         _, of_events = msgspec.json.schema_components(EVENTS, ref_template=REFERENCE)
         document["components"]["schemas"] = of_events | schemas
         for path, item in document["paths"].items():
             if path.endswith("/edits"):
                 item["post"]["requestBody"] = EDIT_BODY
+            if path == NATIVE_GENERATION:
+                item["post"]["requestBody"] = NATIVE_BODY
             item.pop("head", None)  # the same as GET, without a body
             for operation in item.values():
                 describe_headers(operation["responses"])
@@ -266,6 +269,10 @@ EDIT_BODY = {
     },
 }
 """Read by the gateway itself, so that Litestar cannot tell."""
+NATIVE_BODY = {
+    "required": True,
+    "content": {JSON: {"schema": {"$ref": REFERENCE.format(name=NativeRequest.__name__)}}},
+}
 
 
 def add_edits(schemas: dict[str, Any]) -> None:
@@ -297,8 +304,10 @@ def finish_request(schema: dict[str, Any], kind: type[ImageRequest]) -> None:
         field.update(BEYOND_TYPES.get(row.name, {}))
 
 
-def finish_native(schemas: dict[str, Any]) -> None:
-    """The same for requests in the vendor's own form."""
+def add_native(schemas: dict[str, Any]) -> None:
+    """Requests in the vendor's own form."""
+    _, components = msgspec.json.schema_components([NativeRequest], ref_template=REFERENCE)
+    schemas |= components
     for type_ in NATIVE_TYPES:
         schemas[type_.__name__]["additionalProperties"] = False
     for (name, field), more in BEYOND_NATIVE_TYPES.items():

@@ -8,7 +8,8 @@ becomes::
     {"model": "qwen-image-plus", "prompt": "a fox", "size": "1328x1328", "n": 2,
      "response_format": "url"}
 
-so that both paths make the same plan, of the same price, and share one cache.
+so that both paths make the same plan, of the same price, and share one cache. The pictures of an
+edit stand beside the text, `{"image": "data:image/png;base64,…"}` or the URL of one.
 """
 
 from __future__ import annotations
@@ -104,22 +105,30 @@ def to_image_request(request: NativeRequest) -> ImageRequest:
 
 def text_of(request: NativeRequest) -> str:
     """The one text of the one message."""
-    messages = request.input.messages
-    if len(messages) != 1:
-        raise InvalidRequest("'input.messages' must have exactly one message.")
-    texts = [text for item in messages[0].content if (text := text_in(item)) is not None]
+    texts = [item.text for item in content_of(request) if item.text is not None]
     if len(texts) != 1:
         raise InvalidRequest("'content' must have exactly one text.")
     return texts[0]
 
 
-def text_in(item: NativeItem) -> str | None:
-    """Raises InvalidRequest: it is neither a text nor a picture, or a picture."""
-    if (item.text is None) is (item.image is None):
+def references_of(request: NativeRequest) -> list[tuple[str, str]]:
+    """Where each picture stands, and its address."""
+    return [
+        (f"input.messages[0].content[{index}].image", item.image)
+        for index, item in enumerate(content_of(request))
+        if item.image is not None
+    ]
+
+
+def content_of(request: NativeRequest) -> list[NativeItem]:
+    """Raises InvalidRequest: there is not one message, or an item is not one text or picture."""
+    messages = request.input.messages
+    if len(messages) != 1:
+        raise InvalidRequest("'input.messages' must have exactly one message.")
+    content = messages[0].content
+    if any((item.text is None) is (item.image is None) for item in content):
         raise InvalidRequest("Each item of 'content' must have either a text or an image.")
-    if item.image is not None:
-        raise InvalidRequest("Images in 'content' are not taken: this gateway edits no images.")
-    return item.text
+    return content
 
 
 def to_size(size: str) -> str:

@@ -190,7 +190,8 @@ def test_no_outsider_comes_past_the_ingress_to_what_is_not_for_them() -> None:
 
     assert namespaces == ["ingress-nginx", "monitoring"]
     assert paths == {"/v1", "/images", "/models", "/api/v1", "/openai"}
-    assert edits == {"/v1/images/edits", "/images/edits", "/openai/v1/images/edits"}
+    native = "/api/v1/services/aigc/multimodal-generation/generation"
+    assert edits == {"/v1/images/edits", "/images/edits", "/openai/v1/images/edits", native}
 
 
 def test_the_gateway_reaches_names_redis_and_the_vendor_and_nothing_else() -> None:

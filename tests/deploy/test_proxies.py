@@ -115,7 +115,14 @@ def test_a_body_may_have_what_the_gateway_takes(
     assert [size for _, _, size in backend.requests] == [most]
 
 
-@pytest.mark.parametrize("path", ["/v1/images/edits", "/openai/deployments/any/images/edits"])
+@pytest.mark.parametrize(
+    "path",
+    [
+        "/v1/images/edits",
+        "/openai/deployments/any/images/edits",
+        "/api/v1/services/aigc/multimodal-generation/generation",
+    ],
+)
 def test_pictures_to_edit_may_be_large(
     start: Start, path: str, backend: Backend, tmp_path: Path
 ) -> None:

@@ -307,12 +307,6 @@ class TestRefusals:
         assert refused["request_id"] == answer.headers["x-request-id"]
         assert set(refused) == {"code", "message", "request_id"}
 
-    def test_pictures(self, call: Call) -> None:
-        content = [{"image": "https://example.com/cat.png"}, {"text": "a hat on it"}]
-        answer = call(messages=[{"role": "user", "content": content}])
-
-        assert (answer.status_code, answer.code) == (400, "InvalidParameter")
-
     @pytest.mark.parametrize(
         ("key", "model", "refusal"),
         [
