@@ -31,7 +31,8 @@ def log_answer(scope: Scope, context: RequestContext, status: int, seconds: floa
         status=status,
         outcome=context.outcome,
         ms=ms(seconds),
-        overhead_ms=ms(seconds - context.external_s()),
+        # A stream's images may be sent while others of its calls are waited for: counted twice.
+        overhead_ms=ms(max(0.0, seconds - context.external_s())),
         **context.timing_fields(),
     )
 

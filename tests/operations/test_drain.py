@@ -9,17 +9,22 @@ import signal
 import time
 
 import aiohttp
+import httpx
 import pytest
 
 from gateway.store.limits import Limits
 from gateway.store.redis import RedisStore
 from tests.contract.stores import remaining
+from tests.image_events import EventReader
 from tests.operations.site import (
+    IMAGE,
+    PATH,
     Line,
     Site,
     children_of,
     eventually,
     generate,
+    one_account,
     session,
     tenant,
 )
@@ -108,6 +113,24 @@ async def test_calls_that_wait_for_their_slot_are_served_before_the_end(
             gateway.stop()
             assert await asyncio.gather(*calls) == [200] * 8
         assert await asyncio.to_thread(gateway.ended) == 0
+
+
+def test_a_stream_that_has_begun_comes_to_its_end(
+    site: Site, vendor: SimulatedDashScope, http: httpx.Client
+) -> None:
+    """Its second call waits for a slot at the signal."""
+    site.write(accounts=[one_account(vendor.base_url, rates={"*": "1/s"})])
+    asked = {**IMAGE, "model": "qwen-image-plus", "n": 2, "stream": True}
+    headers = {"authorization": f"Bearer {ACME}"}
+    with site.start() as gateway:
+        with http.stream("POST", gateway.url + PATH, json=asked, headers=headers) as answer:
+            events = EventReader(answer)
+            events.event()
+            gateway.stop()
+            assert events.event()["type"] == "image_generation.completed"
+            assert events.rest() == []
+        assert gateway.ended() == 0
+    assert vendor.state()["paid"] == {"qwen-image-plus": 2}
 
 
 @pytest.mark.parametrize("workers", [1, 2])
