@@ -129,7 +129,7 @@ class Uploads(Struct, frozen=True, kw_only=True):
     body_timeout_s: Positive = 120.0
     worker_bytes: Count = 1024 * 1024 * 1024
     """Of the edits of all tenants that are read, wait, or are being sent."""
-    tenant_bytes: Count = 256 * 1024 * 1024
+    tenant_bytes: Count = 512 * 1024 * 1024
     """Of one tenant's."""
     tenant_requests: Count = 200
     """Of one tenant, whose bodies have not come whole."""

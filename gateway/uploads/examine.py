@@ -15,7 +15,7 @@ from typing import Final
 from msgspec import Struct
 from PIL import Image, ImageOps
 
-from gateway.domain.pictures import MAX_DATA_URI_BYTES, base64_bytes
+from gateway.domain.pictures import MAX_DATA_URI_BYTES
 from gateway.domain.png import is_whole_png
 from gateway.uploads.spool import read
 
@@ -28,11 +28,13 @@ MODES: Final = frozenset({"1", "L", "LA", "P", "PA", "RGB", "RGBA", "I", "I;16"}
 """Pillow's names of grey, of palettes and of red, green and blue."""
 DEEP: Final = frozenset({"I", "I;16"})
 """Grey of 16 bits, which is sent as it is or not at all."""
-WORKING_PIXELS: Final = 16_777_216
-"""A JPEG that must be written anew is read at half its size, or less, until it has no more."""
+WORKING_PIXELS: Final = 4096 * 4096
+"""A picture that is turned has no more: it is there twice."""
 MODELS_PIXELS: Final = 2048 * 2048
-"""No model of the vendor's makes larger images of an edit."""
-QUALITY: Final = 95
+"""One too large to be sent has no more: of an edit, no model makes larger images."""
+QUALITIES: Final = (95, 80)
+"""The second where noise and transparency make even that too large."""
+WEBP_METHOD: Final = 2
 ROOM_FOR_TYPE: Final = 64
 MOST_BYTES: Final = (MAX_DATA_URI_BYTES - ROOM_FOR_TYPE) // 4 * 3
 SIGNATURES: Final[tuple[tuple[str, Callable[[bytes], bool]], ...]] = (
@@ -77,19 +79,18 @@ def examined(data: bytes, mime: str, max_pixels: int) -> Examined:
     """As `examine`, of the bytes; a decoder's errors come as they are."""
     with Image.open(BytesIO(data), formats=FORMATS) as picture:
         refuse_unfit(picture, max_pixels)
-        mode = picture.mode
-        # Of a JPEG one pixel in 64 is enough to read all of its data.
-        picture.draft(mode, (1, 1))
-        picture.load()
-        must_turn = picture.getexif().get(ORIENTATION) in TURNED
-        is_several = picture.format == "MPO"
-    if mime == "image/png" and not is_whole_png(data):
-        raise Unfit("is cut short")
-    if not must_turn and not is_several and len(data) <= MOST_BYTES:
-        return Examined(mime)
-    if mode in DEEP:
-        raise Unfit("has 16 bits of grey and must be turned or made smaller. Save it with 8 bits")
-    return rewritten(data)
+        if mime == "image/png" and not is_whole_png(data):
+            raise Unfit("is cut short")
+        is_large = len(data) > MOST_BYTES
+        if not is_large and picture.format != "MPO":
+            # Of a JPEG one pixel in 64 is enough to read all of its data.
+            picture.draft(picture.mode, (1, 1))
+            picture.load()
+            if picture.getexif().get(ORIENTATION) not in TURNED:
+                return Examined(mime)
+        if picture.mode in DEEP:
+            raise Unfit("has 16 bits of grey and must be written anew. Save it with 8 bits")
+    return rewritten(data, MODELS_PIXELS if is_large else WORKING_PIXELS)
 
 
 def refuse_unfit(picture: Image.Image, max_pixels: int) -> None:
@@ -107,33 +108,24 @@ def refuse_unfit(picture: Image.Image, max_pixels: int) -> None:
         raise Unfit(f"has {picture.mode} colours. Save it with RGB colours")
 
 
-def rewritten(data: bytes) -> Examined:
+def rewritten(data: bytes, most_pixels: int) -> Examined:
     """Upright, a single picture, and small enough to be sent; the colour profile stays."""
     with Image.open(BytesIO(data), formats=FORMATS) as picture:
         profile = picture.info.get("icc_profile")
-        shrink_reading(picture)
-        upright = ImageOps.exif_transpose(picture)
-    has_alpha = upright.has_transparency_data
-    upright = upright.convert("RGBA" if has_alpha else "RGB")
-    kind, mime = ("WEBP", "image/webp") if has_alpha else ("JPEG", "image/jpeg")
-    found = saved(upright, kind, profile)
-    if base64_bytes(len(found)) + ROOM_FOR_TYPE > MAX_DATA_URI_BYTES:
-        scale = math.sqrt(MODELS_PIXELS / (upright.width * upright.height))
-        upright.thumbnail((upright.width * scale, upright.height * scale))
-        found = saved(upright, kind, profile)
-    return Examined(mime, found)
-
-
-def shrink_reading(picture: Image.Image) -> None:
-    """Have a JPEG read at half its size, or less, while it is larger than is worked on."""
-    width, height = picture.size
-    while width * height > WORKING_PIXELS:
-        width, height = width // 2, height // 2
-    picture.draft(picture.mode, (width, height))
-
-
-def saved(picture: Image.Image, kind: str, profile: bytes | None) -> bytes:
-    """Its bytes, without EXIF data."""
-    file = BytesIO()
-    picture.save(file, kind, quality=QUALITY, icc_profile=profile)
-    return file.getvalue()
+        scale = math.sqrt(most_pixels / (picture.width * picture.height))
+        if scale < 1:
+            # Of a JPEG it decodes no more than it needs.
+            picture.thumbnail((picture.width * scale, picture.height * scale))
+        ImageOps.exif_transpose(picture, in_place=True)
+        kind, mime, mode = "JPEG", "image/jpeg", "RGB"
+        if picture.has_transparency_data:
+            kind, mime, mode = "WEBP", "image/webp", "RGBA"
+        plain = picture if picture.mode == mode else picture.convert(mode)
+        for quality in QUALITIES:
+            file = BytesIO()
+            plain.save(
+                file, kind, quality=quality, icc_profile=profile, exif=b"", method=WEBP_METHOD
+            )
+            if file.tell() <= MOST_BYTES:
+                return Examined(mime, file.getvalue())
+    raise Unfit("is too large, and stays so written anew. Send a smaller one")
