@@ -6,10 +6,12 @@ from __future__ import annotations
 import asyncio
 import base64
 import hashlib
+import io
 import json
 import os
 import sys
 import urllib.request
+from collections.abc import Callable
 from typing import Any
 
 GPT = "gpt-image-1"
@@ -56,6 +58,15 @@ def litellm_azure(prompt: str, base_url: str, api_key: str) -> bytes:
     return base64.b64decode(made.data[0].b64_json)
 
 
+def litellm_edit(prompt: str, base_url: str, api_key: str, picture: bytes) -> bytes:
+    import litellm
+
+    made = litellm.image_edit(
+        image=picture, prompt=prompt, model=f"openai/{GPT}", api_base=base_url, api_key=api_key
+    )
+    return base64.b64decode(made.data[0].b64_json)
+
+
 def haystack(prompt: str, base_url: str, api_key: str) -> bytes:
     from haystack.components.generators import OpenAIImageGenerator
     from haystack.utils import Secret
@@ -81,17 +92,26 @@ class ToolError(Exception):
     """What an agent's tool says instead of raising."""
 
 
-def semantic_kernel(prompt: str, base_url: str, api_key: str) -> bytes:
+def kernel_service(base_url: str, api_key: str) -> Any:
     from openai import AsyncOpenAI
     from semantic_kernel.connectors.ai.open_ai import OpenAITextToImage
 
     client = AsyncOpenAI(base_url=base_url, api_key=api_key)
-    service = OpenAITextToImage(ai_model_id=GPT, async_client=client)
-    [made] = asyncio.run(service.generate_images(prompt))
+    return OpenAITextToImage(ai_model_id=GPT, async_client=client)
+
+
+def semantic_kernel(prompt: str, base_url: str, api_key: str) -> bytes:
+    [made] = asyncio.run(kernel_service(base_url, api_key).generate_images(prompt))
     return base64.b64decode(made)
 
 
-LIBRARIES = {
+def semantic_kernel_edit(prompt: str, base_url: str, api_key: str, picture: bytes) -> bytes:
+    service = kernel_service(base_url, api_key)
+    [made] = asyncio.run(service.edit_image(prompt, image_files=[io.BytesIO(picture)]))
+    return base64.b64decode(made)
+
+
+LIBRARIES: dict[str, Callable[..., bytes]] = {
     "LangChain": langchain,
     "LlamaIndex": llama_index,
     "LiteLLM": litellm,
@@ -100,19 +120,27 @@ LIBRARIES = {
     "Agno": agno,
     "Semantic Kernel": semantic_kernel,
 }
+EDITORS: dict[str, Callable[..., bytes]] = {
+    "LiteLLM": litellm_edit,
+    "Semantic Kernel": semantic_kernel_edit,
+}
 
 
 def main() -> None:
     scenario = json.load(sys.stdin)
     base_url = f"{scenario['url']}/v1"
     for call in scenario["calls"]:
+        sent = [call["prompt"], base_url, scenario["api_key"]]
         library = LIBRARIES[call["library"]]
-        print(json.dumps(answer(library, call["prompt"], base_url, scenario["api_key"])))  # noqa: T201
+        if "picture" in call:
+            library = EDITORS[call["library"]]
+            sent.append(base64.b64decode(call["picture"]))
+        print(json.dumps(answer(library, sent)))  # noqa: T201 - the answer goes to stdout
 
 
-def answer(library: Any, prompt: str, base_url: str, api_key: str) -> dict[str, Any]:
+def answer(library: Callable[..., bytes], sent: list[Any]) -> dict[str, Any]:
     try:
-        picture = library(prompt, base_url, api_key)
+        picture = library(*sent)
     except Exception as error:  # noqa: BLE001 - whatever the library makes of it
         kind = type(error)
         name = f"{kind.__module__.partition('.')[0]}.{kind.__qualname__}"

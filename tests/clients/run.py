@@ -6,9 +6,9 @@
         "calls": [{"library": "Haystack", "prompt": "a fox"}],
     })
 
-There is one reply per call, in the order of the calls. All have `ok`; an image has its `sha256`; a
-failure has `class`, `message` and `status` (None where the library hides it). `make clients`
-installs the libraries.
+With a `picture`, in base64, it is an edit. There is one reply per call, in the order of the calls.
+All have `ok`; an image has its `sha256`; a failure has `class`, `message` and `status` (None where
+the library hides it). `make clients` installs the libraries.
 """
 
 from __future__ import annotations
@@ -35,6 +35,12 @@ LIBRARIES: Final = {
     ),
 }
 """By environment."""
+EDITORS: Final = {
+    "libraries": ("LiteLLM",),
+    "semantic-kernel": ("Semantic Kernel",),
+    "ai-sdk": LIBRARIES["ai-sdk"],
+}
+"""Those of them that edit."""
 SILENT: Final = {
     "ANONYMIZED_TELEMETRY": "False",
     "AGNO_TELEMETRY": "false",

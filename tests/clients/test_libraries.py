@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import base64
 import hashlib
 from collections.abc import Iterator
 from typing import Any, Final
 
 import pytest
+from msgspec.structs import replace
 
-from tests.clients.run import LIBRARIES, run_libraries
-from tests.running import ACME, HeldClock, RunningGateway, account, config_for
+from tests.clients.run import EDITORS, LIBRARIES, run_libraries
+from tests.pictures import picture
+from tests.running import ACME, HeldClock, RunningGateway, account, config_for, tenants
 from tests.simulated import SimulatedDashScope
 
 pytestmark = [pytest.mark.peers, pytest.mark.slow]
@@ -19,6 +22,7 @@ Json = dict[str, Any]
 MADE: Final = "a fox by "
 REFUSED: Final = "[simulate:DataInspectionFailed] by "
 LOST: Final = "[simulate:reset_after_generation] by "
+EDITED: Final = "a hat by "
 EACH: Final = pytest.mark.parametrize(
     ("environment", "library"),
     [(environment, library) for environment, all_ in LIBRARIES.items() for library in all_],
@@ -60,18 +64,26 @@ class Served:
 
     def _call(self, environment: str) -> None:
         self._simulator.reset()
-        self._gateway.use(config_for(account(self._simulator.base_url)), HeldClock().clock())
+        # Some need bytes for an edit, and do not ask for them.
+        bytes_first = tuple(replace(each, response_format="b64_json") for each in tenants())
+        config = config_for(account(self._simulator.base_url), tenants=bytes_first)
+        self._gateway.use(config, HeldClock().clock())
         calls = [
             {"library": library, "prompt": what + library}
             for what in (MADE, REFUSED, LOST)
             for library in LIBRARIES[environment]
+        ]
+        given = base64.b64encode(picture()).decode()
+        calls += [
+            {"library": library, "prompt": EDITED + library, "picture": given}
+            for library in EDITORS[environment]
         ]
         scenario = {"url": self._gateway.url, "api_key": ACME, "calls": calls}
         replies = run_libraries(environment, scenario)
         for call, reply in zip(calls, replies, strict=True):
             self._replies[call["prompt"]] = reply
         self._prompts[environment] = [
-            call["body"]["input"]["messages"][0]["content"][0]["text"]
+            call["body"]["input"]["messages"][0]["content"][-1]["text"]
             for call in self._simulator.state()["log"]
         ]
 
@@ -96,6 +108,17 @@ def test_it_gets_its_image_and_pays_once(environment: str, library: str, served:
     assert reply["ok"], reply
     assert len(reply["sha256"]) == len(hashlib.sha256().hexdigest())
     assert served.sent(environment, MADE + library) == 1
+
+
+@pytest.mark.parametrize(
+    ("environment", "library"),
+    [(environment, library) for environment, all_ in EDITORS.items() for library in all_],
+)
+def test_it_edits_a_picture_and_pays_once(environment: str, library: str, served: Served) -> None:
+    reply = served.reply(environment, EDITED + library)
+
+    assert reply["ok"], reply
+    assert served.sent(environment, EDITED + library) == 1
 
 
 @EACH

@@ -16,6 +16,7 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from gateway.config import Cache, Tenant
+from tests.pictures import picture
 from tests.running import ACME, Client, HeldClock, account, config_for, tenants
 from tests.running_fixtures import Start
 from tests.simulated import SimulatedDashScope
@@ -275,7 +276,95 @@ PROGRAMS: Final[dict[str, Program]] = {
 }
 
 
-def tenant_of(program: Program) -> tuple[Tenant, ...]:
+class Edit(Struct, frozen=True, kw_only=True):
+    """A form. Each part is a name, a file name, and the type that it is said to have."""
+
+    parts: tuple[tuple[str, str, str | None], ...]
+    fields: dict[str, str]
+    needs: Literal["b64_json", "url"] = "b64_json"
+    path: str = "/v1/images/edits"
+    headers: dict[str, str] = {}
+    key: str | None = ACME
+    tenant: dict[str, Any] = {}
+    model: str = "qwen-image-2.0-pro"
+
+
+EDITS: Final[dict[str, Edit]] = {
+    "openai-python, from memory": Edit(
+        parts=(("image", "upload", "application/octet-stream"),),
+        fields={"model": "gpt-image-1", "prompt": "a hat"},
+    ),
+    "Open WebUI": Edit(
+        parts=(("image", "image.png", "image/png"),),
+        fields={"model": "gpt-image-1", "prompt": "a hat", "n": "1", "size": "1024x1024"},
+    ),
+    "Open WebUI, several": Edit(
+        parts=(("image[]", "image.png", "image/png"), ("image[]", "image.png", "image/png")),
+        fields={"model": "qwen-image-2.0", "prompt": "a hat", "response_format": "b64_json"},
+        model="qwen-image-2.0",
+    ),
+    "LibreChat": Edit(
+        parts=(("image[]", "image.png", "image/png"),),
+        fields={"model": "gpt-image-1", "prompt": "a hat", "quality": "auto", "size": "auto"},
+        headers={"user-agent": "axios/1.12.2"},
+    ),
+    "LibreChat on Azure": Edit(
+        parts=(("image[]", "image.png", "image/png"),),
+        fields={"model": "gpt-image-1", "prompt": "a hat", "quality": "auto", "size": "auto"},
+        path="/openai/deployments/gpt-image-1/images/edits?api-version=2025-04-01-preview",
+        headers={"api-key": ACME},
+        key=None,
+    ),
+    "n8n": Edit(
+        parts=(("image[]", "photo.jpg", "image/jpeg"),),
+        fields={"model": "gpt-image-1", "prompt": "a hat", "n": "1", "quality": "high"},
+    ),
+    "n8n, another model": Edit(
+        parts=(("image", "photo.jpg", "image/jpeg"),),
+        fields={"model": "dall-e-2", "prompt": "a hat", "n": "1", "response_format": "url"},
+        needs="url",
+        model="qwen-image-2.0",
+    ),
+    "AI SDK": Edit(
+        parts=(("image", "blob", "image/png"),),
+        fields={"model": "gpt-image-1", "prompt": "a hat", "n": "1", "size": "1024x1024"},
+    ),
+    "AI SDK, several, a name that is not OpenAI's": Edit(
+        parts=(("image[]", "blob", "image/png"), ("image[]", "blob", "image/png")),
+        fields={"model": "qwen-image-2.0", "prompt": "a hat", "n": "1"},
+        tenant={"response_format": "b64_json"},
+        model="qwen-image-2.0",
+    ),
+    "LiteLLM": Edit(
+        parts=(("image[]", "image.png", "image/png"),),
+        fields={"model": "gpt-image-1", "prompt": "a hat", "stream": "false"},
+    ),
+    "LobeChat": Edit(
+        parts=(("image", "image.png", "image/png"),),
+        fields={"model": "gpt-image-1", "prompt": "a hat", "n": "1", "input_fidelity": "high"},
+        headers=SDK,
+    ),
+    "Cherry Studio": Edit(
+        parts=(("image[]", "C:\\Users\\ann\\fox.png", None),),
+        fields={
+            "model": "gpt-image-1",
+            "prompt": "a hat",
+            "moderation": "auto",
+            "background": "auto",
+            "quality": "auto",
+            "n": "1",
+        },
+    ),
+    "Semantic Kernel, which names no model": Edit(
+        parts=(("image[]", "upload", "application/octet-stream"),),
+        fields={"prompt": "a hat"},
+        headers={**SDK, "x-stainless-lang": "python"},
+        tenant={"response_format": "b64_json"},
+    ),
+}
+
+
+def tenant_of(program: Program | Edit) -> tuple[Tenant, ...]:
     return tuple(replace(each, **program.tenant) for each in tenants())
 
 
@@ -295,6 +384,31 @@ def test_the_program_gets_what_it_reads_and_pays_once(
     assert is_image(image[program.needs], gateway)
     assert answer.headers["x-gateway-model"] == program.model
     assert answer.headers["x-gateway-size"] == program.size
+    assert sum(simulator.state(log=0)["paid"].values()) == 1
+
+
+@pytest.mark.parametrize("name", EDITS)
+def test_the_program_s_edit_gets_what_it_reads_and_pays_once(
+    name: str, start: Start, simulator: SimulatedDashScope
+) -> None:
+    edit = EDITS[name]
+    gateway = start(config_for(account(simulator.base_url), tenants=tenant_of(edit)))
+    files = [
+        (part, (file, picture(seed=index), type_))
+        for index, (part, file, type_) in enumerate(edit.parts)
+    ]
+
+    answer = gateway.ask(
+        "POST", edit.path, key=edit.key, files=files, data=edit.fields, headers=edit.headers
+    )
+
+    assert answer.status_code == 200, answer.text
+    [image] = answer.json()["data"]
+    assert is_image(image[edit.needs], gateway)
+    assert answer.headers["x-gateway-model"] == edit.model
+    [call] = simulator.state()["log"]
+    content = call["body"]["input"]["messages"][0]["content"]
+    assert len(content) == len(edit.parts) + 1
     assert sum(simulator.state(log=0)["paid"].values()) == 1
 
 

@@ -19,7 +19,8 @@ const models = {
   "@ai-sdk/azure": () => createAzure({ baseURL: `${scenario.url}/openai`, apiKey }).image(MODEL),
 };
 
-async function answer({ library, prompt }) {
+async function answer({ library, prompt: text, picture: given }) {
+  const prompt = given ? { text, images: [Buffer.from(given, "base64")] } : text;
   try {
     const { image } = await generateImage({ model: models[library](), prompt, size: "1024x1024" });
     const picture = Buffer.from(image.uint8Array);
