@@ -1,7 +1,7 @@
 """What a waiting request costs: memory and processor time of a gateway that holds thousands.
 
     .venv/bin/python bench/waiting.py [--requests 5000] [--seconds 5] [--redis URL]
-                                      [--bare | --litestar]
+                                      [--stream] [--bare | --litestar]
 
 Starts the gateway as a process of its own, with an account that is due once a minute, and sends it
 so many requests at once, each on its own connection with the headers that openai-python sends. All
@@ -13,6 +13,8 @@ is missed:
 
 `--bare` and `--litestar` measure, with the same server and the same requests, an ASGI application
 and a Litestar handler that do nothing but wait: what of the gateway's figure is not its own.
+
+`--stream` asks for events; each answer has a comment every 15 s, and there is no goal.
 """
 # ruff: noqa: INP001, S603, T201 - a program that measures others and prints
 
@@ -97,6 +99,7 @@ def read_arguments() -> argparse.Namespace:
     parser.add_argument("--requests", type=int, default=5000, help="waiting at the same time")
     parser.add_argument("--seconds", type=float, default=5.0, help="of waiting, for the processor")
     parser.add_argument("--redis", metavar="URL", help="the store; by default in process")
+    parser.add_argument("--stream", action="store_true", help="answers that are streams")
     what = parser.add_mutually_exclusive_group()
     what.add_argument("--bare", action="store_true", help="a bare ASGI application instead")
     what.add_argument("--litestar", action="store_true", help="a bare Litestar handler instead")
@@ -116,10 +119,10 @@ def command(arguments: argparse.Namespace, folder: Path) -> list[str]:
 
 async def measure(arguments: argparse.Namespace, port: int, pid: int) -> int:
     """Both, printed; 1 if a goal is missed."""
-    await warm_up(port)
+    await warm_up(port, stream=arguments.stream)
     before = resident_kib(pid)
     started_at = time.perf_counter()
-    clients = await connect_all(port, arguments.requests)
+    clients = await connect_all(port, arguments.requests, stream=arguments.stream)
     await settled(pid)
     took_s = time.perf_counter() - started_at
     grown = resident_kib(pid) - before
@@ -134,12 +137,14 @@ async def measure(arguments: argparse.Namespace, port: int, pid: int) -> int:
     print(f"processor  {used} ticks in {arguments.seconds:g} s of waiting")
     goal = GOAL_TICKS_PER_S_ON_REDIS if arguments.redis else GOAL_TICKS_PER_S
     idle = used <= max(1.0, goal * arguments.seconds)
+    if arguments.stream:
+        return 0
     return int(answered > 1 or each > GOAL_KIB or not idle)
 
 
-async def warm_up(port: int) -> None:
+async def warm_up(port: int, *, stream: bool) -> None:
     """Some requests that come and go, so that what is only made once is there."""
-    clients = await connect_all(port, 50)
+    clients = await connect_all(port, 50, stream=stream)
     await asyncio.sleep(0.5)
     await close_all(clients)
     await asyncio.sleep(0.5)
@@ -148,25 +153,28 @@ async def warm_up(port: int) -> None:
 Connection = tuple[asyncio.StreamReader, asyncio.StreamWriter]
 
 
-async def connect_all(port: int, count: int) -> list[Connection]:
+async def connect_all(port: int, count: int, *, stream: bool) -> list[Connection]:
     """Send so many requests, a few hundred at a time."""
     clients: list[Connection] = []
     for start in range(0, count, AT_ONCE):
         numbers = range(start, min(start + AT_ONCE, count))
-        clients += await asyncio.gather(*(connect(port, number) for number in numbers))
+        wanted = (connect(port, request(number, stream=stream)) for number in numbers)
+        clients += await asyncio.gather(*wanted)
     return clients
 
 
-async def connect(port: int, number: int) -> Connection:
+async def connect(port: int, wanted: bytes) -> Connection:
     reader, writer = await asyncio.open_connection("127.0.0.1", port)
-    writer.write(request(number))
+    writer.write(wanted)
     await writer.drain()
     return reader, writer
 
 
-def request(number: int) -> bytes:
+def request(number: int, *, stream: bool) -> bytes:
     """No two are the same."""
     body = {"model": "qwen-image", "prompt": f"a fox in the snow, {number}", "n": 1}
+    if stream:
+        body["stream"] = True
     content = json.dumps(body).encode()
     head = f"{HEADERS}content-length: {len(content)}\n\n".replace("\n", "\r\n")
     return head.encode() + content
