@@ -12,6 +12,8 @@ import threading
 import time
 import urllib.request
 from concurrent.futures import ThreadPoolExecutor
+from io import BytesIO
+from pathlib import Path
 from typing import Any
 
 import openai
@@ -79,7 +81,7 @@ def answer(client: openai.OpenAI, wire: Wire, call: dict[str, Any]) -> dict[str,
 def succeed(client: openai.OpenAI, call: dict[str, Any]) -> dict[str, Any]:
     method: Any = functools.reduce(getattr, call["method"].split("."), client)
     positional = [call["id"]] if "id" in call else []
-    result = method(*positional, **call.get("args", {}))
+    result = method(*positional, **call.get("args", {}), **pictures(call))
     if call["method"] == "models.list":
         return {"ids": [model.id for model in result]}
     if call.get("args", {}).get("stream"):
@@ -94,6 +96,21 @@ def succeed(client: openai.OpenAI, call: dict[str, Any]) -> dict[str, Any]:
         return {"id": result.id, "owned_by": result.owned_by, **common}
     images = [image(item, fetch=call.get("fetch", False)) for item in result.data]
     return {**common, "data": images}
+
+
+def pictures(call: dict[str, Any]) -> dict[str, Any]:
+    """The files of an edit, each given in the way that the scenario names."""
+    ways: dict[str, Any] = {
+        "path": Path,
+        "file": lambda path: Path(path).open("rb"),  # noqa: SIM115  # the SDK reads it
+        "bytes": lambda path: Path(path).read_bytes(),
+        "BytesIO": lambda path: BytesIO(Path(path).read_bytes()),
+        "tuple": lambda path: ("a.png", Path(path).read_bytes(), "image/png"),
+    }
+    found = [ways[one["as"]](one["path"]) for one in call.get("pictures", ())]
+    if not found:
+        return {}
+    return {"image": found[0] if len(found) == 1 and not call.get("list") else found}
 
 
 def stream(result: Any) -> dict[str, Any]:

@@ -11,11 +11,19 @@
                 "args": {"model": "…", "prompt": "…", "extra_body": {}, "extra_headers": {}},
                 "fetch": True,
             },
+            {
+                "method": "images.edit",
+                "args": {"model": "…", "prompt": "…"},
+                "pictures": [{"as": "path", "path": "…"}, {"as": "BytesIO", "path": "…"}],
+            },
             {"method": "models.list"},
             {"method": "models.retrieve", "id": "qwen-image"},
         ],
         "concurrency": 8,
     })
+
+A picture is given as `path`, `file`, `bytes`, `BytesIO` or `tuple`, in Node by the nearest that it
+has; a single one is given by itself, or in a list where the call says `"list": true`.
 
 With `"azure": "2025-04-01-preview"` the SDK's client for Azure makes them; its `base_url` is the
 host, or ends in `/v1`.

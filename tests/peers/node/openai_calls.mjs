@@ -1,7 +1,8 @@
 // Makes the calls of a scenario (see ../run.py) with the Node SDK.
 import { createHash } from "node:crypto";
+import { createReadStream, readFileSync } from "node:fs";
 import { text } from "node:stream/consumers";
-import OpenAI, { AzureOpenAI } from "openai";
+import OpenAI, { AzureOpenAI, toFile } from "openai";
 
 const PNG_START = Buffer.from("89504e470d0a1a0a", "hex");
 
@@ -36,6 +37,21 @@ async function answer(call) {
   return { ...reply, ...wire, elapsed_s: (performance.now() - started) / 1000 };
 }
 
+// The files of an edit, each given in the way that the scenario names.
+const WAYS = {
+  path: (path) => createReadStream(path),
+  file: (path) => createReadStream(path),
+  bytes: (path) => toFile(readFileSync(path)),
+  BytesIO: (path) => toFile(new Blob([readFileSync(path)])),
+  tuple: (path) => toFile(readFileSync(path), "a.png", { type: "image/png" }),
+};
+
+async function pictures(call) {
+  const found = await Promise.all((call.pictures ?? []).map((one) => WAYS[one.as](one.path)));
+  if (!found.length) return {};
+  return { image: found.length === 1 && !call.list ? found[0] : found };
+}
+
 async function succeed(sdk, call) {
   if (call.method === "models.list") {
     const ids = [];
@@ -57,9 +73,10 @@ async function succeed(sdk, call) {
 }
 
 // The Node SDK has no extra_body: unknown keys of the body are sent as they are.
-function request(sdk, call) {
+async function request(sdk, call) {
   const [group, method] = call.method.split(".");
-  const { extra_body: extraBody, extra_headers: headers, timeout, ...body } = call.args ?? {};
+  const { extra_body: extraBody, extra_headers: headers, timeout, ...args } = call.args ?? {};
+  const body = { ...args, ...(await pictures(call)) };
   if (call.id) return sdk[group][method](call.id, { headers });
   const own = timeout && { timeout: timeout * 1000 };
   return sdk[group][method]({ ...body, ...extraBody }, { headers, ...own });
