@@ -158,7 +158,7 @@ KNOWN: Final[dict[str, st.SearchStrategy[Any]]] = {
     "size": no_size,
     "quality": no_choice("auto", "low", "medium", "high", "xhigh", "max", "standard", "hd"),
     "response_format": no_choice("url", "b64_json"),
-    "output_format": no_choice("png", "jpeg", "webp") | st.sampled_from(["jpeg", "webp"]),
+    "output_format": no_choice("png", "jpeg", "webp"),
     "output_compression": no_integer | outside(0, 100) | st.integers(0, 99),
     "background": no_choice("auto", "opaque"),
     "moderation": no_choice("low", "auto"),
