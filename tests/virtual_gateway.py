@@ -9,7 +9,8 @@ from __future__ import annotations
 import asyncio
 import copy
 import json
-from collections.abc import Awaitable, Callable, Coroutine, Generator, Mapping, Sequence
+from collections import deque
+from collections.abc import Awaitable, Callable, Coroutine, Generator, Iterator, Mapping, Sequence
 from contextvars import Context, ContextVar, copy_context
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -23,6 +24,7 @@ from msgspec.structs import replace
 from gateway.app import create_app
 from gateway.config import Config
 from gateway.domain.clock import Clock
+from gateway.store import limits
 from gateway.store.availability import StoreUnavailable
 from gateway.store.memory import MemoryStore
 from tests.running import key_of
@@ -161,7 +163,7 @@ class Call:
         self.images = 0
         """Made, and billed."""
         self.is_heard = False
-        """Whether the answer came to its worker."""
+        """Whether its worker learned how it ended."""
 
 
 Reply = Callable[[Call], Awaitable[httpx.Response]]
@@ -174,6 +176,11 @@ class Vendor(httpx.AsyncBaseTransport):
         self.reply = reply
         self.calls: list[Call] = []
         self._attempts: dict[str, int] = {}
+
+    def forget(self) -> None:
+        """As if nothing had been asked for."""
+        self.calls.clear()
+        self._attempts.clear()
 
     @property
     def paid(self) -> int:
@@ -188,9 +195,10 @@ class Vendor(httpx.AsyncBaseTransport):
         call = Call(len(self.calls), VISIT.get(), attempt, wanted)
         self.calls.append(call)
         making = asyncio.get_running_loop().create_task(self._make(call), context=Context())
-        response = await asyncio.shield(making)
-        call.is_heard = True
-        return response
+        try:
+            return await asyncio.shield(making)
+        finally:
+            call.is_heard = making.done()
 
     async def _make(self, call: Call) -> httpx.Response:
         try:
@@ -253,10 +261,22 @@ class SharedStore:
         """Requests that it has ever let in."""
         self.refused: set[str] = set()
         """Those that it has not."""
+        self.in_doubt: set[str] = set()
+        """Those that were never told."""
 
     def lose_everything(self) -> None:
         """As a server that was restarted without its data."""
         self.inner = MemoryStore(now)
+
+    def forget(self) -> None:
+        """Whom it has let in."""
+        self.admitted.clear()
+        self.refused.clear()
+        self.in_doubt.clear()
+
+    def holds(self, requests: set[str]) -> set[str]:
+        """Those of the requests that are named anywhere in it."""
+        return requests & set(texts_in(self.inner, set()))
 
     async def fail_over(self, lost_s: float) -> None:
         """A replica takes its place, which lacks the last writes."""
@@ -265,6 +285,25 @@ class SharedStore:
         vars(self.inner).clear()
         vars(self.inner).update(known)
         self.reconnects += 1
+
+
+def texts_in(held: Any, seen: set[int]) -> Iterator[str]:
+    """Every text in an object, however deep."""
+    if isinstance(held, str):
+        yield held
+    if isinstance(held, str | bytes | int | float | None) or id(held) in seen:
+        return
+    seen.add(id(held))
+    if isinstance(held, Mapping):
+        inside = [*held.keys(), *held.values()]
+    elif isinstance(held, list | tuple | set | frozenset | deque):
+        inside = list(held)
+    else:
+        names = [*getattr(held, "__dict__", ()), *getattr(held, "__slots__", ())]
+        names += getattr(held, "__struct_fields__", ())
+        inside = [getattr(held, name, None) for name in names]
+    for each in inside:
+        yield from texts_in(each, seen)
 
 
 class Line:
@@ -289,6 +328,8 @@ class Line:
                 known = shared.refused if answer.place is None else shared.admitted
                 known.add(args[0].entry.request)
             if shared.silent:
+                if name == "enter":
+                    shared.in_doubt.add(args[0].entry.request)
                 raise StoreUnavailable("silent", in_doubt=True)
             return answer
 
@@ -361,9 +402,11 @@ class Worker:
 class Site:
     """Some workers, one store, one vendor; usable as a context manager."""
 
-    def __init__(self, config: Config, vendor: Vendor, workers: int = 1) -> None:
+    def __init__(
+        self, config: Config, vendor: Vendor, workers: int = 1, store: SharedStore | None = None
+    ) -> None:
         self.vendor = vendor
-        self.store = SharedStore()
+        self.store = store or SharedStore()
         self.visits: list[Visit] = []
         self._folder = TemporaryDirectory()
         self._config = config
@@ -393,7 +436,9 @@ class Site:
     def _make_task(
         self, loop: asyncio.AbstractEventLoop, work: Any, **more: Any
     ) -> asyncio.Task[Any]:
-        context = more.get("context") or copy_context()
+        context = more.get("context")
+        if context is None:  # an empty one counts
+            context = copy_context()
         visit = context.get(VISIT)
         if visit is not None:
             work = Stepped(work, visit)
@@ -428,6 +473,10 @@ class Site:
         await self._of_place[place].kill()
         self._of_place[place] = self._add()
         await self._of_place[place].start()
+
+    async def usage(self, tenant: str, wanted: limits.Limits) -> limits.Usage:
+        """What the store has of a tenant."""
+        return await self.store.inner.usage(tenant, wanted)
 
     async def metrics(self, worker: int = 0) -> dict[str, float]:
         """Every sample of a worker, by its name and labels."""

@@ -11,15 +11,18 @@ from typing import Any, TypeVar
 T = TypeVar("T")
 
 STUCK_AFTER_S = 1e6
+OUTSIDE_S = 10.0
 
 
 class _Selector(selectors.DefaultSelector):
-    """Instead of waiting, moves the loop's clock on."""
+    """Instead of waiting, moves the loop's clock on, unless somebody outside is waited for."""
 
     loop: VirtualLoop
 
     def select(self, timeout: float | None = None) -> list[tuple[selectors.SelectorKey, int]]:
         ready = super().select(0)
+        if not ready and timeout != 0 and self.loop.outside:
+            return super().select(OUTSIDE_S)
         if not ready:
             if timeout is None or self.loop.now > STUCK_AFTER_S:
                 raise RuntimeError("everybody waits, and nothing will happen")
@@ -32,6 +35,8 @@ class VirtualLoop(asyncio.SelectorEventLoop):
 
     def __init__(self) -> None:
         self.now = 0.0
+        self.outside = 0
+        """What is waited for of other threads: it takes no time here."""
         selector = _Selector()
         super().__init__(selector)
         selector.loop = self

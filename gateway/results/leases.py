@@ -49,7 +49,8 @@ class LeaseKeeper:
         self._holdings = holdings
         self._release = release
         self._lead_ms = lead_ms
-        self._recent: deque[Owed] = deque(maxlen=RECENT_MAX)
+        self._recent: deque[tuple[float, Owed]] = deque(maxlen=RECENT_MAX)
+        """Ends, and when the store was told of them."""
         self.backlog = Backlog()
 
     async def progress(
@@ -88,7 +89,6 @@ class LeaseKeeper:
         verdict = await self._write_or_owe(owed)
         if verdict is None:
             return None if alone is None else replace(alone[1], by_store=False)
-        self._recent.append(owed)
         return verdict
 
     def drop(self, generation: Generation, status: GenerationStatus | None) -> None:
@@ -111,13 +111,13 @@ class LeaseKeeper:
 
     def repeat_recent(self) -> None:
         """The store may be another one, which lacks what the former answered just before."""
-        for owed in self._recent:
+        for _, owed in self._recent:
             self.backlog.add(owed)
         self._recent.clear()
 
     def forget_old(self, now: float) -> None:
         """What every replica has by now."""
-        while self._recent and self._recent[0].at < now - RECENT_S:
+        while self._recent and self._recent[0][0] < now - RECENT_S:
             self._recent.popleft()
 
     async def _write_or_owe(self, owed: Owed) -> Verdict | None:
@@ -136,10 +136,15 @@ class LeaseKeeper:
 
     async def write(self, owed: Owed) -> Verdict:
         """Raises StoreUnavailable."""
-        store = self._stores.store
         if isinstance(owed.what, Leave):
-            return await store.leave(owed.what)
-        end = older(owed.what, asyncio.get_running_loop().time() - owed.at)
+            return await self._stores.store.leave(owed.what)
+        verdict = await self._write_end(owed, owed.what)
+        self._recent.append((asyncio.get_running_loop().time(), owed))
+        return verdict
+
+    async def _write_end(self, owed: Owed, end: End) -> Verdict:
+        store = self._stores.store
+        end = older(end, asyncio.get_running_loop().time() - owed.at)
         standing, verdict = await store.end(end)
         generation = owed.generation
         if generation is None or standing is FencingResult.KEPT:
