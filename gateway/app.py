@@ -15,6 +15,7 @@ from time import monotonic, time
 import httpx
 import structlog
 from litestar import Litestar
+from litestar.handlers import HTTPRouteHandler
 from litestar.middleware import DefineMiddleware
 
 from gateway.api.answers import Answers
@@ -30,7 +31,7 @@ from gateway.api.models import Models
 from gateway.api.native import NativeRoutes
 from gateway.api.observers import ImageRequests, log_answer
 from gateway.api.openapi import ApiDocument
-from gateway.api.operations import operation_routes
+from gateway.api.operations import health_routes, metrics_route
 from gateway.api.read_budget import ReadBudget
 from gateway.config import Config
 from gateway.config import OnLoss as ConfiguredOnLoss
@@ -241,6 +242,15 @@ class Parts:
             if warning is not None:
                 structlog.get_logger().warning("redis_may_evict", advice=warning)
 
+    def health(self) -> list[HTTPRouteHandler]:
+        """Where it says how it is."""
+        return health_routes(
+            self.store,
+            self.readiness,
+            self.degraded,
+            has_reached=lambda: self.ledger.has_reached,
+        )
+
     def degraded(self) -> dict[str, bool]:
         """Which functions decide without the store."""
         return {
@@ -281,18 +291,15 @@ def create_app(
     deadline_s = config.upstream.deadline_s
     images = ImageRoutes(parts.pipeline, parts.answers(), parts.edits, deadline_s=deadline_s)
     bodies = body_options([image_requests.middleware, keys], config.max_body_bytes, parts.reading)
+    health = parts.health()
+    figures = metrics_route(parts.metrics, config.metrics.networks())
+    is_apart = config.metrics.listen is not None
     routes = [
         *images.routes(bodies),
         *NativeRoutes(images, parts.edits).routes(bodies),
         *models.routes([keys]),
-        *operation_routes(
-            parts.store,
-            parts.readiness,
-            parts.degraded,
-            parts.metrics,
-            config.metrics.allow,
-            has_reached=lambda: parts.ledger.has_reached,
-        ),
+        *health,
+        *([] if is_apart else [figures]),
     ]
     app = Litestar(
         [
@@ -308,7 +315,18 @@ def create_app(
     )
     origins = config.cors.allow_origins
     served = CorsMiddleware(app, origins) if origins else app
-    return RequestMiddleware(served, parts.readiness, (log_answer, image_requests.observe))
+    whole = RequestMiddleware(served, parts.readiness, (log_answer, image_requests.observe))
+    if is_apart:
+        beside = apart([*health, figures])
+        whole.operations = RequestMiddleware(beside, parts.readiness, (log_answer,))
+    return whole
+
+
+def apart(routes: list[HTTPRouteHandler]) -> Litestar:
+    """These alone, without whatever else the application has."""
+    return Litestar(
+        routes, exception_handlers=EXCEPTION_HANDLERS, openapi_config=None, logging_config=None
+    )
 
 
 def following(reloader: Reloader) -> Callable[[Litestar], AbstractAsyncContextManager[None]]:

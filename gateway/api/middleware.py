@@ -44,6 +44,8 @@ class RequestMiddleware:
         self._app = app
         self._readiness = readiness
         self._observers = observers
+        self.operations: RequestMiddleware | None = None
+        """What is to be served at an address of its own."""
 
     def drain(self) -> None:
         """No longer ready: the process is about to end."""

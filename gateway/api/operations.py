@@ -53,20 +53,17 @@ class ScriptCheck:
         return None
 
 
-def operation_routes(
+def health_routes(
     store: Closable,
     readiness: Readiness,
     degraded: Callable[[], dict[str, bool]],
-    metrics: Metrics,
-    allowed: Sequence[str],
     *,
     has_reached: Callable[[], bool],
 ) -> list[HTTPRouteHandler]:
-    """The handlers; `degraded` says which functions decide without the store.
+    """/healthz and /readyz; `degraded` says which functions decide without the store.
 
     `has_reached` says whether the store has ever done what this worker asked of it.
     """
-    networks = [network_of(text) for text in allowed]
     scripts = ScriptCheck(store)
     reported = Reported()
 
@@ -96,14 +93,26 @@ def operation_routes(
         reported.change(status)
         return Response({"status": status, "parts": parts})
 
+    return [healthz, readyz]
+
+
+def metrics_route(metrics: Metrics, allowed: Sequence[str] | None) -> HTTPRouteHandler:
+    """/metrics, for direct peers in these networks; None is everybody."""
+    networks = None if allowed is None else [network_of(text) for text in allowed]
+
     @read("/metrics", include_in_schema=False)
     async def read_metrics(request: Request[Any, Any, Any]) -> Response[bytes]:
-        peer = request.client.host if request.client else ""
-        if is_forwarded(request.scope) or not any(is_in(peer, network) for network in networks):
+        if networks is not None and not is_direct(request, networks):
             raise unserved(request.method, request.scope["path"])
         return Response(metrics.render(), headers={"content-type": CONTENT_TYPE})
 
-    return [healthz, readyz, read_metrics]
+    return read_metrics
+
+
+def is_direct(request: Request[Any, Any, Any], networks: Sequence[Network]) -> bool:
+    """Whether a peer of these networks asks for itself."""
+    peer = request.client.host if request.client else ""
+    return not is_forwarded(request.scope) and any(is_in(peer, network) for network in networks)
 
 
 async def state_of(store: Closable) -> str:

@@ -104,10 +104,14 @@ def start(
 ) -> None:
     """Serve, and say where once requests are taken; `text` has more to say of that address."""
 
-    def announce(port: int) -> None:
-        host = f"[{config.listen.host}]" if ":" in config.listen.host else config.listen.host
-        url = f"http://{host}:{port}"
-        words = f"gateway: listening on {url}\n{outline(config, workers)}{text(url)}"
+    def announce(port: int, metrics_port: int | None) -> None:
+        url = address(config.listen.host, port)
+        lines = outline(config, workers)
+        if config.metrics.listen is not None and metrics_port is not None:
+            lines += (
+                f"\n  {'metrics':10}{address(config.metrics.listen.host, metrics_port)}/metrics"
+            )
+        words = f"gateway: listening on {url}\n{lines}{text(url)}"
         try:
             print(words, flush=True)
         except BrokenPipeError:
@@ -117,11 +121,15 @@ def start(
     try:
         run_server(config, workers, announce, path)
     except CannotListen as fault:
-        where = f"{config.listen.host}:{config.listen.port}"
-        stop(f"gateway: cannot listen on {where}: {fault.strerror or fault}")
+        stop(f"gateway: cannot listen on {fault.filename}: {fault.strerror or fault}")
     except OSError as fault:
         what = f"open {fault.filename}" if fault.filename else "go on"
         stop(f"gateway: cannot {what}: {fault.strerror or fault}")
+
+
+def address(host: str, port: int) -> str:
+    """Of a server, as clients write it."""
+    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
 
 
 def outline(config: Config, workers: int) -> str:

@@ -55,12 +55,13 @@ def has_tracing() -> bool:
 
 def network_faults(config: Config) -> Iterator[Fault]:
     """Hosts, networks and servers that cannot be meant."""
-    networks = {"metrics.allow": config.metrics.allow}
+    networks = {"metrics.allow": config.metrics.allow or ()}
     networks["images.trusted_networks"] = config.images.trusted_networks
     for name, listed in networks.items():
         for index, network in enumerate(listed):
             if not is_network(network):
                 yield Fault(f"{name}[{index}]", "expected a network such as 10.0.0.0/8")
+    yield from listen_faults(config)
     yield from origin_faults(config.cors.allow_origins)
     if config.redis is not None:
         yield from redis_faults(config.redis.url, "redis.url")
@@ -74,6 +75,15 @@ def network_faults(config: Config) -> Iterator[Fault]:
     for index, host in enumerate(config.images.allowed_hosts):
         if "://" in host or "/" in host or not host.strip("."):
             yield Fault(f"images.allowed_hosts[{index}]", "expected a host or a .suffix, no URL")
+
+
+def listen_faults(config: Config) -> Iterator[Fault]:
+    """Two addresses of which only one can be listened on."""
+    own, main = config.metrics.listen, config.listen
+    if own is None or own.port == 0 or own.port != main.port:
+        return
+    if own.host == main.host or {own.host, main.host} & {"0.0.0.0", "::"}:  # noqa: S104 - all of them
+        yield Fault("metrics.listen.port", "is the port of `listen` as well; take another")
 
 
 def origin_faults(origins: tuple[str, ...]) -> Iterator[Fault]:

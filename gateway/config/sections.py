@@ -24,6 +24,7 @@ KeyHash = Annotated[str, Meta(pattern=r"^sha256:[0-9a-f]{64}\Z")]
 HeaderName = Annotated[str, Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9-]{0,63}\Z")]
 Globs = tuple[str, ...]
 DRAIN_S = 330
+LOOPBACK = ("127.0.0.0/8", "::1/128")
 
 
 class Listen(Struct, frozen=True):
@@ -76,11 +77,26 @@ class Redis(Struct, frozen=True, kw_only=True):
     on_loss: OnLoss = OnLoss()
 
 
-class Metrics(Struct, frozen=True):
-    """Who may read /metrics."""
+class MetricsListen(Struct, frozen=True, kw_only=True):
+    """An address of its own for whoever keeps the gateway running."""
 
-    allow: tuple[str, ...] = ("127.0.0.0/8", "::1/128")
-    """Networks of direct peers. A proxy in them must deny the path: not every one can be told."""
+    port: Port
+    host: str = "127.0.0.1"
+
+
+class Metrics(Struct, frozen=True):
+    """Where /metrics is, and who may read it."""
+
+    listen: MetricsListen | None = None
+    """`{host, port}` that serve /metrics, /healthz and /readyz, and nothing else, to the end of a
+    drain. Absent: the main address. /healthz and /readyz are there in any case."""
+    allow: tuple[str, ...] | None = None
+    """Networks of direct peers. A proxy in them must deny the path: not every one can be told.
+    Absent: this machine; with `listen`, whoever reaches that address."""
+
+    def networks(self) -> tuple[str, ...] | None:
+        """Those that may read; None for everybody."""
+        return LOOPBACK if self.allow is None and self.listen is None else self.allow
 
 
 class Reading(Struct, frozen=True, kw_only=True):

@@ -165,7 +165,7 @@ def is_same_server(one: Secret | None, other: Secret | None) -> bool:
 
 def network_warnings(config: Config) -> Iterator[Fault]:
     """Metrics for everybody: they name tenants, accounts and what is spent."""
-    for index, network in enumerate(config.metrics.allow):
+    for index, network in enumerate(config.metrics.allow or ()):
         if ip_network(network).prefixlen < WIDEST_NETWORK:
             yield Fault(f"metrics.allow[{index}]", f"{network} lets almost anybody read /metrics")
 

@@ -8,8 +8,8 @@ import signal
 import socket
 import sys
 import time
-from collections.abc import Callable
-from contextlib import closing, nullcontext, suppress
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager, nullcontext, suppress
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 from types import FrameType
@@ -17,12 +17,21 @@ from types import FrameType
 import structlog
 from msgspec.structs import replace
 
-from gateway.config import Config, Listen
+from gateway.config import Config, Listen, MetricsListen
 from gateway.config.decode import ConfigError
 from gateway.config.reload import FOLLOWED, Follower
 from gateway.observability.logs import configure_logs
 from gateway.observability.multiprocess import begin_worker, shared_folder, worker_ended
-from gateway.server.worker import BACKLOG, REPEAT_S, SIGNALS, Orders, advice, last_words, run_worker
+from gateway.server.operations import Sockets
+from gateway.server.worker import (
+    BACKLOG,
+    REPEAT_S,
+    SIGNALS,
+    Orders,
+    advice,
+    last_words,
+    run_worker,
+)
 from gateway.store.availability import Share
 from gateway.tenants.usage_log import UsageLog
 
@@ -34,12 +43,15 @@ UNSENT_BYTES = 128 * 1024
 
 log = structlog.get_logger()
 
+Announce = Callable[[int, int | None], None]
+"""Given the ports of `listen` and of `metrics.listen`."""
+
 
 class CannotListen(OSError):
-    """The address cannot be bound."""
+    """The address cannot be bound; `filename` is the address."""
 
 
-def listen(where: Listen) -> socket.socket:
+def listen(where: Listen | MetricsListen) -> socket.socket:
     """A listening socket; on `::` it takes IPv4 as well, and alone where there is no IPv6.
 
     Raises:
@@ -54,17 +66,28 @@ def listen(where: Listen) -> socket.socket:
             (host, where.port), family=family, backlog=BACKLOG, dualstack_ipv6=host == ALL
         )
     except OSError as fault:
-        raise CannotListen(fault.errno, fault.strerror or str(fault)) from fault
+        address = f"{where.host}:{where.port}"
+        raise CannotListen(fault.errno, fault.strerror or str(fault), address) from fault
     sock.set_inheritable(True)
     if sys.platform == "linux":  # and every connection that it accepts
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, UNSENT_BYTES)
     return sock
 
 
-def serve(
-    config: Config, workers: int, announce: Callable[[int], None], path: Path | None = None
-) -> None:
-    """Serve with one process or several; `announce` is given the port once requests are taken.
+@contextmanager
+def listening(config: Config) -> Iterator[Sockets]:
+    """On every address of a configuration.
+
+    Raises:
+        CannotListen: one of them cannot be bound.
+    """
+    own = config.metrics.listen
+    with listen(config.listen) as main, listen(own) if own else nullcontext() as operations:
+        yield Sockets(main, operations)
+
+
+def serve(config: Config, workers: int, announce: Announce, path: Path | None = None) -> None:
+    """Serve with one process or several; `announce` is given the ports once requests are taken.
 
     `path` is the file that the configuration came from, to follow its changes.
 
@@ -75,14 +98,14 @@ def serve(
     # Opened here as well: a worker could tell nobody but the log that it cannot be.
     usage = closing(UsageLog(Path(config.usage_log))) if config.usage_log else nullcontext()
     configure_logs(json_lines=not os.isatty(2), secrets=config.secrets())
-    with usage, listen(config.listen) as sock:
-        port = sock.getsockname()[1]
+    with usage, listening(config) as sockets:
+        ports = sockets.ports()
         if workers == 1:
             with last_words():
-                run_worker(config, sock, lambda: announce(port), path=path)
+                run_worker(config, sockets, lambda: announce(*ports), path=path)
             return
         with shared_folder(workers):
-            Supervisor(config, sock, workers, path).run(lambda: announce(port))
+            Supervisor(config, sockets, workers, path).run(lambda: announce(*ports))
 
 
 class Supervisor:
@@ -91,13 +114,11 @@ class Supervisor:
     The signals are blocked while a worker is begun, so that none is lost between two processes.
     """
 
-    def __init__(
-        self, config: Config, sock: socket.socket, workers: int, path: Path | None
-    ) -> None:
+    def __init__(self, config: Config, sockets: Sockets, workers: int, path: Path | None) -> None:
         self._path = path
         self._config = config
         self._follower = Follower(path) if path else None
-        self._sock = sock
+        self._sockets = sockets
         self._workers: dict[int, BaseProcess] = {}
         self._not_begun: set[int] = set()
         self._leaving: list[BaseProcess] = []
@@ -165,7 +186,7 @@ class Supervisor:
         with last_words():
             run_worker(
                 self._config,
-                self._sock,
+                self._sockets,
                 self._ready.release,
                 path=self._path,
                 orders=self._orders,
@@ -222,5 +243,5 @@ class Supervisor:
         self._stopping, self._told_at = True, now
         self._orders.stop()  # before the workers hear of it, by whatever way
         # The kernel would go on making connections for as long as anyone holds the socket.
-        self._sock.close()
+        self._sockets.main.close()
         self._pass_on(number)

@@ -29,6 +29,7 @@ from gateway.config import Config, sections
 from gateway.observability.log_writer import log_writer
 from gateway.server.bounds import Bounds, Unread
 from gateway.server.http import BOUNDS, HttpProtocol
+from gateway.server.operations import OperationsServer, Sockets
 from gateway.store.availability import Share
 
 BACKLOG = 4096
@@ -122,9 +123,12 @@ class Server(uvicorn.Server):
         ready: Callable[[], None],
         orders: Orders | None = None,
         index: int = 0,
+        *,
+        operations: OperationsServer | None = None,
     ) -> None:
         super().__init__(http_config(app, bounds=bounds_of(config)))
         self._gateway = app
+        self._operations = operations
         self._ready = ready
         self._orders = orders
         self._index = index
@@ -143,6 +147,8 @@ class Server(uvicorn.Server):
         self._loop = loop = asyncio.get_running_loop()
         self._forced = loop.create_future()
         await super().startup(sockets)
+        if self._operations is not None:
+            await self._operations.begin()
         if self._orders is not None:
             loop.add_reader(self._orders.alive, self._orphaned, self._orders.alive)
         # What is there now stays: the collector need not look at it again and again.
@@ -150,6 +156,13 @@ class Server(uvicorn.Server):
         gc.set_threshold(COLLECT_AFTER)
         if self.started:
             self._ready()
+
+    async def on_tick(self, counter: int) -> bool:
+        """A tenth of a second has passed."""
+        ends = await super().on_tick(counter)
+        if self._operations is not None:
+            self._operations.tell(self.server_state.default_headers)
+        return ends
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         """The first signal drains, a second one ends at once; Ctrl+C has no proxy to wait for."""
@@ -195,6 +208,8 @@ class Server(uvicorn.Server):
             await self._cut(sockets or [])
         elif ending.exception() is not None:
             ending.result()
+        elif self._operations is not None:
+            await self._operations.end()
         log.info("drained", unanswered=self.unanswered)
         if is_cut:
             # The rest of an orderly end would wait for threads that wait for a silent name server
@@ -209,6 +224,8 @@ class Server(uvicorn.Server):
             # What the kernel holds is accepted by the others: they have the same socket.
             for server in self.servers:
                 server.close()
+            if self._operations is not None:  # they also say whether the gateway is ready
+                await self._operations.end()
             await asyncio.sleep(self._lame_duck_s)
         else:
             await asyncio.sleep(self._lame_duck_s)
@@ -294,7 +311,7 @@ def are_waiting(sockets: Iterable[socket.socket]) -> bool:
 
 def run_worker(
     config: Config,
-    sock: socket.socket,
+    sockets: Sockets,
     ready: Callable[[], None],
     *,
     path: Path | None = None,
@@ -309,14 +326,18 @@ def run_worker(
     replicas = config.redis.replicas if config.redis else 1
     share = Share(place.index, place.workers * replicas)
     app = create_app(config, path=path, share=share)
-    server = Server(app, config, ready, orders, place.index)
+    operations = None
+    if app.operations is not None and sockets.operations is not None:
+        served = http_config(app.operations, "off", bounds=bounds_of(config))
+        operations = OperationsServer(served, sockets.operations)
+    server = Server(app, config, ready, orders, place.index, operations=operations)
     os.environ.setdefault("UV_THREADPOOL_SIZE", LOOK_UPS)
     # uvicorn raises the signal again once it has drained, which is the end.
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: sys.exit(1 if server.unanswered else 0))
     signal.signal(signal.SIGHUP, signal.SIG_IGN)  # until the worker follows the file
     signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
-    server.run(sockets=[sock])
+    server.run(sockets=[sockets.main])
 
 
 @contextmanager

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ipaddress
 import json
 import re
 from importlib import resources
@@ -20,6 +19,7 @@ from tests.deploy.rendering import COMPOSE, DEPLOY, MONITORING, load
 SERVICES: dict[str, Any] = load(COMPOSE)["services"]
 GATEWAYS = ("gateway-1", "gateway-2")
 EACH = pytest.mark.parametrize("service", SERVICES)
+METRICS_PORT = load(DEPLOY / "config" / "gateway.yaml")["metrics"]["listen"]["port"]
 
 
 def test_it_follows_the_compose_specification() -> None:
@@ -80,20 +80,22 @@ def test_only_nginx_and_the_gateways_have_a_way_out() -> None:
 
 
 def test_metrics_are_read_by_prometheus_alone() -> None:
-    allowed = {SERVICES[name]["environment"]["METRICS_ALLOW"] for name in GATEWAYS}
-    address = SERVICES["prometheus"]["networks"]["metrics"]["ipv4_address"]
-    subnet = load(COMPOSE)["networks"]["metrics"]["ipam"]["config"][0]["subnet"]
+    """Nobody else shares a network with them but nginx, which has the API's port alone."""
+    beside = {name for name, one in SERVICES.items() if "metrics" in one["networks"]}
+    text = (DEPLOY / "proxies" / "nginx.conf").read_text()
 
-    assert allowed == {f"{address}/32"}
-    assert ipaddress.ip_address(address) in ipaddress.ip_network(subnet)
-    assert "metrics" not in SERVICES["nginx"]["networks"]
+    assert beside == {"prometheus", *GATEWAYS}
+    assert load(COMPOSE)["networks"]["metrics"]["internal"] is True
+    assert f":{METRICS_PORT}" not in text
 
 
 def test_prometheus_asks_every_gateway_for_its_metrics() -> None:
     scrapes = load(DEPLOY / "compose" / "prometheus.yaml")["scrape_configs"]
     (gateways,) = [one for one in scrapes if one["job_name"] == "image-gateway"]
 
-    assert gateways["static_configs"] == [{"targets": [f"{name}:8080" for name in GATEWAYS]}]
+    assert gateways["static_configs"] == [
+        {"targets": [f"{name}:{METRICS_PORT}" for name in GATEWAYS]}
+    ]
 
 
 def test_nginx_finds_each_gateway_at_its_address() -> None:

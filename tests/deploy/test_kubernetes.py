@@ -24,6 +24,7 @@ from tests.deploy.rendering import (
     ROOT,
     VERSIONS,
     Manifest,
+    load,
     only,
     render,
     renderers,
@@ -51,6 +52,8 @@ LABELS: Final = {"app.kubernetes.io/name": "image-gateway"}
 DEPLOYMENT: Final = only(MANIFESTS, "Deployment")
 POD: Final[Manifest] = DEPLOYMENT["spec"]["template"]["spec"]
 CONTAINER: Final[Manifest] = POD["containers"][0]
+GATEWAY: Final = load(DEPLOY / "config" / "gateway.yaml")
+METRICS_PORT: Final = GATEWAY["metrics"]["listen"]["port"]
 
 
 @FOLDERS
@@ -152,18 +155,27 @@ def test_everything_selects_the_same_pods() -> None:
 
 def test_everything_reaches_the_port_that_the_gateway_listens_on() -> None:
     listens_on = CONTAINER["args"][CONTAINER["args"].index("--port") + 1]
-    (port,) = CONTAINER["ports"]
-    (service_port,) = only(MANIFESTS, "Service")["spec"]["ports"]
-    (policy,) = only(MANIFESTS, "NetworkPolicy")["spec"]["ingress"]
+    port, own_port = CONTAINER["ports"]
+    service_port, own_service_port = only(MANIFESTS, "Service")["spec"]["ports"]
+    policy, own_policy = only(MANIFESTS, "NetworkPolicy")["spec"]["ingress"]
     (endpoint,) = only(MANIFESTS, "ServiceMonitor")["spec"]["endpoints"]
 
     assert str(port["containerPort"]) == listens_on == final("EXPOSE")
+    assert own_port["containerPort"] == METRICS_PORT
     assert port["name"] == service_port["targetPort"] == policy["ports"][0]["port"]
-    assert endpoint["port"] == service_port["name"]
+    assert own_port["name"] == own_service_port["targetPort"] == own_policy["ports"][0]["port"]
+    assert endpoint["port"] == own_service_port["name"]
     for backend in ingress_backends():
         assert backend["service"]["port"]["name"] == service_port["name"]
     for probe in ("startupProbe", "livenessProbe", "readinessProbe"):
-        assert CONTAINER[probe]["httpGet"]["port"] == port["name"]
+        assert CONTAINER[probe]["httpGet"]["port"] == own_port["name"]
+
+
+def test_both_families_of_addresses_are_served() -> None:
+    """By one listener on `::`, which takes IPv4 alone where there is nothing else."""
+    assert CONTAINER["args"][CONTAINER["args"].index("--host") + 1] == "::"
+    assert GATEWAY["metrics"]["listen"]["host"] == "::"
+    assert only(MANIFESTS, "Service")["spec"]["ipFamilyPolicy"] == "PreferDualStack"
 
 
 def test_it_is_scaled_by_a_metric_that_there_is() -> None:
@@ -180,15 +192,17 @@ def test_every_secret_is_a_reference() -> None:
 
 
 def test_no_outsider_comes_past_the_ingress_to_what_is_not_for_them() -> None:
-    sources = only(MANIFESTS, "NetworkPolicy")["spec"]["ingress"][0]["from"]
-    namespaces = [
-        source["namespaceSelector"]["matchLabels"]["kubernetes.io/metadata.name"]
-        for source in sources
-    ]
+    namespaces = {
+        rule["ports"][0]["port"]: [
+            source["namespaceSelector"]["matchLabels"]["kubernetes.io/metadata.name"]
+            for source in rule["from"]
+        ]
+        for rule in only(MANIFESTS, "NetworkPolicy")["spec"]["ingress"]
+    }
     paths = {path["path"] for path in ingress_paths("image-gateway")}
     edits = {path["path"] for path in ingress_paths("image-gateway-edits")}
 
-    assert namespaces == ["ingress-nginx", "monitoring"]
+    assert namespaces == {"http": ["ingress-nginx"], "metrics": ["monitoring"]}
     assert paths == {"/v1", "/images", "/models", "/api/v1", "/openai"}
     native = "/api/v1/services/aigc/multimodal-generation/generation"
     assert edits == {"/v1/images/edits", "/images/edits", "/openai/v1/images/edits", native}
