@@ -132,6 +132,28 @@ async def test_a_request_in_a_group_goes_its_whole_way(clustered: RedisStore) ->
     assert (await clustered.usage("acme", LIMITS)).today == {"m": FamilyUse(3, 3, 300)}
 
 
+async def test_a_client_of_a_group_leaves_once(clustered: RedisStore) -> None:
+    """However often it is told: the other still waits, so the generation is nobody's to reuse."""
+    wanted = entry("r1", scope=GROUP, cache_key=None, retry_key="same")
+    claim = await lead(clustered, wanted)
+    follower = replace(wanted, request="r2", is_retry=True)
+    assert isinstance((await clustered.enter(request_of(follower))).place, Joined)
+    used = Settlement("acme", "r1", "m", 1, 0, LIMITS)
+    await end(clustered, claim, completion())
+    for _ in range(3):
+        await clustered.leave(
+            Leave(
+                settlement=used,
+                outcome=ClientOutcome.GONE,
+                scope=GROUP,
+                generation="r1",
+                retry_key="same",
+            )
+        )
+    third = await clustered.enter(request_of(replace(wanted, request="r3")))
+    assert isinstance(third.place, Led), "not unclaimed: one client has yet to leave"
+
+
 async def test_who_is_refused_leaves_the_group_as_it_was(clustered: RedisStore) -> None:
     first = request_of(entry("r1", scope=GROUP), limits=Limits(), images=4)
     await clustered.enter(first)

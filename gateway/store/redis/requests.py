@@ -19,7 +19,13 @@ from gateway.store.generations import (
     Place,
     Refusal,
 )
-from gateway.store.limits import CONCURRENCY_RETRY_MS, Settlement, Verdict
+from gateway.store.limits import (
+    CONCURRENCY_RETRY_MS,
+    LEFT_KEPT,
+    LEFT_KEPT_MS,
+    Settlement,
+    Verdict,
+)
 from gateway.store.redis.generations import (
     CONSTANTS,
     SCOPE,
@@ -65,7 +71,14 @@ ADJUST = load_limits("limits/adjust")
 KEEP = load("generations/scope", "generations/parts", "generations/progress", **SCOPE)
 USE = load_limits("limits/use")
 END_GENERATION = load("generations/scope", "generations/ending", "generations/end", **SCOPE)
-LEAVE_GENERATION = load("generations/scope", "generations/ending", "generations/leave", **SCOPE)
+LEAVE_GENERATION = load(
+    "generations/scope",
+    "generations/ending",
+    "generations/leave",
+    LEFT_KEPT=LEFT_KEPT,
+    LEFT_KEPT_MS=LEFT_KEPT_MS,
+    **SCOPE,
+)
 SETTLE = load_limits("limits/settle")
 
 TRIES = 5
@@ -117,7 +130,6 @@ class RedisRequests(RedisLimits, RedisGenerations):
         return standing(kept), verdict(settlement.limits, levels)
 
     async def leave(self, leave: Leave) -> Verdict:
-        """On a cluster, a group's generation counts a client out twice if this is repeated."""
         settlement = leave.settlement
         args = {
             "request": settlement.reservation,

@@ -13,6 +13,7 @@
 --        <base>a:<hash>    zset: the generations of a retry key -> when each began, ms, plus
 --                          UNCLAIMED once nobody waits for it
 --        <base>t:<request> the generation that a request has taken over
+--        <base>left        zset: request that has left -> when, ms; of a group apart from its tenants
 
 local CACHED = KEYS[SCOPE_AT]
 local BASE = string.sub(CACHED, 1, -7)
