@@ -138,7 +138,7 @@ async def test_a_client_of_a_group_leaves_once(clustered: RedisStore) -> None:
     claim = await lead(clustered, wanted)
     follower = replace(wanted, request="r2", is_retry=True)
     assert isinstance((await clustered.enter(request_of(follower))).place, Joined)
-    used = Settlement("acme", "r1", "m", 1, 0, LIMITS)
+    used = Settlement("acme", "r2", "m", 0, 0, LIMITS)
     await end(clustered, claim, completion())
     for _ in range(3):
         await clustered.leave(
