@@ -46,7 +46,8 @@ def unserved(method: str, path: str) -> GatewayError:
         )
     if parts and parts[0] in FAMILIES:
         return Unsupported(
-            "This gateway makes images only, at POST /v1/images/generations. "
+            "This gateway makes and edits images only, at POST /v1/images/generations and "
+            "/v1/images/edits. "
             f"It does not serve {asked}: send that to another endpoint."
         )
     return NotFound(

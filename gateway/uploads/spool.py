@@ -14,6 +14,7 @@ from collections.abc import AsyncIterator, Callable
 from concurrent.futures import Executor, ThreadPoolExecutor
 from typing import IO, TypeVar
 
+import structlog
 from msgspec import Struct
 
 from gateway.domain.errors import InvalidRequest, ServiceUnavailable
@@ -24,6 +25,8 @@ BLOCK = 256 * 1024
 """Bytes that are gathered before they are written."""
 THREADS = 4
 MEBIBYTE = 1024 * 1024
+
+log = structlog.get_logger()
 
 
 class Spools:
@@ -68,6 +71,7 @@ class Spool:
                 self._file = tempfile.TemporaryFile(buffering=0, dir=self._directory)  # noqa: SIM115
             await self.run(self._threads, write, data, offset)
         except OSError as fault:
+            log.error("uploads_not_kept", cause=str(fault))  # noqa: TRY400 - the stack says nothing
             message = "The gateway has no room for pictures just now. Try again soon."
             raise ServiceUnavailable(message, retry_after_s=5.0) from fault
         return offset

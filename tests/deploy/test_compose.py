@@ -118,6 +118,19 @@ def test_a_gateway_runs_as_the_image_means_it_to(name: str) -> None:
     assert any(mount.startswith("/tmp") for mount in gateway["tmpfs"])  # noqa: S108
 
 
+@pytest.mark.parametrize("name", GATEWAYS)
+def test_a_gateway_has_room_for_the_pictures_of_edits(name: str) -> None:
+    """In each worker, beside what else is in /tmp, which counts as its memory."""
+    gateway = SERVICES[name]
+    workers = int(gateway["command"][gateway["command"].index("--workers") + 1])
+    (files_mib,) = re.findall(r"^/tmp:.*size=(\d+)m", gateway["tmpfs"][0])
+    pictures_mib = workers * int(gateway["environment"]["UPLOADS_BYTES"]) / 1024**2
+
+    assert gateway["environment"]["UPLOADS"] == "/tmp"  # noqa: S108
+    assert int(files_mib) >= pictures_mib + 64
+    assert int(gateway["mem_limit"].removesuffix("m")) >= int(files_mib) + 768
+
+
 def test_nginx_has_room_for_all_that_it_may_hold() -> None:
     """Bodies of every request that it lets in, what else a request takes, and its files."""
     text = (DEPLOY / "proxies" / "nginx.conf").read_text()

@@ -218,6 +218,20 @@ def test_the_gateway_reaches_names_redis_and_the_vendor_and_nothing_else() -> No
     assert [to["ipBlock"]["cidr"] for to in vendor] == ["0.0.0.0/0", "::/0"]
 
 
+def test_the_pictures_of_edits_have_room_on_a_disk() -> None:
+    """In each worker; a volume in memory would be the pod's memory."""
+    environment = {entry["name"]: entry["value"] for entry in CONTAINER["env"]}
+    (mount,) = [m for m in CONTAINER["volumeMounts"] if m["mountPath"] == environment["UPLOADS"]]
+    pod = only(MANIFESTS, "Deployment")["spec"]["template"]["spec"]
+    (volume,) = [each["emptyDir"] for each in pod["volumes"] if each["name"] == mount["name"]]
+    workers = int(CONTAINER["args"][CONTAINER["args"].index("--workers") + 1])
+    room_mib = int(volume["sizeLimit"].removesuffix("Mi"))
+    limit_mib = int(CONTAINER["resources"]["limits"]["ephemeral-storage"].removesuffix("Mi"))
+
+    assert "medium" not in volume
+    assert limit_mib - 256 >= room_mib >= workers * int(environment["UPLOADS_BYTES"]) / 1024**2
+
+
 def test_the_gateway_reaches_no_private_address_by_a_url_of_an_answer() -> None:
     v4, v6 = (to["ipBlock"] for to in egress()[("TCP", 443),])
 
