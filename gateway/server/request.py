@@ -57,6 +57,7 @@ class Request:
         "_connection",
         "_expects_continue",
         "_has_ended",
+        "_head",
         "_is_chunked",
         "_is_head",
         "_is_http_1_1",
@@ -97,6 +98,8 @@ class Request:
         self._on_hang_up: Callable[[], object] | None = None
         self._is_chunked = False
         self._left: int | None = None
+        self._head = b""
+        """What goes out with the first part of the body, as each write is a call of the system."""
 
     async def run(self, application: Any) -> None:  # noqa: ANN401 - any ASGI application
         """Have it answered."""
@@ -220,7 +223,9 @@ class Request:
             self.keep_alive = False  # the end of the connection is the end of the body
         head = answer_head(status, headers, is_last=not self.keep_alive)
         self.is_started = True
-        self._connection.transport.write(head)
+        self._head = head
+        # A body that is there comes in this very turn of the loop; no other is waited for.
+        asyncio.get_running_loop().call_soon(self._write_out, b"")
 
     def _write(self, body: bytes, *, is_last: bool) -> None:
         if self._is_head or (self._left == 0 and not body):
@@ -232,8 +237,12 @@ class Request:
         elif self._is_chunked:
             body = (b"%x\r\n%b\r\n" % (len(body), body)) if body else b""
             body += b"0\r\n\r\n" if is_last else b""
-        if body:
-            self._connection.transport.write(body)
+        self._write_out(body)
+
+    def _write_out(self, body: bytes) -> None:
+        head, self._head = self._head, b""
+        if head or body:
+            self._connection.transport.write(head + body if head else body)
 
     def _finish(self) -> None:
         if self._left:
