@@ -83,6 +83,7 @@ def costs(found: dict[str, Any]) -> str:
             f"{found['two workers']['times']:.2f} ×",
         ),
         bounded("start, to the first answer", start["start_s"], 0.7, "s"),
+        bounded("… processor time of it", start["start_cpu_s"], 0.7, "s"),
         bounded("memory at rest", start["idle_mib"], 90, "MiB"),
         bounded("environment on the disk", start["environment_mib"], 130, "MiB"),
     ]

@@ -14,6 +14,7 @@ import urllib.error
 import urllib.request
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
+from functools import cache
 from pathlib import Path
 
 from msgspec import Struct
@@ -47,6 +48,7 @@ class Process(Struct, kw_only=True):
         return sum(proportional_kib(pid) for pid in family(self.pid)) / 1024
 
 
+@cache
 def cores() -> list[int]:
     """The first two that may be used.
 
@@ -57,6 +59,17 @@ def cores() -> list[int]:
     if len(found) < 2:
         raise SystemExit("Two cores are needed: one for who is measured, one for the load.")
     return found
+
+
+@contextmanager
+def on_core(core: int) -> Iterator[None]:
+    """Have this process run there meanwhile."""
+    before = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, {cores()[core]})
+    try:
+        yield
+    finally:
+        os.sched_setaffinity(0, before)
 
 
 def require(programs: dict[str, str]) -> None:

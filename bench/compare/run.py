@@ -3,7 +3,7 @@
     make bench          this gateway and its floor; 1 where a ratio has dropped (bench/ratios.json)
     make bench-full     everything, and writes docs/performance.md, .json and .png
 
-    .venv/bin/python bench/compare/run.py [--full] [--rounds 5] [--seconds 3] [--only NAME]
+    .venv/bin/python bench/compare/run.py [--full] [--rounds 3] [--seconds 2] [--only NAME]
 
 Needs two cores and Debian's packages wrk and redis-server. Whoever is measured has the first core
 to itself; wrk, Redis and the vendor's stand-in share the second. They take turns, several times
@@ -58,14 +58,11 @@ def main() -> int:
 def read_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--full", action="store_true", help="with the peers and all other costs")
-    parser.add_argument("--rounds", type=int, help="turns of each; 3, or 5 where it is full")
-    parser.add_argument("--seconds", type=int, help="of each turn; 2, or 3 where it is full")
+    parser.add_argument("--rounds", type=int, default=3, help="turns of each")
+    parser.add_argument("--seconds", type=int, default=2, help="of each turn")
     parser.add_argument("--only", metavar="NAME", help="one workload, or one cost; writes nothing")
     parser.add_argument("--write", action="store_true", help="write bench/ratios.json")
-    arguments = parser.parse_args()
-    arguments.rounds = arguments.rounds or (5 if arguments.full else 3)
-    arguments.seconds = arguments.seconds or (3 if arguments.full else 2)
-    return arguments
+    return parser.parse_args()
 
 
 def compare(stack: ExitStack, folder: Path, arguments: argparse.Namespace) -> dict[str, Any]:

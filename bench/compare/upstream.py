@@ -56,11 +56,14 @@ class Connection(asyncio.Protocol):
             line = self._unread.partition(b" HTTP/")[0]
             self._unread = self._unread[end:]
             reply = ANSWERS[line.endswith(OPENAI_PATH)]
-            if self._delay_s:
-                loop = asyncio.get_running_loop()
-                loop.call_later(self._delay_s, self.transport.write, reply)
+            if self._delay_s and line.startswith(b"POST"):
+                asyncio.get_running_loop().call_later(self._delay_s, self._write, reply)
             else:
-                self.transport.write(reply)
+                self._write(reply)
+
+    def _write(self, reply: bytes) -> None:
+        if not self.transport.is_closing():
+            self.transport.write(reply)
 
     def _end_of_request(self) -> int | None:
         head_end = self._unread.find(HEAD_ENDS)
