@@ -34,15 +34,14 @@ CROWDED_S = 8
 NUMBERS = count(1)
 FILL = """\
 -- As many more cached generations like the one that is there.
-local base = string.match(redis.call('KEYS', '*}:g:*')[1], '^(.*)g:')
-local one = redis.call('HMGET', redis.call('KEYS', '*}:g:*')[1], 'head', 'payload')
+local base, head, payload = ARGV[3], ARGV[4], ARGV[5]
 for number = tonumber(ARGV[1]), tonumber(ARGV[2]) do
   local id = string.format('req_%032x', number)
-  redis.call('HSET', base .. 'g:' .. id, 'head', one[1], 'payload', one[2])
+  redis.call('HSET', base .. 'g:' .. id, 'head', head, 'payload', payload)
   redis.call('HSET', base .. 'c:' .. string.format('%064x', number), 'done', id)
   redis.call('ZADD', base .. 'a:' .. string.format('%064x', number), number, id)
   redis.call('ZADD', base .. 'cached', 4000000000000, id)
-  redis.call('HSET', base .. 'sizes', id, #one[2])
+  redis.call('HSET', base .. 'sizes', id, #payload)
 end
 """
 FILLED_AT_ONCE = 2_000
@@ -208,9 +207,12 @@ def entries(folder: Path) -> dict[str, float]:
 
 def fill(redis: str) -> None:
     client = Redis.from_url(redis, socket_timeout=None)
+    (generation,) = client.keys("*}:g:*")
+    base = generation.rpartition(b"g:")[0]
+    like = base, *client.hmget(generation, "head", "payload")
     script = client.register_script(FILL)
     for first in range(1, ENTRIES, FILLED_AT_ONCE):
-        script(args=[first, first + FILLED_AT_ONCE - 1])
+        script(args=[first, first + FILLED_AT_ONCE - 1, *like])
 
 
 def in_flight(folder: Path) -> dict[str, float]:
