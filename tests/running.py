@@ -269,7 +269,7 @@ class Client:
             if response.request.method != "HEAD":
                 check_error(response)
             self._check_hidden(response)
-        elif response.headers["content-type"].startswith("text/event-stream"):
+        elif response.headers.get("content-type", "").startswith("text/event-stream"):
             check_events(response)
         elif response.request.method == "POST":
             check_images(response)

@@ -5,7 +5,6 @@ from __future__ import annotations
 from functools import partial
 from typing import Any, Protocol
 
-from litestar import Response
 from msgspec import Struct
 from msgspec.structs import replace
 
@@ -82,7 +81,7 @@ class Answers:
 
     async def answer(
         self, result: Result, context: RequestContext, describe: Describe | None = None
-    ) -> Response[Any]:
+    ) -> JsonAnswer[Any] | ImagesStream:
         """The answer in the format asked for; `describe` makes the body of one with URLs.
 
         Raises:
@@ -104,7 +103,7 @@ class Answers:
 
     async def _streamed(
         self, result: Result, context: RequestContext, headers: dict[str, str]
-    ) -> Response[ImagesResponse]:
+    ) -> ImagesStream:
         plan, record = result.plan, result.record
 
         def describe(images: list[Image], size: Size | None) -> ImagesResponse:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable
 from functools import partial
 from typing import Any, Final
 
@@ -12,13 +12,13 @@ from litestar.params import JSONBody
 from litestar.types import Scope
 
 from gateway.api.answers import Answers, Describe, log_fields
-from gateway.api.disconnect import watch
 from gateway.api.edit_request import EDIT, EditReader
 from gateway.api.event_stream import EventStream, StreamedRequest
 from gateway.api.image_request import GatewayRequest, ImageRequestDTO
 from gateway.api.openapi import IMAGE_ERRORS, error_responses
 from gateway.api.options import parse_options
 from gateway.api.paths import of_deployments, prefixed
+from gateway.api.served import ServedImages, ServedRequest, noted
 from gateway.domain.errors import ClientGone, GatewayError
 from gateway.domain.pictures import NO_INPUTS, Inputs
 from gateway.observability.context import context_of
@@ -121,27 +121,7 @@ class ImageRoutes:
                 silence_s=options.silence_s,
             )
             return noted(EventStream(asked, self._answers, log_fields(plan)), request.ignored)
-        client = Client(context.answer_early)
-
-        def hang_up() -> None:
-            context.is_client_gone = True
-            client.hang_up()
-
-        stop_watching = watch(request.scope, request.receive, hang_up)
-        try:
-            result = await serve(client)
-        finally:
-            stop_watching()
-        return noted(await self._answers.answer(result, context, describe), request.ignored)
-
-
-def noted(answer: Response[ImagesResponse], ignored: Sequence[str]) -> Response[ImagesResponse]:
-    """Named in the answer what was sent and has no meaning here."""
-    before = answer.headers.get("x-gateway-ignored")
-    names = [*([before] if before else []), *ignored]
-    if names:
-        answer.headers["x-gateway-ignored"] = ", ".join(names)
-    return answer
+        return ServedImages(ServedRequest(serve, self._answers, describe, request.ignored))
 
 
 async def serve_and_close(
