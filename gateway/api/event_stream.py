@@ -109,14 +109,16 @@ class StreamedEvents(ASGIResponse):
     ) -> None:
         if isinstance(sender.failure, ImageUnavailable) and result is not None:
             await self._answers.give_up(sender.failure, result.place)
-        if sender.failure is not None and not sender.has_begun:
-            raise sender.failure
         if sending.cancelled():
+            if sender.failure is not None and not sender.has_begun:
+                raise sender.failure
             broken_off(context, *sender.why_stopped())
             return
         try:
             sending.result()
         except GatewayError as cause:
+            if not sender.has_begun:
+                raise
             broken_off(context, cause.label(), str(cause))
         except TimeoutError:
             broken_off(context, STALLED, TOO_SLOW)
@@ -221,11 +223,13 @@ class EventSender:
                         raise
             if self.failure is None:
                 await self._write(b"", more=False)
-            elif self.has_begun:
-                # Some images are missing: this request, sent again, is given what is there.
-                self._context.is_client_gone = True
-                self._context.outcome = self.failure.label()
-                await self._write(to_error_event(self.failure), more=False)
+                return
+            if not self.has_begun:
+                raise self.failure
+            # Some images are missing: this request, sent again, is given what is there.
+            self._context.is_client_gone = True
+            self._context.outcome = self.failure.label()
+            await self._write(to_error_event(self.failure), more=False)
         finally:
             if self._delivery is not None:
                 await self._delivery.aclose()

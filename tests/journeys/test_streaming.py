@@ -13,6 +13,7 @@ import httpx
 import pytest
 from msgspec.structs import replace
 
+from gateway.api import answers
 from gateway.config import Cache, Config, ImageCache, Key, Limits, Tenant
 from gateway.domain.catalogue import Rate
 from gateway.tenants.keys import hash_key
@@ -146,6 +147,19 @@ def test_what_fails_before_the_first_event_is_an_ordinary_error(
     assert answer.headers["content-type"] == "application/json"
 
 
+def test_a_defect_is_logged_and_told_as_one(
+    gateway: Client, logs: Logs, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(*_: object, **__: object) -> None:
+        raise LookupError
+
+    monkeypatch.setattr(answers, "to_event", broken)
+    answer = gateway.generate(model=SINGLE, stream=True)
+
+    assert (answer.status_code, answer.json()["error"]["code"]) == (500, "internal_error")
+    assert len(logs.named("defect")) == 1
+
+
 def test_a_limit_refuses_a_stream_with_its_status(
     start: Start, simulator: SimulatedDashScope
 ) -> None:
@@ -249,9 +263,9 @@ def test_followers_stream_too(gateway: Client, simulator: SimulatedDashScope) ->
         asked = [
             pool.submit(gateway.generate, model=SPLIT, n=2, seed=1, stream=True) for _ in range(3)
         ]
-        answers = [one.result() for one in asked]
+        found = [one.result() for one in asked]
 
-    assert len({tuple(sorted(pictures(answer))) for answer in answers}) == 1
+    assert len({tuple(sorted(pictures(answer))) for answer in found}) == 1
     assert paid(simulator) == 2
 
 
