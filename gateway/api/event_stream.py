@@ -162,7 +162,7 @@ class EventSender:
     def answer_early(self, error: GatewayError) -> None:
         """End the answer while the work for the client goes on."""
         if self.has_begun:
-            self.end(error)
+            self._fail(error)
         else:
             self._stop()
             self._context.answer_early(error)
@@ -190,6 +190,9 @@ class EventSender:
     def end(self, failure: GatewayError) -> None:
         """There will be no more images."""
         self._client = None
+        self._fail(failure)
+
+    def _fail(self, failure: GatewayError) -> None:
         self.failure = self.failure or failure
         self._queue.put_nowait(None)
 
@@ -226,13 +229,20 @@ class EventSender:
                 return
             if not self.has_begun:
                 raise self.failure
-            # Some images are missing: this request, sent again, is given what is there.
-            self._context.is_client_gone = True
             self._context.outcome = self.failure.label()
+            await self._note_gone()
             await self._write(to_error_event(self.failure), more=False)
         finally:
             if self._delivery is not None:
                 await self._delivery.aclose()
+
+    async def _note_gone(self) -> None:
+        """Some images are missing: this request, sent again at once, is given what is there."""
+        self._context.is_client_gone = True
+        if self._client is None:  # it has been served, so this is all that is left to note
+            if self._context.after_answer is not None:
+                await self._context.after_answer("gone")
+            self._context.after_answer = None
 
     async def _deliver(self, images: Part | Result) -> None:
         await self._meanwhile(self._open(images))

@@ -290,6 +290,31 @@ async def test_the_client_may_leave_at_every_await(model: str, n: int, after_s: 
 
 
 @in_virtual_time
+async def test_the_client_may_leave_at_every_await_of_a_stream_that_fails() -> None:
+    """The same request again pays for what is missing alone."""
+
+    async def reply(call: Call) -> httpx.Response:
+        return await (refused(20, 500, "InternalError") if call.attempt == 1 else made(call, 2))
+
+    async with Site(config_of(), Vendor(reply)) as site:
+        for step in range(1, STEPS_MAX):
+            assert step < STEPS_MAX - 1, "it was never answered"
+            asked: Json = {"prompt": f"fox {step}", "model": SPLIT, "n": 2}
+            paid = site.vendor.paid
+            visit = ask(site, **asked)
+            visit.leaves_at = step
+            await visit
+            await asyncio.sleep(25)
+            if visit.hung_up is None:
+                assert [event["type"] for event in events(visit)] == [MADE, "error"]
+                break
+            retry = ask(site, headers=MARKED, **asked)
+            await retry
+            assert site.vendor.paid <= paid + 2
+        await check_nothing_is_left(site)
+
+
+@in_virtual_time
 async def test_an_unknown_outcome_after_an_image_is_told_and_not_paid_again() -> None:
     async def reply(call: Call) -> httpx.Response:
         return await (made(call, 2) if call.number == 0 else broken_off(call, 20))
