@@ -19,6 +19,7 @@ from gateway.api.start_limiter import StartLimiter
 from gateway.config import Uploads
 from gateway.domain.errors import BodyTimeout, InvalidRequest, UnsupportedMediaType
 from gateway.domain.pictures import NO_INPUTS, Inputs, Picture
+from gateway.observability.context import context_of
 from gateway.protocol.openai import ImageEditRequest, ImageReference
 from gateway.uploads import Examiner, Pictures, Spools, Upload
 from gateway.uploads.data_urls import index_of
@@ -70,9 +71,16 @@ class EditReader:
 
         try:
             pictures = Pictures(spool, self._uploads.max_image_bytes)
-            fields, strict = await self._fields(request, reading, pictures, form)
+            context = context_of(request.scope)
+            context.waits()  # for the client, whose pictures may take a minute
+            try:
+                with context.phase("upload"):
+                    fields, strict = await self._fields(request, reading, pictures, form)
+            finally:
+                context.goes_on()
             wanted = form.take(request, fields, strict)
-            given = await self._given(request, form.references(wanted), pictures.uploads)
+            with context.phase("pictures"):
+                given = await self._given(request, form.references(wanted), pictures.uploads)
             reading.finished()
             await self._limiter.enter()
         except BaseException:

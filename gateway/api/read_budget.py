@@ -49,7 +49,7 @@ class ReadBudget:
         """
         if self._bytes[tenant] + size > self._limits.tenant_bytes:
             message = (
-                f"Your requests hold {self._limits.tenant_bytes} bytes here, not admitted yet. "
+                f"Your requests hold {self._limits.tenant_bytes} bytes here until they are done. "
                 "Send fewer at a time."
             )
             raise RateLimited(message, retry_after_s=RETRY_AFTER_S)

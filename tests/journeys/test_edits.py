@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import time
+from collections.abc import Iterator
 from typing import Any, Final
 
 import httpx
@@ -16,7 +17,17 @@ from gateway.config import Limits
 from gateway.domain.catalogue import Alias
 from gateway.domain.prices import Money
 from tests.pictures import claiming, data_url, noise, opened, picture, several, turned
-from tests.running import ACME, STRICT, Client, HeldClock, account, config_for, tenants
+from tests.running import (
+    ACME,
+    STRICT,
+    Client,
+    HeldClock,
+    Logs,
+    account,
+    config_for,
+    tenants,
+    until,
+)
 from tests.running_fixtures import Start
 from tests.simulated import SimulatedDashScope
 
@@ -41,8 +52,9 @@ def edit(
         else ("image[]", ("upload", each, "application/octet-stream"))
         for each in pictures
     ]
+    more = {"timeout": fields.pop("timeout")} if "timeout" in fields else {}
     data = {"prompt": "a hat", "model": MODEL, **fields}
-    return gateway.ask("POST", path, key=key, files=files, data=data, headers=headers)
+    return gateway.ask("POST", path, key=key, files=files, data=data, headers=headers, **more)
 
 
 def edit_json(gateway: Client, *urls: str, **fields: Any) -> httpx.Response:
@@ -422,6 +434,42 @@ def test_a_strict_tenant_is_told_that_the_size_cannot_be_had(gateway: Client) ->
 def test_a_model_that_only_edits_says_so(gateway: Client) -> None:
     message = refused(gateway.generate(model="qwen-image-edit"), "model", "unsupported_model")
     assert "/v1/images/edits" in message
+
+
+def test_a_slow_upload_is_the_client_s_time(gateway: Client, logs: Logs) -> None:
+    """And not the gateway's own, of which there is a metric, and an alert."""
+    body = form(
+        ('Content-Disposition: form-data; name="image"', picture()),
+        ('Content-Disposition: form-data; name="prompt"', b"a hat"),
+    )
+
+    def slowly() -> Iterator[bytes]:
+        yield body[:100]
+        time.sleep(0.5)
+        yield body[100:]
+
+    headers = {"content-type": f"multipart/form-data; boundary={BOUNDARY}"}
+    assert gateway.ask("POST", EDITS, content=slowly(), headers=headers).status_code == 200
+
+    [line] = logs.named("answered")
+    assert line["upload_ms"] >= 490
+    assert line["overhead_ms"] <= line["ms"] - 490
+
+
+def test_who_leaves_an_edit_finds_it_made(
+    gateway: Client, simulator: SimulatedDashScope, clock: HeldClock
+) -> None:
+    """The pictures stay until all calls are sent, whether somebody waits or not."""
+    clock.now = time.time()
+    simulator.configure(latency_s=0.5)
+    with pytest.raises(httpx.ReadTimeout):
+        edit(gateway, picture(), n="8", timeout=0.2)
+    until(lambda: sum(simulator.state()["paid"].values()) == 8)
+
+    again = edit(gateway, picture(), n="8", headers={"x-stainless-retry-count": "1"})
+
+    assert (again.status_code, again.headers["x-cache"]) == (200, "replayed")
+    assert len(sent(simulator)) == 2
 
 
 def test_an_edit_may_be_streamed(gateway: Client, simulator: SimulatedDashScope) -> None:
