@@ -21,6 +21,7 @@ ROOT: Final = Path(__file__).parents[2]
 DEPLOY: Final = ROOT / "deploy"
 BASE: Final = DEPLOY / "kubernetes" / "base"
 PRODUCTION: Final = DEPLOY / "kubernetes" / "overlays" / "production"
+OPENSHIFT: Final = DEPLOY / "kubernetes" / "overlays" / "openshift"
 COMPOSE: Final = DEPLOY / "compose" / "compose.yaml"
 # What compose mounts besides its own folder: rules and dashboards.
 MONITORING: Final = ("../prometheus", "../grafana")
@@ -125,5 +126,7 @@ def _apply(document: Any, operation: Manifest) -> None:
         case "replace":
             assert document[key] is not None, operation
             document[key] = copy.deepcopy(operation["value"])
+        case "remove":
+            del document[key]
         case unknown:
             raise AssertionError(f"this renderer does not know the operation {unknown!r}")

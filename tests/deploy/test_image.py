@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import re
+import shutil
 import subprocess
 import sys
 import tomllib
 from pathlib import Path
 
+import httpx
 import pytest
 
 from tests.deploy.dockerfile import (
@@ -18,6 +20,7 @@ from tests.deploy.dockerfile import (
     instructions,
 )
 from tests.deploy.rendering import BASE, COMPOSE, DEPLOY, PRODUCTION, ROOT, load, only, render
+from tests.operations.site import document, write
 from tests.running import GatewayProcess, closed_port
 
 
@@ -54,6 +57,29 @@ def test_what_the_base_has_to_install_packages_with_is_not_in_the_image() -> Non
 
 def test_it_runs_as_a_user_without_a_name_or_rights() -> None:
     assert [int(number) > 0 for number in final("USER").split(":")] == [True, True]
+
+
+@pytest.mark.slow
+def test_the_gateway_runs_as_any_user_of_any_group(tmp_path: Path) -> None:
+    """As OpenShift has it: a number that no file gives a name, and the group of root."""
+    stranger = ["unshare", "--user", "--map-user=1000680000", "--map-group=0"]
+    if not shutil.which("unshare") or subprocess.run([*stranger, "true"], check=False).returncode:
+        pytest.skip("user namespaces were not found: install util-linux, and allow them")
+    config = write(tmp_path / "gateway.yaml", document("http://127.0.0.1:1/api/v1"))
+    serve = [sys.executable, "-m", "gateway", "serve", "--config", str(config)]
+    gateway = subprocess.Popen(
+        [*stranger, *serve], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, cwd=ROOT, text=True
+    )
+    with gateway:
+        assert gateway.stdout is not None
+        url = gateway.stdout.readline().partition("listening on ")[2].strip()
+        owner = Path(f"/proc/{gateway.pid}/uid_map").read_text().split()[0]
+        answer = httpx.get(f"{url}/healthz", trust_env=False)
+        gateway.terminate()
+        assert gateway.wait(20) == 0
+
+    assert owner == "1000680000"
+    assert answer.status_code == 200
 
 
 def test_it_starts_and_stops_without_a_shell() -> None:

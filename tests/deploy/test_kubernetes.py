@@ -20,6 +20,7 @@ from tests.deploy.dockerfile import exec_form, final
 from tests.deploy.rendering import (
     BASE,
     DEPLOY,
+    OPENSHIFT,
     PRODUCTION,
     ROOT,
     VERSIONS,
@@ -32,7 +33,9 @@ from tests.deploy.rendering import (
 from tests.running import GatewayProcess
 
 OPERATOR: Final = "monitoring.coreos.com/v1"
-FOLDERS: Final = pytest.mark.parametrize("folder", [BASE, PRODUCTION], ids=lambda path: path.name)
+FOLDERS: Final = pytest.mark.parametrize(
+    "folder", [BASE, PRODUCTION, OPENSHIFT], ids=lambda path: path.name
+)
 MANIFESTS: Final = render(PRODUCTION)
 RULES: Final = """
 # Why these.
@@ -106,6 +109,32 @@ def test_the_pod_runs_as_the_user_of_the_image() -> None:
 
     assert POD["securityContext"]["runAsUser"] == user
     assert POD["securityContext"]["runAsGroup"] == POD["securityContext"]["fsGroup"] == group
+
+
+def test_on_openshift_the_pod_runs_as_whoever_its_namespace_says() -> None:
+    """`restricted-v2` refuses users and groups of the pod's own choice; the rest is as it was."""
+    there = only(render(OPENSHIFT), "Deployment")["spec"]["template"]["spec"]
+    chosen = {"runAsUser", "runAsGroup", "fsGroup"}
+
+    assert there["securityContext"] == {
+        name: value for name, value in POD["securityContext"].items() if name not in chosen
+    }
+    assert there["containers"][0]["securityContext"] == CONTAINER["securityContext"]
+    assert there["volumes"] == POD["volumes"]
+    assert there["containers"][0]["args"] == CONTAINER["args"]
+
+
+def test_on_openshift_the_same_paths_are_served_for_as_long() -> None:
+    manifests = render(OPENSHIFT)
+    ingress = only(manifests, "Ingress")
+    (rule,) = ingress["spec"]["rules"]
+    timeout = ingress["metadata"]["annotations"]["haproxy.router.openshift.io/timeout"]
+    rules = only(manifests, "NetworkPolicy")["spec"]["ingress"]
+
+    paths = [path["path"] for path in rule["http"]["paths"]]
+    assert paths == [path["path"] for path in ingress_paths("image-gateway")]
+    assert int(timeout.removesuffix("s")) > Upstream().deadline_s
+    assert [one["ports"][0]["port"] for one in rules] == ["http", "metrics"]
 
 
 def test_the_pod_gets_no_token_of_the_cluster() -> None:
