@@ -32,13 +32,6 @@ def unserved(method: str, path: str) -> GatewayError:
     asked = f"{method} {path[:SHOWN_PATH].encode(errors='replace').decode()}"
     if is_native(path):
         return unserved_natively(path, asked)
-    parts = behind_prefix([part for part in path.split("/") if part])
-    asked = f"{method} {path[:SHOWN_PATH].encode(errors='replace').decode()}"
-    if is_native(path):
-        return NotFound(
-            f"There is nothing at {asked}. Of the vendor's own API this gateway serves synchronous "
-            f"image generation only, at POST {NATIVE_GENERATION}."
-        )
     if parts[:2] == ["images", "variations"]:
         return EndpointRetired(
             "Image variations are retired, here as at OpenAI. "
