@@ -23,7 +23,7 @@ from gateway.delivery import (
 from gateway.delivery.delivery import SENDING_S
 from gateway.domain.catalogue import Size
 from gateway.domain.clock import Clock
-from gateway.domain.errors import ImageUnavailable, InvalidRequest
+from gateway.domain.errors import ImageUnavailable, InvalidRequest, ServiceUnavailable
 from gateway.observability.context import RequestContext
 from gateway.observability.metrics import Metrics
 from gateway.protocol.openai import Image, ImageCompleted, ImageEvent, ImagesResponse
@@ -87,6 +87,7 @@ class Answers:
         Raises:
             ImageUnavailable: an image cannot be fetched, or its address is not allowed; none is
                 left out.
+            ServiceUnavailable: there is no memory for it just now.
         """
         plan, record = result.plan, result.record
         headers = log_fields(plan) | self.note(result, context)
@@ -96,6 +97,9 @@ class Answers:
             images = [Image(url=self._fetcher.checked(url)) for url in record.urls]
         except ImageUnavailable as error:
             await self.give_up(error, result.place)
+            raise
+        except ServiceUnavailable:
+            context.is_client_gone = True  # this request, sent again, is given what is there
             raise
         describe = describe or partial(to_openai, quality=plan.quality)
         body = describe(images, created=record.created, size=plan.size)

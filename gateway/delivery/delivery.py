@@ -99,7 +99,9 @@ class Delivery:
         images: list[Source] = []
         room = 0
         try:
-            await take(self.rooms.answers, ANSWER_BYTES)
+            # What was just paid for is worth more patience: others may have to pay for theirs.
+            patience_s = max(ROOM_S, until.left_s()) if result.fresh else ROOM_S
+            await take(self.rooms.answers, ANSWER_BYTES, patience_s)
             room = ANSWER_BYTES
             fetch = partial(self._fetcher.open, deadline=until, log=log, fresh=result.fresh)
             images = await self._open_all(result.sources, fetch, until)
@@ -317,14 +319,14 @@ class OpenDelivery:
         await close_all(self._images)
 
 
-async def take(room: ByteBudget, count: int) -> None:
+async def take(room: ByteBudget, count: int, patience_s: float = ROOM_S) -> None:
     """Wait for room in memory, but not for as long as a slow client may hold it.
 
     Raises:
         ServiceUnavailable: there is none.
     """
     try:
-        async with asyncio.timeout(ROOM_S):
+        async with asyncio.timeout(patience_s):
             await room.acquire(count)
     except TimeoutError:
         message = "The gateway has no memory for this image just now; try again."

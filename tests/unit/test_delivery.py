@@ -349,6 +349,24 @@ async def test_there_is_no_room_for_more_answers_than_the_budget_holds(
         assert delivering.connections() == 2
 
 
+async def test_what_was_just_paid_for_waits_for_longer(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("gateway.delivery.delivery.ROOM_S", 0.05)
+    async with room_for_answers(1) as (delivering, [only]):
+        url = delivering.host.add(serve(png(MIB)))
+        opening = asyncio.create_task(
+            delivering.delivery.open(
+                ResultImages([url], fresh=True),
+                delivering.framing,
+                deadline=10.0,
+                log=structlog.get_logger(),
+            )
+        )
+        await asyncio.wait([opening], timeout=0.1)
+        assert not opening.done()
+        await only.aclose()
+        await (await opening).aclose()
+
+
 async def test_whoever_rests_makes_room_for_another_answer() -> None:
     async with room_for_answers(2) as (delivering, opened):
         cut = asyncio.Event()
