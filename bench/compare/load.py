@@ -100,7 +100,8 @@ class Workload(Struct, kw_only=True):
         for name, all_of_it in runs.items():
             rate = sample([run.rate for run in all_of_it])
             cpu_us = sample([run.cpu_us for run in all_of_it])
-            print(f"{self.name:16} {name:20} {rate.median:8,.0f}/s, {cpu_us.median:7.1f} us each")
+            told = f"{rate.median:8,.0f}/s, {cpu_us.median:7.1f} us each"
+            print(f"{self.name:16} {name:20} {told}", flush=True)
         return runs
 
     def _ask(self, name: str, seconds: int) -> Run:

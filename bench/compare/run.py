@@ -19,6 +19,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import signal
 import subprocess
 import sys
 import tempfile
@@ -42,6 +43,7 @@ GATEWAY, FLOOR, ECHO, DIRECT = "gateway", "floor", "echo", "direct"
 
 def main() -> int:
     arguments = read_arguments()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # and with it whatever was started
     cores()
     require({"wrk": "wrk", "redis-server": "redis-server", "taskset": "util-linux"})
     costs.allow_open_files()
