@@ -108,7 +108,7 @@ class Converter:
             ImageUnavailable: it is damaged or too large, or there was no room in time.
         """
         if not self.takes(png.size, encoding.format, png.length):
-            raise ImageUnavailable(f"A generated image is too large to be made {encoding.format}.")
+            raise never(f"A generated image is too large to be made {encoding.format}.")
         held = room_for(png.size, png.length)
         began = self._steady()
         if not self.budget.try_acquire(held):
@@ -162,6 +162,13 @@ def room_for(size: Size, length: int) -> int:
     return length + size.area * BYTES_PER_PIXEL
 
 
+def never(message: str) -> ImageUnavailable:
+    """What a repeat does not help against; the image itself is kept, as what it is."""
+    error = ImageUnavailable(f"{message} Send 'output_format' as png to have it as it is.")
+    error.should_retry = False
+    return error
+
+
 def converted(png: BytesIO, size: Size, encoding: Encoding) -> bytes:
     """The same picture, without anything but its pixels and their colour profile.
 
@@ -174,11 +181,9 @@ def converted(png: BytesIO, size: Size, encoding: Encoding) -> bytes:
     except Exception as fault:
         # Pillow raises whatever a damaged file leads to.
         log.warning("image_not_converted", cause=type(fault).__name__, format=encoding.format)
-        message = (
-            f"A generated image is damaged and cannot be made {encoding.format}. "
-            "Send 'output_format' as png to have it as it is."
-        )
-        raise ImageUnavailable(message) from fault
+        raise never(
+            f"A generated image is damaged and cannot be made {encoding.format}."
+        ) from fault
 
 
 def read(png: BytesIO, size: Size, wanted: OutputFormat) -> tuple[Image.Image, bytes | None]:

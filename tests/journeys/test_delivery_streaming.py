@@ -6,6 +6,7 @@ import asyncio
 import socket
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from io import BytesIO
 from math import inf
 from time import monotonic, time
 
@@ -16,11 +17,12 @@ import structlog
 import uvicorn
 from litestar import Litestar, post
 from litestar.types import ASGIApp, Receive, Scope, Send
+from PIL import Image as Picture
 
 from gateway.api.errors import EXCEPTION_HANDLERS
 from gateway.api.streaming import Events, StreamedImages
 from gateway.config import Images, Sending
-from gateway.delivery import Delivery, ResultImages, in_one_answer
+from gateway.delivery import Delivery, Encoding, ResultImages, in_one_answer
 from gateway.domain.catalogue import Size
 from gateway.domain.clock import Clock
 from gateway.domain.errors import ImageUnavailable
@@ -55,6 +57,7 @@ class Serving:
         self.given_up: list[bool] = []
         """Whether for good."""
         self.context = RequestContext("")
+        self.encoding = Encoding()
 
     def use(self, sending: Sending) -> None:
         self.delivery = Delivery(self.fetcher, steady=monotonic, sending=sending)
@@ -70,7 +73,10 @@ class Serving:
         async def generate() -> StreamedImages:
             log = structlog.get_logger()
             opened = await self.delivery.open(
-                ResultImages(self.images), in_one_answer(describe), deadline=inf, log=log
+                ResultImages(self.images, encoding=self.encoding),
+                in_one_answer(describe),
+                deadline=inf,
+                log=log,
             )
             events = Events(hopeless=self.hopeless)
             return StreamedImages(opened, {"x-gateway-model": "m"}, events)
@@ -173,6 +179,48 @@ async def test_hopeless_after_the_first_byte(
     assert "any more" in line["cause"]
     assert serving.context.outcome == "image_unavailable"
     assert serving.given_up == [True]
+
+
+def readable() -> bytes:
+    """A PNG that Pillow can read."""
+    file = BytesIO()
+    Picture.new("RGB", (64, 64)).save(file, "PNG")
+    return file.getvalue()
+
+
+async def test_an_answer_in_another_format(serving: Serving, client: httpx.AsyncClient) -> None:
+    """Without a length: HTTP/1.1 ends it by a chunk, HTTP/1.0 by the end of the connection."""
+    serving.encoding = Encoding("jpeg")
+    serving.deliver([serve(readable())], [serve(readable())])
+
+    response = await client.post(serving.url)
+
+    assert "content-length" not in response.headers
+    assert len(msgspec.json.decode(response.content, type=ImagesResponse).data) == 2
+    reader, writer = await asyncio.open_connection("127.0.0.1", serving.port)
+    writer.write(b"POST / HTTP/1.0\r\ncontent-length: 0\r\n\r\n")
+    head, _, body = (await reader.read()).partition(b"\r\n\r\n")
+    writer.close()
+    assert b"transfer-encoding" not in head.lower()
+    assert body == response.content
+
+
+async def test_one_that_cannot_be_converted_is_never_half_an_answer(
+    serving: Serving, client: httpx.AsyncClient
+) -> None:
+    """Nor is its result forgotten: it can be had as it is."""
+    serving.encoding = Encoding("jpeg")
+    damaged = png(1000)
+    serving.deliver([serve(readable())], [serve(damaged)])
+    with pytest.raises(httpx.RemoteProtocolError, match="incomplete chunked read"):
+        await client.post(serving.url)
+    assert serving.given_up == [False]
+
+    serving.deliver([serve(damaged)])
+    response = await client.post(serving.url)
+
+    assert (response.status_code, response.headers["x-should-retry"]) == (502, "false")
+    assert "output_format" in response.json()["error"]["message"]
 
 
 async def test_hopeless_before_the_first_byte(

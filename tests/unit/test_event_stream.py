@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator
+from collections.abc import AsyncGenerator, Iterator
 from typing import Any
 
 import httpx
@@ -11,6 +11,8 @@ import pytest
 
 from gateway.api.options import silence_s
 from gateway.config import Cache, Config, Images, Key, Limits, Tenant, with_catalogue
+from gateway.delivery import Converter
+from gateway.delivery.conversion import Original
 from gateway.domain.catalogue import Rate, Size
 from gateway.store import limits
 from gateway.tenants.keys import hash_key
@@ -127,6 +129,28 @@ async def test_a_comment_every_15_seconds_until_the_image_comes() -> None:
 
     assert [event["type"] for event in events(visit)] == [MADE]
     assert "x-image-expires-in" not in visit.headers
+
+
+@in_virtual_time
+async def test_comments_while_an_image_becomes_another_format(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Where many do, that waits; between events there is room for comments."""
+
+    async def slowly(_: Converter, png: Original, *__: Any, **___: Any) -> AsyncGenerator[bytes]:
+        async for _block in png.blocks:
+            pass
+        await asyncio.sleep(40)
+        yield b"an image"
+
+    monkeypatch.setattr(Converter, "convert", slowly)
+    async with Site(config_of(), Vendor(one_by_one)) as site:
+        visit = ask(site, output_format="webp")
+        await visit
+
+    *comments, event = blocks(visit)
+    assert comments == [COMMENT] * 3
+    assert check_event(event)["output_format"] == "webp"
 
 
 @in_virtual_time
