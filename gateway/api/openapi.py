@@ -71,6 +71,11 @@ BEYOND_TYPES: dict[str, dict[str, object]] = {
     "seed": {"minimum": 0},
 }
 """What is checked of a request's fields behind their types."""
+OF_3: dict[str, object] = {
+    "required": ["model"],
+    "properties": {"model": {"type": "string", "pattern": "^qwen-image-3\\.0"}},
+}
+"""The series that alone has some parameters, in the shipped catalogue."""
 EXCLUDED: tuple[dict[str, object], ...] = (
     {
         "required": ["stream", "response_format"],
@@ -89,6 +94,16 @@ EXCLUDED: tuple[dict[str, object], ...] = (
             "output_compression": {"type": "integer", "maximum": 99},
             "output_format": {"enum": ["png", None]},
         },
+    },
+    {
+        "required": ["prompt_extend_mode"],
+        "properties": {"prompt_extend_mode": {"type": "string"}},
+        "not": OF_3,
+    },
+    {
+        "required": ["enable_thinking"],
+        "properties": {"enable_thinking": {"const": True}},
+        "not": OF_3,
     },
 )
 """Of fields that are good by themselves, what is refused together."""

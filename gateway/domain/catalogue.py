@@ -20,7 +20,9 @@ LARGEST_SIDE = 16384
 SIZE = re.compile(r"([1-9][0-9]{0,4})x([1-9][0-9]{0,4})")
 WILD = re.compile(r"[*?\[]")
 
-Parameter = Literal["negative_prompt", "prompt_extend", "watermark", "seed"]
+Parameter = Literal[
+    "negative_prompt", "prompt_extend", "prompt_extend_mode", "enable_thinking", "watermark", "seed"
+]
 
 
 class Size(Struct, frozen=True, order=True):

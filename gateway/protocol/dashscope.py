@@ -65,6 +65,8 @@ class Parameters(Struct, frozen=True, omit_defaults=True, kw_only=True):
     n: int | None = None
     negative_prompt: str | None = None
     prompt_extend: bool | None = None
+    prompt_extend_mode: str | None = None
+    enable_thinking: bool | None = None
     watermark: bool | None = None
     seed: int | None = None
 

@@ -23,7 +23,7 @@ from typing import Literal
 
 from msgspec import UNSET, Struct, UnsetType
 
-from gateway.protocol.openai import Count, Seed
+from gateway.protocol.openai import Count, ExtendMode, Seed
 
 
 class NativeItem(Struct, frozen=True, forbid_unknown_fields=True):
@@ -53,6 +53,8 @@ class NativeParameters(Struct, frozen=True, forbid_unknown_fields=True, kw_only=
     n: Count | None = None
     negative_prompt: str | None = None
     prompt_extend: bool | None = None
+    prompt_extend_mode: ExtendMode | None = None
+    enable_thinking: bool | None = None
     watermark: bool | None = None
     seed: Seed | None = None
     result_format: Literal["message"] | None = None

@@ -33,6 +33,7 @@ Compression = Annotated[int, Meta(ge=0, le=100)]
 Partials = Annotated[int, Meta(ge=0, le=3)]
 
 ResponseFormat = Literal["url", "b64_json"]
+ExtendMode = Literal["direct", "agent"]
 OutputFormat = Literal["png", "jpeg", "webp"]
 Quality = Literal["auto", "low", "medium", "high", "xhigh", "max", "standard", "hd"]
 ShownQuality = Literal["low", "medium", "high"]
@@ -42,7 +43,7 @@ class ImageRequest(Struct, frozen=True, kw_only=True):
     """The body of `POST /v1/images/generations`.
 
     The fate of each field (honoured, mapped, accepted without effect, refused) is the table in
-    `gateway.translate.fields`. Every type and range below is OpenAI's own; the last four fields
+    `gateway.translate.fields`. Every type and range below is OpenAI's own; the last six fields
     are the gateway's, with DashScope's ranges.
     """
 
@@ -67,6 +68,8 @@ class ImageRequest(Struct, frozen=True, kw_only=True):
     svg: dict[str, Any] | None = None
     negative_prompt: str | None = None
     prompt_extend: bool | None = None
+    prompt_extend_mode: ExtendMode | None = None
+    enable_thinking: bool | None = None
     watermark: bool | None = None
     seed: Seed | None = None
 

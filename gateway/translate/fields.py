@@ -48,6 +48,12 @@ FIELDS: tuple[Field, ...] = (
         "honoured",
         "where the model has it, else only `false`; absent: the model's default",
     ),
+    Field(
+        "prompt_extend_mode",
+        "honoured",
+        "`direct` or, without pictures, `agent`, where the model has it, else refused",
+    ),
+    Field("enable_thinking", "honoured", "where the model has it, else only `false`"),
     Field("watermark", "honoured", "where the model has it, else only `false`; absent: false"),
     Field("seed", "honoured", "0 to 2147483647; split calls get seeds that follow from it"),
     Field(

@@ -98,6 +98,8 @@ def to_image_request(request: NativeRequest) -> ImageRequest:
         response_format="url",
         negative_prompt=given.negative_prompt,
         prompt_extend=given.prompt_extend,
+        prompt_extend_mode=given.prompt_extend_mode,
+        enable_thinking=given.enable_thinking,
         watermark=given.watermark,
         seed=given.seed,
     )

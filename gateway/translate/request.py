@@ -104,6 +104,7 @@ def to_dashscope(
     refuse_unreadable("prompt", request.prompt)
     refuse_unreadable("negative_prompt", request.negative_prompt)
     refuse_inputs(inputs, choice)
+    refuse_agent(request, inputs)
     model = choice.model
     size = to_size(request.size, choice, size_policy)
     images = request.n or 1
@@ -211,6 +212,13 @@ def refuse_inputs(inputs: Inputs, choice: Choice) -> None:
         raise InvalidRequest(message, param="image", code="image_too_large")
 
 
+def refuse_agent(request: ImageRequest, inputs: Inputs) -> None:
+    """Refuse a way of rewriting prompts that the vendor has for pictures from words alone."""
+    if request.prompt_extend_mode == "agent" and inputs.references:
+        message = "An edit cannot have 'prompt_extend_mode' agent. Send direct, or leave it out."
+        raise InvalidRequest(message, param="prompt_extend_mode", code="unsupported_value")
+
+
 def unused_size(wanted: str | None, choice: Choice) -> tuple[str, ...]:
     """The name of `size`, where one is given to a model that takes none."""
     is_unused = isinstance(choice.model.sizes, InputSizes) and wanted not in {None, "auto"}
@@ -257,6 +265,8 @@ def to_parameters(request: ImageRequest, choice: Choice, size: Size | None) -> P
         size=None if size is None else f"{size.width}*{size.height}",
         negative_prompt=given("negative_prompt", request.negative_prompt),
         prompt_extend=given("prompt_extend", request.prompt_extend, choice.model.prompt_extend),
+        prompt_extend_mode=given("prompt_extend_mode", request.prompt_extend_mode),
+        enable_thinking=given("enable_thinking", request.enable_thinking),
         watermark=given("watermark", request.watermark, default=False),
         seed=given("seed", request.seed),
     )

@@ -173,6 +173,8 @@ KNOWN: Final[dict[str, st.SearchStrategy[Any]]] = {
     "svg": values.filter(lambda value: value is not None),
     "negative_prompt": no_text | st.just("a\0b"),
     "prompt_extend": no_boolean,
+    "prompt_extend_mode": no_choice("direct", "agent") | st.just("agent"),
+    "enable_thinking": no_boolean | st.just(value=True),
     "watermark": no_boolean,
     "seed": no_integer | outside(0, 2147483647),
 }

@@ -125,6 +125,19 @@ class TestGeneration:
         assert len(urls(answer)) == 1
         assert paid(simulator) == 1
 
+    def test_what_the_third_series_alone_has(
+        self, call: Call, simulator: SimulatedDashScope
+    ) -> None:
+        own = {"prompt_extend_mode": "agent", "enable_thinking": False}
+        answer = call(model="qwen-image-3.0", **own)
+        refused = call(model=MODEL, **own)
+
+        assert answer.status_code == 200
+        [sent] = simulator.state()["log"]
+        assert own.items() <= sent["body"]["parameters"].items()
+        assert (refused.status_code, refused.code) == (400, "InvalidParameter")
+        assert "has no 'prompt_extend_mode'" in refused.message
+
     def test_more_than_one_call_makes(self, call: Call, simulator: SimulatedDashScope) -> None:
         answer = call(model="qwen-image-plus", n=3, size="1328*1328")
 
@@ -436,6 +449,7 @@ class TestFailures:
 
         assert (answer.status_code, answer.json()["code"]) == (504, "RequestTimeOut")
         assert answer.json()["request_id"] == answer.headers["x-request-id"]
+        until(lambda: paid(simulator))
 
 
 def each_error(kind: type[GatewayError] = GatewayError) -> list[type[GatewayError]]:

@@ -144,7 +144,7 @@ REFUSED: Final[dict[str, tuple[dict[str, Any], str]]] = {
         },
         "either a text or an image",
     ),
-    "a damaged picture": (body(data_url(picture()[:60])), "is damaged or cut short"),
+    "a damaged picture": (body(data_url(picture()[:60])), "is cut short"),
     "no picture": (body(data_url(b"hello")), "is no PNG, JPEG or WebP image"),
     "no base64": (body("data:image/png;base64,====x"), "is no base64"),
     "an upload of the vendor's": (body("oss://bucket/cat.png"), "http(s) URL of an image"),
@@ -155,6 +155,10 @@ REFUSED: Final[dict[str, tuple[dict[str, Any], str]]] = {
     "a picture as the text": (
         {"model": MODEL, "input": {"messages": [{"role": "user", "content": [{"text": IMAGE}]}]}},
         "stands where none is expected",
+    ),
+    "a prompt by an agent": (
+        body(IMAGE, parameters={"prompt_extend_mode": "agent"}) | {"model": "qwen-image-3.0"},
+        "cannot have 'prompt_extend_mode' agent",
     ),
     "a size that is not made": (
         body(IMAGE, parameters={"size": "100*100"}),

@@ -16,7 +16,10 @@ from gateway.translate.request import to_dashscope
 from tests.openai_shapes import SCHEMAS, specification
 from tests.running import shipped_catalogue
 
-OWN: Final = {"negative_prompt", "prompt_extend", "watermark", "seed"}
+OWN: Final = {
+    *("negative_prompt", "prompt_extend", "prompt_extend_mode", "enable_thinking"),
+    *("watermark", "seed"),
+}
 ROWS: Final = {row.name: row for row in FIELDS}
 
 # A value of each field that OpenAI documents and that is not the default.
@@ -28,6 +31,8 @@ VALUES: Final[dict[str, Any]] = {
     "response_format": "b64_json",
     "negative_prompt": "dogs",
     "prompt_extend": False,
+    "prompt_extend_mode": "agent",
+    "enable_thinking": False,
     "watermark": True,
     "seed": 7,
     "output_format": "webp",
@@ -138,6 +143,8 @@ SENT: Final[dict[str, Any]] = {
     "size": ("size", "1024*1024"),
     "negative_prompt": ("negative_prompt", "dogs"),
     "prompt_extend": ("prompt_extend", False),
+    "prompt_extend_mode": ("prompt_extend_mode", "agent"),
+    "enable_thinking": ("enable_thinking", False),
     "watermark": ("watermark", True),
     "seed": ("seed", 7),
 }
@@ -147,8 +154,9 @@ SENT: Final[dict[str, Any]] = {
 def test_an_honoured_parameter_reaches_the_vendor(name: str) -> None:
     key, value = SENT[name]
 
-    assert sent(**{name: VALUES[name]})["parameters"][key] == value
-    assert sent()["parameters"].get(key) != value
+    of_all = {"model": "qwen-image-3.0"}  # the family that has every parameter
+    assert sent(**of_all, **{name: VALUES[name]})["parameters"][key] == value
+    assert sent(**of_all)["parameters"].get(key) != value
 
 
 def test_the_rest_of_the_honoured_and_mapped_fields() -> None:

@@ -164,6 +164,8 @@ def test_a_strict_tenant_gets_no_other_size() -> None:
         ("z-image-turbo", "negative_prompt", ""),
         ("z-image-turbo", "watermark", True),
         ("wan2.7-image", "negative_prompt", "dogs"),
+        (PRO, "prompt_extend_mode", "direct"),
+        (PRO, "enable_thinking", True),
         ("wan2.7-image", "prompt_extend", True),
     ],
 )
