@@ -147,8 +147,8 @@ class Uploads(Struct, frozen=True, kw_only=True):
     """Of the edits of all tenants that are read, wait, or are being sent."""
     tenant_bytes: Count = 512 * 1024 * 1024
     """Of one tenant's."""
-    tenant_requests: Count = 200
-    """Of one tenant, whose bodies have not come whole."""
+    tenant_requests: Count = 100
+    """Of one tenant, whose pictures have not all come and been examined."""
 
     @property
     def reading(self) -> Reading:

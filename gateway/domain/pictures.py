@@ -65,6 +65,12 @@ class Inputs:
         self.stored = {each.reference: each for each in given if isinstance(each, Picture)}
         self._close = close
 
+    @property
+    def sent_bytes(self) -> int:
+        """How much of a call they are, each as often as it stands there."""
+        found = (self.stored.get(reference) for reference in self.references)
+        return sum(picture.data_uri_bytes for picture in found if picture is not None)
+
     def __del__(self) -> None:
         self.close()
 

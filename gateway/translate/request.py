@@ -207,7 +207,7 @@ def refuse_inputs(inputs: Inputs, choice: Choice) -> None:
     if count > model.edits:
         message = f"The model {name} takes up to {model.edits} images, not {count}."
         raise InvalidRequest(message, param="image", code="too_many_images")
-    if sum(picture.data_uri_bytes for picture in inputs.stored.values()) > MAX_INPUT_BYTES:
+    if inputs.sent_bytes > MAX_INPUT_BYTES:
         message = "The images are too large together. Send fewer, or smaller ones."
         raise InvalidRequest(message, param="image", code="image_too_large")
 

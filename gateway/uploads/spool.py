@@ -21,8 +21,8 @@ from gateway.domain.errors import InvalidRequest, ServiceUnavailable
 
 T = TypeVar("T")
 
-BLOCK = 256 * 1024
-"""Bytes that are gathered before they are written."""
+BLOCK = 64 * 1024
+"""Bytes that are gathered before they are written: what a picture holds of memory as it comes."""
 THREADS = 4
 MEBIBYTE = 1024 * 1024
 
