@@ -80,7 +80,7 @@ def examined(data: bytes, mime: str, max_pixels: int) -> Examined:
     with Image.open(BytesIO(data), formats=FORMATS) as picture:
         refuse_unfit(picture, max_pixels)
         if mime == "image/png" and not is_whole_png(data):
-            raise Unfit("is cut short")
+            raise Unfit("is damaged or cut short")
         is_large = len(data) > MOST_BYTES
         if not is_large and picture.format != "MPO":
             # Of a JPEG one pixel in 64 is enough to read all of its data.
