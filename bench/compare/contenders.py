@@ -95,12 +95,18 @@ def gateway_config(upstream: str, redis: str | None, tenants: int = 1) -> dict[s
 
 @contextmanager
 def gateway(
-    folder: Path, upstream: str, redis: str | None, *, tenants: int = 1, workers: int = 1
+    folder: Path,
+    upstream: str,
+    redis: str | None,
+    *,
+    tenants: int = 1,
+    workers: int = 1,
+    python: str = sys.executable,
 ) -> Iterator[Contender]:
     """This one."""
     file = folder / f"gateway-{free_port()}.yaml"
     file.write_text(json.dumps(gateway_config(upstream, redis, tenants)))
-    program = [sys.executable, "-m", "gateway", "serve", "--config", str(file)]
+    program = [python, "-m", "gateway", "serve", "--config", str(file)]
     with started(
         [*program, "--workers", str(workers)], core=SERVED, ready_path="/readyz"
     ) as process:
