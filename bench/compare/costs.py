@@ -68,7 +68,12 @@ def redis_server() -> Iterator[str]:
 
 
 @contextmanager
-def site(folder: Path, *, delay_s: float = 0.0, **options: Any) -> Iterator[tuple[Contender, str]]:
+def site(
+    folder: Path,
+    *,
+    delay_s: float = 0.0,
+    **options: Any,  # noqa: ANN401 - those of `contenders.gateway`
+) -> Iterator[tuple[Contender, str]]:
     """A gateway with a Redis and a vendor of its own."""
     with (
         redis_server() as redis,
