@@ -138,8 +138,9 @@ class Uploads(Struct, frozen=True, kw_only=True):
     """Where those files are; absent: as TMPDIR says, or /tmp. On a disk, not in memory."""
     max_image_bytes: Annotated[int, Meta(ge=1, le=64 * 1024 * 1024)] = 10 * 1024 * 1024
     """The largest picture; those over 7.5 MiB are written smaller for the vendor."""
-    max_pixels: Count = 25_000_000
-    """Width times height. A worker decodes one picture at a time, at 4 bytes a pixel."""
+    max_pixels: Count = 16_777_216
+    """Width times height, of a PNG or a progressive JPEG. Half as many of a WebP, four times as
+    many of another JPEG: so a worker needs much the same memory to decode them, one at a time."""
     max_body_bytes: Count = 64 * 1024 * 1024
     """The largest body of an edit."""
     body_timeout_s: Positive = 120.0

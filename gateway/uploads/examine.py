@@ -28,10 +28,10 @@ MODES: Final = frozenset({"1", "L", "LA", "P", "PA", "RGB", "RGBA", "I", "I;16"}
 """Pillow's names of grey, of palettes and of red, green and blue."""
 DEEP: Final = frozenset({"I", "I;16"})
 """Grey of 16 bits, which is sent as it is or not at all."""
-WORKING_PIXELS: Final = 4096 * 4096
-"""A picture that is turned has no more: it is there twice."""
 MODELS_PIXELS: Final = 2048 * 2048
-"""One too large to be sent has no more: of an edit, no model makes larger images."""
+"""A picture too large to be sent is left so many: of an edit, no model makes larger images."""
+TURNED_PIXELS: Final = 2 * MODELS_PIXELS
+"""One that is turned, which is then there twice."""
 QUALITIES: Final = (95, 80)
 """The second where noise and transparency make even that too large."""
 WEBP_METHOD: Final = 2
@@ -90,7 +90,7 @@ def examined(data: bytes, mime: str, max_pixels: int) -> Examined:
                 return Examined(mime)
         if picture.mode in DEEP:
             raise Unfit("has 16 bits of grey and must be written anew. Save it with 8 bits")
-    return rewritten(data, MODELS_PIXELS if is_large else WORKING_PIXELS)
+    return rewritten(data, MODELS_PIXELS if is_large else TURNED_PIXELS)
 
 
 def refuse_unfit(picture: Image.Image, max_pixels: int) -> None:
@@ -100,22 +100,43 @@ def refuse_unfit(picture: Image.Image, max_pixels: int) -> None:
         Unfit: it is too large, moves, or has colours that models do not read.
     """
     width, height = picture.size
-    if width * height > max_pixels:
-        raise Unfit(f"has {width}x{height} pixels, and at most {max_pixels} are taken")
+    most = most_pixels(picture, max_pixels)
+    if width * height > most:
+        raise Unfit(f"has {width}x{height} pixels, and at most {most} are taken of its kind")
     if picture.format != "MPO" and getattr(picture, "is_animated", False):
         raise Unfit("is animated. Send a still one")
     if picture.mode not in MODES:
         raise Unfit(f"has {picture.mode} colours. Save it with RGB colours")
 
 
+def most_pixels(picture: Image.Image, max_pixels: int) -> int:
+    """By what decoding takes: 4 bytes a pixel of a PNG, and at most 6 of a progressive JPEG.
+
+    A WebP takes 16. Another JPEG is never decoded whole.
+    """
+    if picture.format == "WEBP":
+        return max_pixels // 2
+    is_jpeg = picture.format != "PNG" and not picture.info.get("progressive")
+    return max_pixels * 4 if is_jpeg else max_pixels
+
+
+def read_small(picture: Image.Image, most_pixels: int) -> None:
+    """Decode it, and make it as small; a JPEG is decoded at a half, or less, of its sides."""
+    width, height = picture.size
+    while width * height > 2 * most_pixels:
+        width, height = width // 2, height // 2
+    picture.draft(picture.mode, (width, height))
+    picture.load()
+    scale = math.sqrt(most_pixels / (picture.width * picture.height))
+    if scale < 1:
+        picture.thumbnail((picture.width * scale, picture.height * scale))
+
+
 def rewritten(data: bytes, most_pixels: int) -> Examined:
     """Upright, a single picture, and small enough to be sent; the colour profile stays."""
     with Image.open(BytesIO(data), formats=FORMATS) as picture:
         profile = picture.info.get("icc_profile")
-        scale = math.sqrt(most_pixels / (picture.width * picture.height))
-        if scale < 1:
-            # Of a JPEG it decodes no more than it needs.
-            picture.thumbnail((picture.width * scale, picture.height * scale))
+        read_small(picture, most_pixels)
         ImageOps.exif_transpose(picture, in_place=True)
         kind, mime, mode = "JPEG", "image/jpeg", "RGB"
         if picture.has_transparency_data:

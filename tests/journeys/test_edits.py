@@ -295,7 +295,7 @@ WRONG: Final[dict[str, tuple[bytes, str]]] = {
     "an animated WebP": (several("WEBP"), "animated"),
     "CMYK": (saved("JPEG", "CMYK"), "CMYK"),
     "a bomb": (claiming(60_000, 60_000), "pixels"),
-    "a little too many pixels": (claiming(5_001, 5_000), "5001x5000 pixels"),
+    "a little too many pixels": (claiming(4_097, 4_096), "4097x4096 pixels"),
     "nothing": (b"", "empty"),
 }
 

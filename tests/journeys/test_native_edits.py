@@ -144,7 +144,7 @@ REFUSED: Final[dict[str, tuple[dict[str, Any], str]]] = {
         },
         "either a text or an image",
     ),
-    "a damaged picture": (body(data_url(picture()[:60])), "is cut short"),
+    "a damaged picture": (body(data_url(picture()[:60])), "cut short"),
     "no picture": (body(data_url(b"hello")), "is no PNG, JPEG or WebP image"),
     "no base64": (body("data:image/png;base64,====x"), "is no base64"),
     "an upload of the vendor's": (body("oss://bucket/cat.png"), "http(s) URL of an image"),

@@ -169,7 +169,7 @@ def test_data_urls_are_taken_out_wherever_the_body_is_cut(
     assert (left["prompt"], left["user"]) == (expected["prompt"], expected["user"])
 
 
-def examined(image: bytes, tmp_path: Path, max_pixels: int = 25_000_000) -> Examined:
+def examined(image: bytes, tmp_path: Path, max_pixels: int = 4096 * 4096) -> Examined:
     path = tmp_path / "picture"
     path.write_bytes(b"before" + image + b"behind")
     descriptor = os.open(path, os.O_RDONLY)
@@ -231,8 +231,38 @@ def test_pixels_are_counted_before_any_is_decoded(tmp_path: Path) -> None:
             examined(claiming(width, height), tmp_path, max_pixels=10_000)
 
 
+@pytest.mark.parametrize(
+    ("kind", "saving", "most"),
+    [("PNG", {}, 48), ("JPEG", {}, 192), ("JPEG", {"progressive": True}, 48), ("WEBP", {}, 24)],
+)
+def test_how_many_pixels_depends_on_what_decoding_takes(
+    kind: str, saving: dict[str, Any], most: int, tmp_path: Path
+) -> None:
+    """Of 48: a JPEG is never decoded whole, a WebP four times over."""
+    fits, larger = (picture(kind, (size, 1), **saving) for size in (most, most + 1))
+
+    assert examined(fits, tmp_path, max_pixels=48).mime == f"image/{kind.lower()}"
+    with pytest.raises(Unfit, match=f"at most {most} are taken"):
+        examined(larger, tmp_path, max_pixels=48)
+
+
+@pytest.mark.parametrize(
+    ("size", "left"),
+    [((6000, 4000), (3000, 2000)), ((4200, 2800), (3546, 2364)), ((3000, 2000), (3000, 2000))],
+)
+def test_a_large_photograph_is_turned_at_a_size_that_models_read(
+    size: tuple[int, int], left: tuple[int, int], tmp_path: Path
+) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 8
+    found = examined(picture("JPEG", size, exif=exif), tmp_path)
+
+    with Image.open(BytesIO(found.rewritten or b"")) as image:
+        assert image.size == left[::-1]
+
+
 async def test_a_tenant_with_many_pictures_holds_up_no_other(spools: Spools) -> None:
-    examiner = Examiner(25_000_000)
+    examiner = Examiner(4096 * 4096)
     spool = spools.open()
     many = await kept(spool, *([noise(size=(700, 700))] * 12))
     one = await kept(spool, picture())
