@@ -116,12 +116,14 @@ class Outcome:
 
     def show(self) -> str:
         grown = ", ".join(f"{name} {mib:+.1f}" for name, mib in self.growth_mib().items())
+        largest = [f"{max(each.workers_mib.values()):.1f}" for each in self.levels]
         attacks = ", ".join(f"{name}: {count}" for name, count in sorted(self.attacks.items()))
         return (
             f"good tenant: {self.asked} requests, {dict(self.good)}, {self.images} images, "
             f"{self.recorded} recorded\n"
             f"gateway's own time of its requests, p99: {self.p99_ms:.1f} ms\n"
             f"growth in MiB: {grown}\n"
+            f"largest worker in MiB, look by look: {' '.join(largest)}\n"
             f"open files at most: {max(max(each.files.values()) for each in self.levels)}\n"
             f"attacks: {attacks}"
         )
