@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import os
+import shutil
 import time
 from collections.abc import Iterable
 from pathlib import Path
+from tempfile import gettempdir
 
-from gateway.config import Config
+from gateway.config import Config, Uploads
 from gateway.config.warn import warnings_of
 from gateway.domain.findings import Finding
 from gateway.observability.logs import masker
@@ -44,6 +46,7 @@ async def stores(config: Config) -> list[Finding]:
 
 def files(config: Config) -> Iterable[Finding]:
     """What the gateway has to write."""
+    yield pictures(config.uploads)
     if config.usage_log is None:
         return
     path = Path(config.usage_log)
@@ -53,6 +56,22 @@ def files(config: Config) -> Iterable[Finding]:
     else:
         advice = f"let the gateway's user write {target}"
         yield Finding("usage record", f"{path} cannot be written", "fails", advice)
+
+
+def pictures(uploads: Uploads) -> Finding:
+    """Where those of edits wait."""
+    try:
+        folder = uploads.directory or gettempdir()
+    except FileNotFoundError:  # it tries to write there
+        folder = "/tmp"  # noqa: S108 - the place that is missing
+    if not os.access(folder, os.W_OK | os.X_OK):
+        advice = f"let the gateway's user write {folder}, or name another folder"
+        return Finding("uploads.directory", f"{folder} cannot be written", "fails", advice)
+    free, wanted = shutil.disk_usage(folder).free >> 20, uploads.worker_bytes >> 20
+    if free < wanted:
+        text = f"{folder} has {free} MiB free, and a worker may take {wanted}"
+        return Finding("uploads.directory", text, "warning", "give it more, or lower worker_bytes")
+    return Finding("uploads.directory", f"{folder} can be written, {free} MiB free")
 
 
 def report(findings: Iterable[Finding]) -> list[str]:

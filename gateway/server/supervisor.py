@@ -34,6 +34,7 @@ from gateway.server.worker import (
 )
 from gateway.store.availability import Share
 from gateway.tenants.usage_log import UsageLog
+from gateway.uploads.spool import require_writable
 
 RESTART_WAIT_S = 0.5
 ALL = "::"
@@ -93,8 +94,10 @@ def serve(config: Config, workers: int, announce: Announce, path: Path | None = 
 
     Raises:
         CannotListen: the address cannot be bound.
-        OSError: the usage record cannot be written, or the system lacks something.
+        OSError: the usage record or pictures cannot be written, or the system lacks something.
     """
+    if config.uploads.directory is not None:
+        require_writable(config.uploads.directory)
     # Opened here as well: a worker could tell nobody but the log that it cannot be.
     usage = closing(UsageLog(Path(config.usage_log))) if config.usage_log else nullcontext()
     configure_logs(json_lines=not os.isatty(2), secrets=config.secrets())

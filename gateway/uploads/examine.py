@@ -86,7 +86,7 @@ def examined(data: bytes, mime: str, max_pixels: int) -> Examined:
             # Of a JPEG one pixel in 64 is enough to read all of its data.
             picture.draft(picture.mode, (1, 1))
             picture.load()
-            if picture.getexif().get(ORIENTATION) not in TURNED:
+            if not is_turned(picture):
                 return Examined(mime)
         if picture.mode in DEEP:
             raise Unfit("has 16 bits of grey and must be written anew. Save it with 8 bits")
@@ -120,6 +120,14 @@ def most_pixels(picture: Image.Image, max_pixels: int) -> int:
     return max_pixels * 4 if is_jpeg else max_pixels
 
 
+def is_turned(picture: Image.Image) -> bool:
+    """Whether a program must turn it; EXIF data that cannot be read says nothing."""
+    try:
+        return picture.getexif().get(ORIENTATION) in TURNED
+    except Exception:  # noqa: BLE001 - its reader may raise anything
+        return False
+
+
 def read_small(picture: Image.Image, most_pixels: int) -> None:
     """Decode it, and make it as small; a JPEG is decoded at a half, or less, of its sides."""
     width, height = picture.size
@@ -137,7 +145,8 @@ def rewritten(data: bytes, most_pixels: int) -> Examined:
     with Image.open(BytesIO(data), formats=FORMATS) as picture:
         profile = picture.info.get("icc_profile")
         read_small(picture, most_pixels)
-        ImageOps.exif_transpose(picture, in_place=True)
+        if is_turned(picture):
+            ImageOps.exif_transpose(picture, in_place=True)
         kind, mime, mode = "JPEG", "image/jpeg", "RGB"
         if picture.has_transparency_data:
             kind, mime, mode = "WEBP", "image/webp", "RGBA"

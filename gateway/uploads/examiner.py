@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import warnings
 from collections import defaultdict
 from concurrent.futures import ThreadPoolExecutor
 
@@ -17,6 +18,8 @@ class Examiner:
 
     def __init__(self, max_pixels: int) -> None:
         self._max_pixels = max_pixels
+        # Of what a picture says: its words would be in the log, and kept to be said only once.
+        warnings.filterwarnings("ignore", module=r"PIL\.")
         self._thread = ThreadPoolExecutor(1, "pictures")
         self._turns: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
         """Of the tenants: one who sends a thousand pictures has one in the queue."""

@@ -7,6 +7,7 @@ minutes, and many wait at once. The file is written and read in a few threads, i
 from __future__ import annotations
 
 import asyncio
+import errno
 import hashlib
 import os
 import tempfile
@@ -43,6 +44,13 @@ class Spools:
     def close(self) -> None:
         """Without waiting."""
         self._threads.shutdown(wait=False)
+
+
+def require_writable(folder: str) -> None:
+    """Raises OSError: pictures cannot be kept there."""
+    if not os.access(folder, os.W_OK | os.X_OK):
+        number = errno.EACCES if os.path.isdir(folder) else errno.ENOENT  # noqa: PTH112
+        raise OSError(number, os.strerror(number), folder)
 
 
 class Spool:

@@ -363,6 +363,18 @@ def test_a_usage_record_that_cannot_be_written(
     assert "cannot be written" in told.failing()[0]
 
 
+def test_where_pictures_wait(doctor: Ask, simulator: SimulatedDashScope, tmp_path: Path) -> None:
+    gone, little = tmp_path / "no", 2**60
+
+    told = doctor(document(simulator.base_url, uploads={"directory": str(gone)}))
+    assert told.status == 1
+    assert "cannot be written" in told.failing()[0]
+
+    told = doctor(document(simulator.base_url, uploads={"worker_bytes": little}))
+    assert told.status == 0
+    assert told.of("uploads.directory")[0].startswith("warning")
+
+
 def test_every_account_is_asked_in_the_order_of_the_file(
     doctor: Ask, simulator: SimulatedDashScope
 ) -> None:

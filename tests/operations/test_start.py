@@ -60,6 +60,14 @@ def test_a_usage_record_that_cannot_be_written_is_a_sentence(site: Site, workers
     assert gateway.output.splitlines() == [told]
 
 
+def test_a_missing_folder_for_pictures_is_a_sentence(site: Site) -> None:
+    site.write(uploads={"directory": "/nowhere/pictures"})
+    with GatewayProcess("serve", "--config", str(site.file)) as gateway:
+        assert gateway.ended(15) == 1
+    told = "gateway: cannot open /nowhere/pictures: No such file or directory"
+    assert gateway.output.splitlines() == [told]
+
+
 @pytest.mark.parametrize("command", ["serve", "demo", "simulate"])
 def test_a_port_that_is_none_is_a_sentence(site: Site, command: str) -> None:
     site.write()

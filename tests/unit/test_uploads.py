@@ -199,6 +199,17 @@ def test_every_turn_of_exif(kind: str, orientation: int, tmp_path: Path) -> None
         assert bright[0] == bright[1]
 
 
+@pytest.mark.parametrize(
+    "exif", [b"Exif\0\0garbage", b"Exif\0\0II*\0\x08\0\0\0\xff\xff", b"Exif\0\0MM\0*\0\0\0\x08\0"]
+)
+def test_exif_data_that_cannot_be_read_harms_nothing(exif: bytes, tmp_path: Path) -> None:
+    """Programs write what they like there; the picture is whole."""
+    examiner = Examiner(100)  # says that its warnings are nobody's business
+    assert examined(picture("JPEG", exif=exif), tmp_path) == Examined("image/jpeg")
+    assert examined(noise("JPEG", (2700, 2700), quality=97, exif=exif), tmp_path).rewritten
+    examiner.close()
+
+
 def test_a_colour_profile_stays(tmp_path: Path) -> None:
     exif = Image.Exif()
     exif[0x0112] = 3
