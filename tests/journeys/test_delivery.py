@@ -68,8 +68,9 @@ def test_a_download_that_breaks_is_resumed(gateway: Client, simulator: Simulated
     simulator.fault("image_truncated", count=2, at_byte=600_000)
 
     assert digests(b64(gateway)) == expected
-    # On a busy machine a broken connection may be met once more before a fresh one is made.
-    assert downloads(simulator)["206"] in {2, 3}
+    # On a busy machine a broken connection may be met once more before a fresh one is made, and a
+    # reader that rests has its connection closed.
+    assert downloads(simulator)["206"] in range(2, 6)
 
 
 @pytest.mark.parametrize("kind", ["image_500", "image_reset"])
