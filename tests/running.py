@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import logging
 import os
 import re
 import signal
@@ -302,7 +303,12 @@ class Logs:
 def captured_logs() -> Iterator[Logs]:
     """Collects what is logged, in any thread."""
     logs = Logs()
-    structlog.configure(processors=[logs], cache_logger_on_first_use=False)
+    structlog.configure(
+        processors=[logs],
+        # A command that ran in this process before may have silenced it.
+        wrapper_class=structlog.make_filtering_bound_logger(logging.NOTSET),
+        cache_logger_on_first_use=False,
+    )
     yield logs
     structlog.reset_defaults()
 
