@@ -29,7 +29,7 @@ ENTRIES = 1_000_000
 TENANTS = 10_000
 FEW, MANY = 10, 5_000
 TURNS, TURN_S = 3, 2
-CROWDED_S = 12
+CROWDED_S = 6
 """Until the first of five thousand is answered, all of them have to be read."""
 NUMBERS = count(1)
 FILL = """\
