@@ -12,6 +12,8 @@ from gateway.server.heads import Headers, answer_head
 
 PAUSE_AT: Final = 65_536
 """Bytes of a body that wait for the application before reading from the connection stops."""
+TOGETHER_MAX: Final = 16_384
+"""Bytes of a body that are copied behind its head; a part of an image would be there twice."""
 CONTINUE: Final = b"HTTP/1.1 100 Continue\r\n\r\n"
 BODILESS: Final = frozenset({204, 304})
 
@@ -241,8 +243,12 @@ class Request:
 
     def _write_out(self, body: bytes) -> None:
         head, self._head = self._head, b""
-        if head or body:
-            self._connection.transport.write(head + body if head else body)
+        if len(body) <= TOGETHER_MAX:
+            body = head + body
+        elif head:
+            self._connection.transport.write(head)
+        if body:
+            self._connection.transport.write(body)
 
     def _finish(self) -> None:
         if self._left:
