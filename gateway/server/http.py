@@ -281,7 +281,8 @@ class HttpProtocol(asyncio.Protocol):
             self.transport.abort()  # so that what has come is not taken for the whole
         else:
             self._queue.clear()
-            self._refusal = heads.FAILED
+            if not request.has_left:
+                self._refusal = heads.FAILED
             self._end()
 
     def _start(self, request: Request) -> None:

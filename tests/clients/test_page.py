@@ -8,6 +8,7 @@ import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any, Final
 from urllib.parse import urlencode
 
@@ -78,18 +79,16 @@ def visit(url: str, site: Site, profile: Path) -> Any:
     """What the page at this address found."""
     more = [f"--user-data-dir={profile}", "--remote-debugging-port=0"]
     command = [chromium(), *OPTIONS, *more, url]
-    with (profile / "log").open("wb") as log:
-        browser = subprocess.Popen(command, stdout=log, stderr=log, env=environment(profile))
+    # The path of a socket that it makes there has at most 107 characters.
+    with TemporaryDirectory(dir="/tmp") as short, (profile / "log").open("wb") as log:
+        environment = {"PATH": "/usr/bin:/bin", "HOME": str(profile), "TMPDIR": short}
+        browser = subprocess.Popen(command, stdout=log, stderr=log, env=environment)
         try:
             assert site.is_found.wait(60), (profile / "log").read_text()[-2000:]
         finally:
             browser.kill()
             browser.wait(10)
     return site.found
-
-
-def environment(home: Path) -> dict[str, str]:
-    return {"PATH": "/usr/bin:/bin", "HOME": str(home), "TMPDIR": str(home)}
 
 
 def test_it_makes_an_image_and_reads_the_headers(

@@ -48,6 +48,7 @@ KINDS: Final[tuple[dict[str, Any], ...]] = (
     *[{"prompt": "again", "seed": 7}] * 3,
     {"prompt": "again", "seed": 7, "cache-control": "no-cache"},
     {"prompt": "unique", "response_format": "b64_json"},
+    {"prompt": "unique", "response_format": "b64_json", "output_format": "jpeg"},
     {"prompt": "unique", "response_format": "b64_json", "seed": 7},  # its image is kept
     {"prompt": "unique", "response_format": "b64_json", "seed": 7, "size": "2048x2048"},  # not
     {"prompt": "a fox [simulate:DataInspectionFailed]"},

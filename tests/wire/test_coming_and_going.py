@@ -161,6 +161,20 @@ def test_a_half_closed_peer_is_not_waited_for(paced: Client, simulator: Simulate
     assert sum(simulator.state()["paid"].values()) == 1
 
 
+def test_who_leaves_before_the_first_image_is_told_nothing(
+    line: Line, simulator: SimulatedDashScope, logs: Logs
+) -> None:
+    """What is given up then is no failure, and no line says that it was one."""
+    simulator.fault("image_hang")
+    line.send(sized(body=BODY[:-1] + b', "response_format": "b64_json"}'))
+    until(lambda: simulator.state()["downloads"])
+    line.half_close()
+
+    assert line.rest() == b""
+    assert [each["outcome"] for each in logs.named("answered")] == ["client_gone"]
+    assert logs.named("refused") == []
+
+
 def test_half_a_body_and_then_the_end_is_no_request(
     line: Line, simulator: SimulatedDashScope
 ) -> None:
