@@ -25,7 +25,7 @@ def main(source: str, target: str) -> None:
         plot.set_xlabel("answers per second of one processor")
     latency = result["rates"]["one connection"]
     bars(plots[-1], {w: one["added_p50_ms"] for w, one in latency.items() if w != "direct"})
-    plots[-1].set_title("added latency, one connection")
+    plots[-1].set_title("added, one connection")
     plots[-1].set_xlabel("ms, p50")
     figure.tight_layout()
     figure.savefig(target, dpi=110)
@@ -38,6 +38,8 @@ def bars(plot: plt.Axes, found: dict[str, dict[str, float]]) -> None:
     above = [found[name]["most"] - found[name]["median"] for name in names]
     colours = [OURS if name == "gateway" else OTHERS for name in names]
     plot.barh(names, middles, xerr=[below, above], color=colours, capsize=2)
+    if max(middles) > 100 * min(middles):
+        plot.set_xscale("log")
     for at, middle in enumerate(middles):
         text = f" {middle:,.0f}" if middle >= 10 else f" {middle:.2f}"
         plot.text(middle, at + 0.28, text, fontsize=8)
