@@ -101,7 +101,7 @@ lock: .venvs/lock/.installed ## Write every lock file anew; ARGS=--upgrade takes
 .PHONY: clean
 clean: ## Remove every environment, build and cache
 	rm -rf .venv .venvs .peers .test-results $(NODE)/node_modules $(CLIENTS)/node/node_modules build dist htmlcov .coverage .coverage.* \
-	    .hypothesis .mypy_cache .pytest_cache .ruff_cache
+	    .hypothesis .schemathesis .mypy_cache .pytest_cache .ruff_cache
 	find gateway tests -name __pycache__ -prune -exec rm -rf {} +
 
 # Environments. A stamp inside each is older than its lock file when the lock has changed.

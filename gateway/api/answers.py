@@ -23,7 +23,7 @@ from gateway.delivery import (
 from gateway.delivery.delivery import SENDING_S
 from gateway.domain.catalogue import Size
 from gateway.domain.clock import Clock
-from gateway.domain.errors import ImageUnavailable, InvalidRequest, ServiceUnavailable
+from gateway.domain.errors import GatewayError, ImageUnavailable, InvalidRequest, ServiceUnavailable
 from gateway.observability.context import RequestContext
 from gateway.observability.metrics import Metrics
 from gateway.protocol.openai import Image, ImageCompleted, ImageEvent, ImagesResponse
@@ -97,9 +97,10 @@ class Answers:
             images = [Image(url=self._fetcher.checked(url)) for url in record.urls]
         except ImageUnavailable as error:
             await self.give_up(error, result.place)
+            note_unclaimed(error, context)
             raise
-        except ServiceUnavailable:
-            context.is_client_gone = True  # this request, sent again, is given what is there
+        except ServiceUnavailable as error:
+            note_unclaimed(error, context)
             raise
         describe = describe or partial(to_openai, quality=plan.quality)
         body = describe(images, created=record.created, size=plan.size)
@@ -121,6 +122,7 @@ class Answers:
 
         async def hopeless(error: ImageUnavailable) -> None:
             await self.give_up(error, result.place)
+            note_unclaimed(error, context)
 
         delivery = await self._delivery.open(
             replace(await self._images_of(result), encoding=encoding_of(plan)),
@@ -281,6 +283,15 @@ class ImageEvents:
 def encoding_of(plan: Plan) -> Encoding:
     """How its images are to be sent."""
     return Encoding(plan.output_format, plan.output_compression)
+
+
+def note_unclaimed(error: GatewayError, context: RequestContext) -> None:
+    """Images that are paid for and may yet be had: the request, sent again, is given them.
+
+    Also by a client that does not mark what it sends again.
+    """
+    if not (isinstance(error, ImageUnavailable) and error.for_good):
+        context.is_client_gone = True
 
 
 def is_fresh(place: Done | Lead) -> bool:

@@ -33,6 +33,9 @@ EXPOSED = b", ".join(
 )
 """Those that a script may read of an answer beside its type and length."""
 
+OPERATIONS = frozenset({"/healthz", "/readyz", "/metrics"})
+"""For no page: who may read these is told by address, and a browser may have the right one."""
+
 Headers = list[tuple[bytes, bytes]]
 
 
@@ -47,6 +50,8 @@ class CorsMiddleware:
     def __call__(self, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
         """Pass a request on; no frame of its own is held as long as it waits."""
         if scope["type"] != ScopeType.HTTP:
+            return self._app(scope, receive, send)
+        if scope["path"] in OPERATIONS:
             return self._app(scope, receive, send)
         asked = dict(scope["headers"])
         marks = self._marks(asked.get(b"origin"))

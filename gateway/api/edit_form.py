@@ -76,6 +76,7 @@ class FormBody:
         self._part: multipart.MultipartSegment | None = None
         self._text = bytearray()
         self._is_picture = False
+        self._is_empty = True
         try:
             self._parser = multipart.PushMultipartParser(
                 boundary,
@@ -128,7 +129,7 @@ class FormBody:
     def _begin(self, part: multipart.MultipartSegment) -> None:
         name = part.name or ""
         picture = PICTURE.fullmatch(name)
-        self._part, self._is_picture = part, picture is not None
+        self._part, self._is_picture, self._is_empty = part, picture is not None, True
         if picture is None:
             self._refuse_repeated(name)
             self._text = bytearray()
@@ -151,6 +152,7 @@ class FormBody:
         if self._is_picture:
             await self._pictures.add(data)
             return
+        self._is_empty = self._is_empty and not data
         if self._name not in TEXTS:  # refused, or ignored: its name is enough
             return
         self._left -= len(data)
@@ -165,7 +167,9 @@ class FormBody:
         name = self._name
         self._left -= len(name)
         text = self._decoded()
-        if text or name in UNREAD or name not in TEXTS:
+        # A page sends an empty file where none was chosen.
+        is_chosen = name not in UNREAD or not self._is_empty
+        if text or (name not in TEXTS and is_chosen):
             self._values[name] = text
 
     @property

@@ -25,7 +25,7 @@ from gateway.uploads import Examiner, Pictures, Spools, Upload
 from gateway.uploads.data_urls import index_of
 
 W = TypeVar("W")
-LONGEST_URL: Final = 2048
+LONGEST_URL: Final = 8192
 Reference = tuple[str, str]
 """Where a picture stands in a body, and its address: a mark, or the URL of one elsewhere."""
 
@@ -80,7 +80,8 @@ class EditReader:
                 context.goes_on()
             wanted = form.take(request, fields, strict)
             with context.phase("pictures"):
-                given = await self._given(request, form.references(wanted), pictures.uploads)
+                sources = named(form.references(wanted), pictures.uploads)
+                given = [await self._given(request, reading, each) for each in sources]
             reading.finished()
             await self._limiter.enter()
         except BaseException:
@@ -133,18 +134,28 @@ class EditReader:
         raise UnsupportedMediaType("Send the images as multipart/form-data, or as JSON.")
 
     async def _given(
-        self, request: GatewayRequest, references: Sequence[Reference], uploads: list[Upload]
-    ) -> list[Picture | str]:
-        """The pictures in their order, each examined."""
-        sources = [source(url, name, uploads) for name, url in references]
-        if sum(isinstance(each, Upload) for each in sources) < len(uploads):
-            message = "An image stands where none is expected. Send images in 'images' alone."
-            raise InvalidRequest(message, param="images")
-        tenant = request.user.tenant.name
-        return [
-            await self._examiner.examine(tenant, each) if isinstance(each, Upload) else each
-            for each in sources
-        ]
+        self, request: GatewayRequest, reading: BodyReading, given: Upload | str
+    ) -> Picture | str:
+        """A picture, examined; what is written anew counts beside what came."""
+        if isinstance(given, str):
+            return given
+        picture = await self._examiner.examine(request.user.tenant.name, given)
+        if picture.stored is not given.part:
+            reading.add(picture.size, more=False)
+        return picture
+
+
+def named(references: Sequence[Reference], uploads: list[Upload]) -> list[Upload | str]:
+    """What the references of a body mean, in their order.
+
+    Raises:
+        InvalidRequest: one means nothing, or a picture stands where none is expected.
+    """
+    sources = [source(url, name, uploads) for name, url in references]
+    if sum(isinstance(each, Upload) for each in sources) < len(uploads):
+        message = "An image stands where none is expected. Send images in 'images' alone."
+        raise InvalidRequest(message, param="images")
+    return sources
 
 
 def references_of(wanted: ImageEditRequest) -> list[Reference]:
@@ -186,6 +197,9 @@ def source(url: str, name: str, uploads: list[Upload]) -> Upload | str:
     index = index_of(url)
     if index is not None and index < len(uploads):
         return uploads[index]
+    if len(url) > LONGEST_URL:
+        message = f"'{name}' has more than {LONGEST_URL} characters. Send the image itself."
+        raise InvalidRequest(message, param=name, code="string_above_max_length")
     if not is_address(url):
         message = f"'{name}' must be data:image/…;base64,… or the http(s) URL of an image."
         raise InvalidRequest(message, param=name)
@@ -194,7 +208,7 @@ def source(url: str, name: str, uploads: list[Upload]) -> Upload | str:
 
 def is_address(url: str) -> bool:
     """Whether the vendor could read it; nothing here ever does."""
-    if len(url) > LONGEST_URL or not (url.isascii() and url.isprintable()) or " " in url:
+    if not (url.isascii() and url.isprintable()) or " " in url:
         return False
     try:
         parts = urlsplit(url)

@@ -13,7 +13,7 @@ from litestar.response.base import ASGIResponse
 from litestar.types import Receive, Scope, Send
 from msgspec import Struct
 
-from gateway.api.answers import Answers, ImageEvents
+from gateway.api.answers import Answers, ImageEvents, note_unclaimed
 from gateway.api.disconnect import watch
 from gateway.api.errors import to_detail
 from gateway.api.streaming import STALLED, TOO_SLOW, broken_off, send_piece, why_stopped
@@ -107,8 +107,10 @@ class StreamedEvents(ASGIResponse):
         result: Result | None,
         context: RequestContext,
     ) -> None:
-        if isinstance(sender.failure, ImageUnavailable) and result is not None:
-            await self._answers.give_up(sender.failure, result.place)
+        if sender.failure is not None and result is not None:
+            if isinstance(sender.failure, ImageUnavailable):
+                await self._answers.give_up(sender.failure, result.place)
+            note_unclaimed(sender.failure, context)
         if sending.cancelled():
             if sender.failure is not None and not sender.has_begun:
                 raise sender.failure

@@ -47,7 +47,12 @@ def fingerprint(plan: Plan) -> str:
 
 
 def is_cacheable(mode: Mode, plan: Plan) -> bool:
-    """Whether a tenant's mode lets this result be shared."""
+    """Whether a tenant's mode lets this result be shared.
+
+    Nobody here reads a picture that is given by its address, and another may stand there tomorrow.
+    """
+    if any(reference not in plan.inputs.stored for reference in plan.inputs.references):
+        return False
     if mode == "seeded":  # without a seed, people expect a new picture
         return plan.calls[0].parameters.seed is not None
     return mode == "always"

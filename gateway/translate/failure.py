@@ -165,6 +165,8 @@ UNKNOWN = (
 
 THROTTLE_REST_S = 60.0
 """An exceeded quota recovers within about a minute ("Rate limits")."""
+NOT_HAD = ("download", "fetch", "media", "format", "url", "time-out", "timeout", "timed out")
+"""Of a picture that its host did not give, or that is none."""
 INSPECTED = ("datainspection", "data_inspection", "inappropriate content")
 """The word of the safety system; some services put it into the message alone."""
 UNPAID = (
@@ -175,7 +177,7 @@ UNPAID = (
 QUOTAS = ("Throttling", "Throttling.*", "limit_*", "insufficient_quota", "*Quota*")
 
 TABLE: tuple[Row, ...] = (
-    Row(codes=("InvalidParameter.DataInspection",), says=("download",), text=BAD_INPUT,
+    Row(codes=("InvalidParameter.DataInspection",), says=NOT_HAD, text=BAD_INPUT,
         error=errors.InvalidRequest),  # an input picture could not be fetched
     Row(codes=("*DataInspection*", "*data_inspection*", "IPInfringementSuspect", "FaqRuleBlocked",
                "CustomRoleBlocked"), error=errors.ModerationBlocked, text=MODERATED),

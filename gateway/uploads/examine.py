@@ -13,7 +13,7 @@ from io import BytesIO
 from typing import Final
 
 from msgspec import Struct
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, PngImagePlugin
 
 from gateway.domain.pictures import MAX_DATA_URI_BYTES
 from gateway.domain.png import is_whole_png
@@ -42,6 +42,16 @@ SIGNATURES: Final[tuple[tuple[str, Callable[[bytes], bool]], ...]] = (
     ("image/jpeg", lambda start: start.startswith(b"\xff\xd8\xff")),
     ("image/webp", lambda start: start[:4] == b"RIFF" and start[8:12] == b"WEBP"),
 )
+
+
+MOST_SCANS: Final = 100
+"""Of a JPEG, each of which is read whole: a progressive one has some ten, a file of several
+pictures a multiple of that, and ten megabytes of empty ones would take minutes."""
+SCAN: Final = b"\xff\xda"
+MOST_TEXT: Final = 4 * 1024 * 1024
+"""Characters of a PNG's texts, unpacked; Pillow's own limit is 64 MiB, of up to four bytes each."""
+
+PngImagePlugin.MAX_TEXT_MEMORY = MOST_TEXT
 
 
 class Unfit(Exception):
@@ -77,6 +87,8 @@ def examine(descriptor: int, size: int, offset: int, max_pixels: int) -> Examine
 
 def examined(data: bytes, mime: str, max_pixels: int) -> Examined:
     """As `examine`, of the bytes; a decoder's errors come as they are."""
+    if mime == "image/jpeg" and data.count(SCAN) > MOST_SCANS:
+        raise Unfit(f"has more than {MOST_SCANS} scans. Save it as a baseline JPEG")
     with Image.open(BytesIO(data), formats=FORMATS) as picture:
         refuse_unfit(picture, max_pixels)
         if mime == "image/png" and not is_whole_png(data):

@@ -126,18 +126,25 @@ def test_a_gateway_has_room_for_the_pictures_of_edits(name: str) -> None:
     (files_mib,) = re.findall(r"^/tmp:.*size=(\d+)m", gateway["tmpfs"][0])
     pictures_mib = workers * int(gateway["environment"]["UPLOADS_BYTES"]) / 1024**2
 
+    of_a_tenant = int(gateway["environment"]["UPLOADS_TENANT_BYTES"])
+    assert 2 * of_a_tenant <= int(gateway["environment"]["UPLOADS_BYTES"])
     assert gateway["environment"]["UPLOADS"] == "/tmp"  # noqa: S108
     assert int(files_mib) >= pictures_mib + 64
     assert int(gateway["mem_limit"].removesuffix("m")) >= int(files_mib) + 768
 
 
 def test_nginx_has_room_for_all_that_it_may_hold() -> None:
-    """Bodies of every request that it lets in, what else a request takes, and its files."""
+    """Heads on every connection, bodies of every request that it lets in, and its files."""
     text = (DEPLOY / "proxies" / "nginx.conf").read_text()
     (requests,) = re.findall(r"limit_conn everybody (\d+);", text)
     (body,) = re.findall(r"^ {8}client_body_buffer_size (\d+)k;", text, re.MULTILINE)
     (files,) = re.findall(r"size=(\d+)m", SERVICES["nginx"]["tmpfs"][0])
-    holds_mib = int(requests) * (int(body) + 32) / 1024 + int(files)
+    (workers,) = re.findall(r"^worker_processes (\d+);", text, re.MULTILINE)
+    (connections,) = re.findall(r"worker_connections (\d+);", text)
+    (number, size) = re.findall(r"large_client_header_buffers (\d+) (\d+)k;", text)[0]
+    # Before a head is whole nobody counts the connection as somebody's.
+    heads = int(workers) * int(connections) * (1 + int(number) * int(size))
+    holds_mib = (heads + int(requests) * int(body)) / 1024 + int(files)
 
     assert int(SERVICES["nginx"]["mem_limit"].removesuffix("m")) >= holds_mib
 

@@ -258,6 +258,7 @@ def test_the_pictures_of_edits_have_room_on_a_disk() -> None:
     limit_mib = int(CONTAINER["resources"]["limits"]["ephemeral-storage"].removesuffix("Mi"))
 
     assert "medium" not in volume
+    assert 2 * int(environment["UPLOADS_TENANT_BYTES"]) <= int(environment["UPLOADS_BYTES"])
     assert limit_mib - 256 >= room_mib >= workers * int(environment["UPLOADS_BYTES"]) / 1024**2
 
 

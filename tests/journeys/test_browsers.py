@@ -108,6 +108,18 @@ def test_a_page_can_read_an_answer_that_comes_early(
     assert answer.headers["vary"] == "Origin"
 
 
+@pytest.mark.parametrize("path", ["/metrics", "/healthz", "/readyz"])
+def test_no_page_reads_what_is_for_the_operator(
+    path: str, start: Start, simulator: SimulatedDashScope
+) -> None:
+    """A browser may run at an address that may, and a page in it is somebody else's."""
+    gateway = start(config_for(account(simulator.base_url), cors=Cors(allow_origins=("*",))))
+
+    assert not cors_headers(gateway.ask("GET", path, headers={"origin": PAGE}))
+    asked = gateway.ask("OPTIONS", path, key=None, headers=asking())
+    assert not cors_headers(asked)
+
+
 def test_every_header_of_an_answer_is_exposed(browsed: Client) -> None:
     answer = browsed.generate(headers={"origin": PAGE}, response_format="b64_json")
     safe = {"content-type", "content-length", "date", "vary", "openai-version"}

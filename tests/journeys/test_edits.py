@@ -228,6 +228,22 @@ def test_an_address_is_passed_on_and_not_fetched(
     assert second["image"].startswith("data:image/png;base64,")
 
 
+def test_what_stands_at_an_address_may_change(
+    gateway: Client, simulator: SimulatedDashScope, clock: HeldClock
+) -> None:
+    """So its edits are no cache's; one that is too long is refused in words that say so."""
+    clock.now = time.time()
+    camera = "https://camera.example.com/latest.jpg"
+
+    answers = [edit_json(gateway, camera, seed=7) for _ in range(2)]
+
+    assert [each.headers["x-cache"] for each in answers] == ["bypass", "bypass"]
+    assert len(sent(simulator)) == 2
+    assert edit_json(gateway, f"{camera}?{'a' * 4096}").status_code == 200
+    long = edit_json(gateway, f"{camera}?{'a' * 8192}")
+    refused(long, "images[0].image_url", "string_above_max_length")
+
+
 @pytest.mark.parametrize(
     "path",
     [
@@ -321,6 +337,13 @@ def test_a_picture_that_is_too_large_is_refused(
     message = refused(edit(gateway, ("image", ("a", image))), "image", "image_too_large")
     assert "10 MiB" in message
     assert sent(simulator) == []
+
+
+def test_a_mask_that_was_not_chosen_is_none(gateway: Client) -> None:
+    """A page's form sends it without a name and without bytes."""
+    mask = ("mask", ("", b"", "application/octet-stream"))
+
+    assert edit(gateway, picture(), mask).status_code == 200
 
 
 @pytest.mark.parametrize("name", ["mask", "markup"])

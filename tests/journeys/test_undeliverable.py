@@ -73,18 +73,20 @@ def test_an_address_that_is_not_allowed_is_never_a_result(
     assert calls(simulator) == 2
 
 
-@pytest.mark.parametrize(("first", "second"), [({}, REPEAT), (KEY, KEY)])
+@pytest.mark.parametrize(("first", "second"), [({}, REPEAT), ({}, {}), (KEY, KEY)])
+@pytest.mark.parametrize("more", [{}, {"stream": True}, {"output_format": "jpeg"}])
 def test_what_may_yet_come_is_kept_for_the_retry(
+    more: dict[str, Any],
     first: dict[str, str],
     second: dict[str, str],
     caching: Client,
     simulator: SimulatedDashScope,
 ) -> None:
-    """Which SDKs are told to make, and which pays nothing."""
+    """Which SDKs are told to make, and which pays nothing, marked as a retry or not."""
     simulator.fault("image_404", count=4)
 
-    assert refused(ask(caching, first), retry=True)
-    assert ask(caching, second).status_code == 200
+    assert refused(ask(caching, first, **more), retry=True)
+    assert ask(caching, second, **more).status_code == 200
     assert calls(simulator) == 1
 
 

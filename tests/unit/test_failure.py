@@ -392,6 +392,20 @@ def test_moderation_wherever_the_vendor_puts_the_word(status: int, code: str, me
 
 
 @pytest.mark.parametrize(
+    "message",
+    [
+        "download image failed",
+        "Failed to find the requested media resource during the data inspection process.",
+        "The media format is not supported or incorrect for the data inspection.",
+    ],
+)
+def test_a_picture_that_could_not_be_inspected_is_no_moderation(message: str) -> None:
+    failure = replied(400, code="InvalidParameter.DataInspection", message=message)
+
+    assert seen(failure) == BAD_INPUT
+
+
+@pytest.mark.parametrize(
     ("code", "message"),
     [
         ("Throttling.AllocationQuota", "Free allocated quota exceeded."),

@@ -18,6 +18,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image, ImageOps
+from PIL.PngImagePlugin import PngInfo
 
 from gateway.domain.errors import InvalidRequest, ServiceUnavailable
 from gateway.domain.pictures import MAX_DATA_URI_BYTES, Inputs, Picture
@@ -255,6 +256,28 @@ def test_how_many_pixels_depends_on_what_decoding_takes(
     assert examined(fits, tmp_path, max_pixels=48).mime == f"image/{kind.lower()}"
     with pytest.raises(Unfit, match=f"at most {most} are taken"):
         examined(larger, tmp_path, max_pixels=48)
+
+
+def test_a_jpeg_of_very_many_scans_is_not_decoded(tmp_path: Path) -> None:
+    """Ten megabytes of them would hold the thread for minutes, and cost their sender nothing."""
+    plain = picture("JPEG", (512, 512), progressive=True)
+    last = plain.rindex(b"\xff\xda")
+    scan = plain[last:-2]
+    many = plain[:-2] + scan * 200 + plain[-2:]
+
+    assert examined(plain, tmp_path).mime == "image/jpeg"
+    with pytest.raises(Unfit, match="scans"):
+        examined(many, tmp_path)
+
+
+def test_the_texts_of_a_png_are_bounded(tmp_path: Path) -> None:
+    """They are unpacked before a pixel is read."""
+    texts = PngInfo()
+    for number in range(12):
+        texts.add_itxt(f"note {number}", "x" * 1_000_000, zip=True)
+
+    with pytest.raises(Unfit, match="damaged"):
+        examined(picture("PNG", (16, 16), pnginfo=texts), tmp_path)
 
 
 @pytest.mark.parametrize(
