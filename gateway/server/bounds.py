@@ -25,7 +25,8 @@ class Bounds(Struct, frozen=True, kw_only=True):
     """For the client to take what has been written."""
     linger_s: float = 5.0
     """After the last answer: what still comes is read and thrown away, for closing at once would
-    reset the connection before a client that still sends has read the answer."""
+    reset the connection before a client that still sends has read the answer. Each further MiB
+    that comes begins it again."""
     linger_bytes: int = 64 * 1024 * 1024
     connections: int = 20_000
     """Of a worker."""

@@ -24,6 +24,8 @@ from gateway.server.request import Request
 
 ASGI: Final = {"version": "3.0", "spec_version": "2.3"}
 BOUNDS: Final = Bounds()
+LINGER_STEP: Final = 1024 * 1024
+"""Bytes for which a sender may have `linger_s` again: an upload of 30 MB takes its time."""
 SURPLUS_S: Final = 1.0
 """How long a connection beyond their number may wait to be told so."""
 
@@ -334,9 +336,12 @@ class HttpProtocol(asyncio.Protocol):
         self.transport.write(refusal.answer(request_id, self._state.default_headers))
 
     def _throw_away(self, size: int) -> None:
+        steps = self._thrown_away // LINGER_STEP
         self._thrown_away += size
         if self._thrown_away > self._bounds.linger_bytes:
             self.transport.abort()
+        elif self._thrown_away // LINGER_STEP > steps and self._timer is not None:
+            self._set_timer(self._bounds.linger_s, self.transport.abort)
 
     def _set_timer(self, after_s: float, then: Callable[[], None]) -> None:
         self._stop_timer()

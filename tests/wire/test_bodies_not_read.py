@@ -107,6 +107,19 @@ def test_who_never_stops_sending_is_cut_off(dial: Dial, bounds: Any) -> None:
         pytest.fail("a hundred megabytes were taken")
 
 
+def test_an_upload_may_take_its_time(dial: Dial, bounds: Any) -> None:
+    """Many clients read nothing before they have sent all of it."""
+    bounds(linger_s=0.4)
+    line = dial()
+    line.send(post(b"content-length: 8000000\r\n", b"", common=WRONG))
+
+    for _ in range(8):
+        assert line.takes(b"x" * 1_000_000)
+        time.sleep(0.1)
+
+    assert line.answer().status == 401
+
+
 def test_who_trickles_is_cut_off(dial: Dial, bounds: Any) -> None:
     bounds(linger_s=0.3)
     line = dial()
