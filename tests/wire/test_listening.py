@@ -83,7 +83,8 @@ def test_a_kept_connection_lives_as_long_as_the_file_says(
 
 
 def test_connections_are_held_to_what_the_file_says(serve: Serve) -> None:
-    with serve(max_connections=1) as gateway, Line(gateway.url) as one, Line(gateway.url) as two:
+    with serve(max_connections=1) as gateway, Line(gateway.url) as one:
         assert one.goes_on()
-        two.send(NEXT)
-        assert two.answer().status == 503
+        with Line(gateway.url) as two:
+            two.send(NEXT)
+            assert two.answer().status == 503
