@@ -165,7 +165,7 @@ UNKNOWN = (
 
 THROTTLE_REST_S = 60.0
 """An exceeded quota recovers within about a minute ("Rate limits")."""
-NOT_HAD = ("download", "fetch", "media", "format", "url", "time-out", "timeout", "timed out")
+NOT_HAD = ("download", "media resource", "media format", "timeout", "timed out")
 """Of a picture that its host did not give, or that is none."""
 INSPECTED = ("datainspection", "data_inspection", "inappropriate content")
 """The word of the safety system; some services put it into the message alone."""
