@@ -26,7 +26,9 @@ GIVEN = dict(
     output_compression=100, output_format="png", partial_images=0, quality="high", stream=False,
     safety_identifier="safe-1", style="vivid", user="user-1",
 )
-NOT_HERE = dict(mask=b"Example data", markup=b"Example data", svg=True, frame_count=4, frame_duration_ms=40)
+NOT_HERE = dict(
+    mask=b"Example data", markup=b"Example data", svg=True, frame_count=4, frame_duration_ms=40
+)
 OWN = {"extra_headers", "extra_query", "extra_body", "timeout"}
 refused = {}
 for strict in (False, True):
