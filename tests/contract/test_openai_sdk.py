@@ -2,11 +2,7 @@
 
 from __future__ import annotations
 
-import json
-import os
-import subprocess
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any, Final
 
 import pytest
@@ -15,8 +11,8 @@ from gateway.config import Upstream
 from gateway.domain.catalogue import Alias
 from gateway.requests import calls as generation
 from gateway.upstream import retry
-from tests.peers.run import PEERS, run_peer
-from tests.running import ACME, LIMITED, ROOT, HeldClock, RunningGateway, account, config_for
+from tests.peers.run import PEERS, run_peer, run_script
+from tests.running import ACME, LIMITED, HeldClock, RunningGateway, account, config_for
 from tests.simulated import SimulatedDashScope
 
 pytestmark = pytest.mark.peers
@@ -383,21 +379,8 @@ print(json.dumps({"id": client.models.retrieve(slashed).id, "version": openai.VE
 def test_answers_pass_the_sdk_s_strict_validation(peer: str, served: Served) -> None:
     """Which rejects unknown enums, a float `created`, a partial `usage`."""
     served.restart()
-    python = ROOT / Path(os.environ.get("PEERS", ".peers"), peer, "bin", "python")
-    if not python.exists():
-        pytest.skip(f"the {peer} SDK is not installed: `make test` does that")
+    told = run_script(peer, STRICT, f"{served.url}/v1", ACME, SLASHED)
 
-    run = subprocess.run(
-        [str(python), "-W", "error", "-c", STRICT, f"{served.url}/v1", ACME, SLASHED],
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-        env={"PATH": os.environ["PATH"]},
-    )
-
-    assert run.returncode == 0, run.stderr
-    told = json.loads(run.stdout)
     assert told["id"] == SLASHED
     assert told["version"].split(".")[0] == peer.removeprefix("openai-")
 

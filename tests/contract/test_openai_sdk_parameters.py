@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import json
-import os
-import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from PIL import Image
 
-from tests.peers.run import PEERS
-from tests.running import ACME, ROOT, HeldClock, RunningGateway, account, config_for
+from tests.peers.run import PEERS, run_script
+from tests.running import ACME, HeldClock, RunningGateway, account, config_for
 from tests.simulated import SimulatedDashScope
 
 pytestmark = pytest.mark.peers
@@ -68,21 +65,9 @@ def test_every_parameter_of_an_image_method(
     peer: str, served: RunningGateway, tmp_path: Path
 ) -> None:
     """What has a meaning here is taken, what has none is refused by its name."""
-    python = ROOT / Path(os.environ.get("PEERS", ".peers"), peer, "bin", "python")
-    if not python.exists():
-        pytest.skip(f"the {peer} SDK is not installed: `make test` does that")
     picture = tmp_path / "picture.png"
     Image.effect_noise((512, 512), 64).convert("RGB").save(picture)
 
-    run = subprocess.run(
-        [str(python), "-W", "error", "-c", WHOLE, f"{served.url}/v1", ACME, str(picture)],
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-        env={"PATH": os.environ["PATH"]},
-    )
+    told = run_script(peer, WHOLE, f"{served.url}/v1", ACME, str(picture))
 
-    assert run.returncode == 0, run.stderr
-    told = json.loads(run.stdout)
     assert told["refused"] == {name: name for name in told["not here"]}

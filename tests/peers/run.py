@@ -75,7 +75,25 @@ def _command(peer: str) -> list[str]:
         if not (HERE / "node" / "node_modules" / "openai").is_dir() or not shutil.which("node"):
             pytest.skip("no Node SDK: install node >= 20 and npm; `make test` does the rest")
         return ["node", str(HERE / "node" / "openai_calls.mjs")]
-    python = Path(os.environ.get("PEERS", ".peers"), peer, "bin", "python")
-    if not (ROOT / python).exists():
+    return [_python_of(peer), str(HERE / "openai_calls.py")]
+
+
+def run_script(peer: str, script: str, *arguments: str) -> Any:
+    """What a script prints as JSON in the environment of a Python SDK, where a warning ends it."""
+    run = subprocess.run(
+        [_python_of(peer), "-W", "error", "-c", script, *arguments],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+        env={"PATH": os.environ["PATH"]},
+    )
+    assert run.returncode == 0, run.stderr
+    return json.loads(run.stdout)
+
+
+def _python_of(peer: str) -> str:
+    python = ROOT / Path(os.environ.get("PEERS", ".peers"), peer, "bin", "python")
+    if not python.exists():
         pytest.skip(f"the {peer} SDK is not installed: `make test` does that")
-    return [str(ROOT / python), str(HERE / "openai_calls.py")]
+    return str(python)
