@@ -173,7 +173,7 @@ class Pipeline:
                 self._leave_after(ticket, entry, place)
                 decision = await self._ledger.follow(request, place, client.wait)
                 self._admission.check(ticket, decision.verdict, entered=True)
-            if isinstance(place, Lead | Done | Repeated):
+            if isinstance(place, Lead | Done | Repeated) and not decision.has_left:
                 self._leave_after(ticket, entry, place)
             match place:
                 case Lead():

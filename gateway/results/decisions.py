@@ -105,3 +105,5 @@ class Decision(Struct, frozen=True):
 
     verdict: Verdict
     place: Place | None
+    has_left: bool = False
+    """No `leave` follows."""

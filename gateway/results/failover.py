@@ -12,8 +12,8 @@ from msgspec.structs import replace
 from gateway.results.cache_policy import scope_of
 from gateway.store.availability import Membership, StoreUnavailable
 from gateway.store.generations import GenerationNotes, GenerationStore, Led
-from gateway.store.limits import Limits, LimitStore, Reason, Reservation, Verdict
-from gateway.store.requests import Entered, EnterRequest, RequestStore
+from gateway.store.limits import Limits, LimitStore, Reason, Reservation, Settlement, Verdict
+from gateway.store.requests import ClientOutcome, Entered, EnterRequest, Leave, RequestStore
 from gateway.tenants.limiter import LocalLimits
 
 T = TypeVar("T")
@@ -104,13 +104,16 @@ class FailoverStore:
         if not verdict.allowed and verdict.retry_after_ms is None:
             # Too large for the share, perhaps not for the limit.
             verdict = replace(verdict, retry_after_ms=ALONE_RETRY_MS)
-        return Entered(verdict, entered.place)
+        return Entered(verdict, entered.place, entered.has_left)
 
     async def mirror_entry(self, request: EnterRequest, entered: Entered) -> None:
         """Have the fallback know what the store has admitted, and who leads."""
         if self._fallback is None or not entered.verdict.by_store:
             return
         take, place = request.take, entered.place
+        if entered.has_left:
+            await self._fallback.leave(unused(request))
+            return
         await self._fallback.renew(take.tenant, [booked(request, entered)], take.lease_ms)
         if isinstance(place, Led):
             await self._fallback.restore(
@@ -165,6 +168,15 @@ class FailoverStore:
             del self._lost[scope]
             if not self._lost:
                 log.warning("store_found")
+
+
+def unused(request: EnterRequest) -> Leave:
+    """The leaving of a request that did nothing."""
+    take = request.take
+    settlement = Settlement(
+        take.tenant, take.reservation.id, take.reservation.family, images=0, cost=0
+    )
+    return Leave(settlement=settlement, outcome=ClientOutcome.ANSWERED, scope=request.entry.scope)
 
 
 def booked(request: EnterRequest, entered: Entered) -> Reservation:

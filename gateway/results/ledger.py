@@ -18,7 +18,7 @@ from gateway.domain.errors import (
 )
 from gateway.results.cache_policy import Record, decode, encode
 from gateway.results.decisions import Decision, Done, Follow, Lead, Place, Repeated
-from gateway.results.failover import FailoverStore, LedgerStore, booked
+from gateway.results.failover import FailoverStore, LedgerStore, booked, unused
 from gateway.results.followers import FollowerPoller, Key, Waiter
 from gateway.results.holdings import Generation, Holdings, LeaseTimes
 from gateway.results.leases import LeaseKeeper
@@ -42,7 +42,7 @@ from gateway.store.generations import (
     State,
 )
 from gateway.store.limits import Limits, Settlement, Verdict
-from gateway.store.requests import ClientOutcome, End, Entered, EnterRequest, Leave
+from gateway.store.requests import End, Entered, EnterRequest, Leave
 from gateway.tenants.limiter import LocalLimits
 
 TRIES = 4
@@ -259,10 +259,11 @@ class Ledger:
             if entered.place is None or isinstance(entered.place, Refusal):
                 return Decision(entered.verdict, entered.place)  # and nothing was booked
             await self._stores.mirror_entry(request, entered)
-            self._holdings.reserve(request.take.tenant, booked(request, entered))
+            if not entered.has_left:
+                self._holdings.reserve(request.take.tenant, booked(request, entered))
             place = await self._place(request, entered.place)
             if place is not None:
-                return Decision(entered.verdict, place)
+                return Decision(entered.verdict, place, entered.has_left)
             request = replace(request, follows=getattr(entered.place, "id", None))
         raise ServiceUnavailable("What is kept for this request cannot be read; try again.")
 
@@ -365,15 +366,6 @@ class Ledger:
         task = asyncio.create_task(work)
         self._background.add(task)
         task.add_done_callback(self._background.discard)
-
-
-def unused(request: EnterRequest) -> Leave:
-    """The leaving of a request that did nothing."""
-    take = request.take
-    settlement = Settlement(
-        take.tenant, take.reservation.id, take.reservation.family, images=0, cost=0
-    )
-    return Leave(settlement=settlement, outcome=ClientOutcome.ANSWERED, scope=request.entry.scope)
 
 
 def handed_over(generation: Generation) -> End:

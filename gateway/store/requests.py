@@ -40,6 +40,8 @@ class Entered(Struct, frozen=True):
     verdict: Verdict
     place: Place | None
     """None where the verdict refuses."""
+    has_left: bool = False
+    """No `leave` follows: it is answered with URLs from the cache, and nothing is left to do."""
 
 
 class ClientOutcome(StrEnum):
@@ -103,6 +105,9 @@ class RequestStore(Protocol):
         and images and money only for what this request has to make. A retry that finds the
         generation of its own earlier attempt while that still holds its place of concurrency takes
         the place over. A Conflict or a Missing is told without asking or booking anything.
+
+        A request that is given a cached result's URLs is counted, and holds nothing. One with an
+        idempotency key does, for the key is to find what its client was given.
         """
 
     async def progress(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from unittest.mock import ANY
+
 import pytest
 from msgspec.structs import replace
 
@@ -429,6 +431,107 @@ async def test_an_end_that_a_failover_lost_is_repeated(requests: Requests) -> No
         await requests.leave("r1")
     assert await requests.use() == FamilyUse(1, 5, 500)
     assert await requests.left() == [9, 15, 3, 15, 500]
+
+
+# --- a hit of URLs, which leaves as it enters
+
+
+def wants_urls(request: str, **changes: object) -> Entry:
+    return entry(request, needs_url=True, **changes)
+
+
+async def cached(requests: Requests) -> None:
+    """One result in the cache, and nobody here."""
+    await requests.end(await requests.lead(entry("r1")), completion(), images=5)
+    await requests.leave("r1")
+
+
+async def test_who_is_given_cached_urls_is_counted_and_has_left(requests: Requests) -> None:
+    await cached(requests)
+    assert await requests.left() == [9, 15, 3, 15, 500]
+    entered = await requests.entered(wants_urls("r2"))
+    assert entered.has_left
+    assert entered.place == Found("r1", b"result", ANY, How.HIT)
+    assert remaining(entered.verdict) == await requests.left() == [8, 15, 3, 15, 500]
+    assert await requests.use() == FamilyUse(2, 5, 500)
+    assert (await requests.store.cache_stats(SCOPE)).counts == {"led": 1, "hit": 1}
+
+
+async def test_who_has_left_with_urls_is_given_them_again_and_counted_once(
+    requests: Requests,
+) -> None:
+    """The answer was lost on its way."""
+    await cached(requests)
+    assert (await requests.entered(wants_urls("r2"))).has_left
+    for _ in range(2):
+        again = await requests.entered(wants_urls("r2"))
+        assert isinstance(again.place, Found)
+        assert not again.has_left
+        assert await requests.left() == [8, 15, 3, 15, 500]
+    await requests.leave("r2")
+    assert await requests.left() == [8, 15, 3, 15, 500]
+    assert await requests.use() == FamilyUse(2, 5, 500)
+
+
+async def test_who_never_heard_of_them_and_pays_is_booked(requests: Requests) -> None:
+    """The store was lost before it answered, and the worker went on alone."""
+    await cached(requests)
+    assert (await requests.entered(wants_urls("r2"))).has_left
+    claim = Leadership(SCOPE, "r2", "r2")
+    for _ in range(2):
+        await requests.end(claim, images=3)
+    await requests.leave("r2")
+    assert await requests.left() == [8, 12, 3, 12, 200]
+    assert await requests.use() == FamilyUse(2, 8, 800)
+
+
+async def test_who_cannot_read_them_pays(requests: Requests) -> None:
+    """It is counted already."""
+    await cached(requests)
+    wanted = wants_urls("r2")
+    assert (await requests.entered(wanted)).has_left
+    await requests.store.discard(SCOPE, "r1")
+    again = await requests.entered(wanted, follows="r1")
+    assert again.place == Led(Leadership(SCOPE, "r2", "r2"), {})
+    assert not again.has_left
+    assert remaining(again.verdict) == [8, 10, 2, 10, 0]
+    await requests.end(Leadership(SCOPE, "r2", "r2"), images=5)
+    await requests.leave("r2")
+    assert await requests.use() == FamilyUse(2, 10, 1000)
+
+
+async def test_a_hit_of_urls_needs_room_for_one_request(store: Store) -> None:
+    await cached(Requests(store))
+    for limits, why in [
+        (Limits(requests_per_minute=1), Reason.REQUESTS_PER_MINUTE),
+        (Limits(concurrent_requests=0), Reason.CONCURRENT_REQUESTS),
+    ]:
+        requests = Requests(store, limits)
+        before = await requests.left()
+        assert await requests.refused(wants_urls("r2")) is why
+        assert await requests.left() == before
+
+
+async def test_a_hit_stays_where_something_is_left_to_do(requests: Requests) -> None:
+    """Its images are sent, or its key is to find them again."""
+    await cached(requests)
+    for wanted in (entry("r2"), wants_urls("r3", idempotency=Idempotency("k", "b"))):
+        entered = await requests.entered(wanted)
+        assert isinstance(entered.place, Found)
+        assert entered.place.how is How.HIT
+        assert not entered.has_left
+    assert (await requests.left())[2] == 1
+
+
+async def test_who_joined_and_finds_urls_when_it_enters_again_stays(requests: Requests) -> None:
+    """It holds a place, which its leaving frees."""
+    claim = await requests.lead(entry("r1"))
+    assert isinstance(await requests.enter(wants_urls("r2")), Joined)
+    await requests.end(claim, completion(), images=5)
+    again = await requests.entered(wants_urls("r2"))
+    assert isinstance(again.place, Found)
+    assert not again.has_left
+    assert (await requests.left())[2] == 1
 
 
 # --- leaving

@@ -23,6 +23,11 @@ class Choice(Struct, frozen=True):
     def pays(self) -> bool:
         return self.kind in {"lead", "led"}
 
+    def answers_at_once(self, entry: Entry, follows: str | None) -> StoredGeneration | None:
+        """Whose URLs are in the cache: the answer is there, and too short to be read slowly."""
+        is_hit = self.kind == "found" and self.how is How.HIT and entry.needs_url
+        return self.one if is_hit and not (entry.idempotency or follows) else None
+
     @property
     def former(self) -> str | None:
         """The earlier attempt of the same request, whose place of concurrency this one may have."""

@@ -29,6 +29,12 @@ class MemoryRequests(MemoryLimits, MemoryGenerations):
         reason, retry_after_ms = books.obstacle(take.limits, want, former)
         if reason is not None:
             return Entered(books.verdict(take.limits, reason, retry_after_ms), None)
+        cached = None if is_known else choice.answers_at_once(entry, follows)
+        if cached is not None:
+            books.admit_passing(want)
+            scope.count(choice.how)
+            found = scope.found(cached, choice.how)
+            return Entered(books.verdict(take.limits), found, has_left=True)
         books.admit(want, take.lease_ms, former)
         place = scope.take(choice, entry, request.lead_ms, follows, is_known=is_known)
         return Entered(books.verdict(take.limits), place)

@@ -66,12 +66,19 @@ class ScopeState(PlaceFinder):
             self._pointers.take(entry.request, one.id, self._now + lead_ms)
         if kind == "joined":
             return Joined(one.id, choice.how)
-        return Found(one.id, one.payload, self._now - one.ended, choice.how)
+        return self.found(one, choice.how)
+
+    def found(self, one: StoredGeneration, how: How) -> Found:
+        return Found(one.id, one.payload, self._now - one.ended, how)
+
+    def count(self, how: How) -> None:
+        """By what a result was found, for `cache_stats`."""
+        self._counts[how] += 1
 
     def _share(self, one: StoredGeneration, entry: Entry, how: How, *, is_new: bool) -> None:
         """What another pays for, or has paid for."""
         if is_new:
-            self._counts[how] += 1
+            self.count(how)
             one.clients += 1
         if how in {How.REPLAYED, How.ADOPTED}:
             one.holder = entry.request

@@ -55,6 +55,8 @@ class Booking(Struct):
     used_images: int = 0
     used_cost: int = 0
     is_settled: bool = False
+    is_counted: bool = False
+    """The request is in its family's use already."""
 
     @property
     def is_free(self) -> bool:
@@ -187,9 +189,21 @@ class TenantBooks:
             self._detached[former] = self._leases.pop(former)
         self._reserve(want, lease_ms)
 
+    def admit_passing(self, want: Reservation) -> None:
+        """Count one that needs no place, since it is answered at once and does not leave.
+
+        Where it never hears of that it may yet pay, and leave.
+        """
+        self.requests.book(self._second, 1)
+        self._count(want.family)
+        self._bookings[want.id] = self._booking(0, 0, is_counted=True)
+        self._bury(want.id)
+
     def _reserve(self, want: Reservation, lease_ms: int) -> None:
         """For a request that has been counted."""
-        one = Booking(want.images, want.cost, self._second, self.day.name, self.month.name)
+        known = self._bookings.get(want.id)
+        is_counted = known is not None and known.is_counted
+        one = self._booking(want.images, want.cost, is_counted=is_counted)
         self._bookings[want.id] = one
         self._gone.pop(want.id, None)
         self._lease(want.id, lease_ms)
@@ -234,8 +248,8 @@ class TenantBooks:
         if self.is_live(settlement.reservation):
             self._correct(one, one.used_images - one.images, one.used_cost - one.cost)
         one.images, one.cost, one.is_settled = one.used_images, one.used_cost, True
-        for period in (self.day, self.month):
-            period.count(settlement.family, 1, 0, 0)
+        if not one.is_counted:
+            self._count(settlement.family)
 
     def leave(self, id_: str) -> None:
         """Free its place, and remember that it has left."""
@@ -250,8 +264,7 @@ class TenantBooks:
         one = self._bookings.get(id_)
         if one is None and id_ not in self._gone:
             self.requests.book(self._second, 1)
-            one = Booking(0, 0, self._second, self.day.name, self.month.name)
-            self._bookings[id_] = one
+            one = self._bookings[id_] = self._booking(0, 0)
             self._bury(id_)
         return one
 
@@ -268,6 +281,15 @@ class TenantBooks:
         if images or cost:
             for period in (self.day, self.month):
                 period.count(settlement.family, 0, images, cost)
+
+    def _booking(self, images: int, cost: int, *, is_counted: bool = False) -> Booking:
+        """Counted now."""
+        times = self._second, self.day.name, self.month.name
+        return Booking(images, cost, *times, is_counted=is_counted)
+
+    def _count(self, family: str) -> None:
+        for period in (self.day, self.month):
+            period.count(family, 1, 0, 0)
 
     # -- levels
 

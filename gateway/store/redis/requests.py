@@ -93,10 +93,10 @@ class RedisRequests(RedisLimits, RedisGenerations):
         if self._is_apart(take.tenant, entry.scope):
             return await self._enter_apart(request, args, named)
         reply = await self._run_both(take.tenant, entry.scope, ENTER, args, named)
-        allowed, reason, retry_ms, levels, place = reply
+        allowed, reason, retry_ms, levels, place, has_left = reply
         if not allowed:
             return Entered(refusal(take.limits, reason, retry_ms, levels), None)
-        return Entered(verdict(take.limits, levels), placed(entry, place))
+        return Entered(verdict(take.limits, levels), placed(entry, place), bool(has_left))
 
     async def progress(
         self, leadership: Leadership, index: int, urls: Sequence[str], settlement: Settlement
@@ -219,6 +219,7 @@ def enter_args(request: EnterRequest) -> Args:
         "lease_ms": take.lease_ms,
         "lead_ms": request.lead_ms,
         "follows": request.follows,
+        "family": take.reservation.family,
         "limits": limits_args(take.limits),
     }
 

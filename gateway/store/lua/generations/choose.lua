@@ -108,6 +108,12 @@ local function choose()
   return {kind = 'lead'}
 end
 
+-- Whether the answer is there, and so short that nobody is slow to read it: URLs from the cache.
+local function is_answered_at_once(choice)
+  return choice.kind == 'found' and choice.how == 'hit' and args.needs_url
+    and not args.key and not follows
+end
+
 -- The earlier attempt of the same request, whose place of concurrency this one may have.
 local function former_of(choice)
   if choice.how ~= 'replayed' and choice.how ~= 'adopted' then return nil end
@@ -178,6 +184,12 @@ local function lead(one)
   return led(one)
 end
 
+local function found_place(choice)
+  local one = choice.one
+  local result = call('HGET', named('g', one.id), 'payload')
+  return {'found', one.id, choice.how, now_ms - one.ended, result}
+end
+
 -- Write a choice down. `is_known`: the request has entered before.
 -- Reply led, id, {part, URLs, ...} | joined, id, how | found, id, how, age ms, result
 --       | doubtful, id, age ms, error | conflict | missing
@@ -186,9 +198,10 @@ local function take(choice, is_known)
   if kind == 'conflict' or kind == 'missing' then return {kind} end
   if kind == 'lead' then return lead(one) end
   if kind == 'led' then return led(one) end
-  local payload = kind ~= 'joined' and call('HGET', named('g', one.id), 'payload') or ''
-  if kind == 'doubtful' then return {kind, one.id, now_ms - one.ended, payload} end
+  if kind == 'doubtful' then
+    return {kind, one.id, now_ms - one.ended, call('HGET', named('g', one.id), 'payload')}
+  end
   share(one, how, one.id ~= follows and not (is_known and not follows))
-  if kind == 'found' then return {kind, one.id, how, now_ms - one.ended, payload} end
+  if kind == 'found' then return found_place(choice) end
   return {kind, one.id, how}
 end

@@ -3,7 +3,7 @@
 
 local id = args.request
 local one = booking_of(id)
-if one and one.is_settled == 0 and is_live(id) then
+if one and one.is_settled ~= 1 and is_live(id) then
   local images, cost = args.images or 0, args.cost or 0
   correct(one, images - one.images, cost - one.cost)
   one.images, one.cost = images, cost

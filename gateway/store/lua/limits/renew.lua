@@ -6,11 +6,11 @@ local function renew(id, n, cost)
   if not one then
     if not is_gone(id) then admit(id, n, cost, args.lease_ms) end
   elseif is_free(one) and (n > 0 or cost > 0) then
-    reserve(id, n, cost, args.lease_ms)
+    reserve(id, n, cost, args.lease_ms, one)
   else
     if not is_live(id) then
       call('ZREM', GONE, id)
-      if one.is_settled == 0 then
+      if one.is_settled ~= 1 then
         one.images, one.cost = math.max(one.images, n), math.max(one.cost, cost)
       end
       correct(one, one.images - one.used_images, one.cost - one.used_cost)

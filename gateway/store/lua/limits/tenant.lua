@@ -200,6 +200,7 @@ end
 local BOOKING = {
   'images', 'cost', 'used_images', 'used_cost', 'second', 'day', 'month', 'is_settled',
 }
+local COUNTED = 2 -- in `is_settled`: not settled, but the request is in its family's use already
 
 local function booking_of(id, packed)
   local values = unpacked(packed or call('HGET', RESERVATIONS, id))
@@ -232,7 +233,7 @@ end
 
 -- Whether its request was admitted to pay for nothing.
 local function is_free(one)
-  return one.is_settled == 0 and one.images == 0 and one.cost == 0
+  return one.is_settled ~= 1 and one.images == 0 and one.cost == 0
 end
 
 local function is_live(id)
@@ -262,12 +263,24 @@ local function bury(id)
 end
 
 -- Reserve for a request that has been counted.
-local function reserve(id, n, cost, lease_ms)
+local function reserve(id, n, cost, lease_ms, known)
   local one = new_booking(n, cost)
+  if known and known.is_settled == COUNTED then one.is_settled = COUNTED end
   save_booking(id, one)
   call('ZREM', GONE, id)
   lease(id, lease_ms)
   correct(one, n, cost)
+end
+
+-- Count a request that needs no place, since it is answered at once and does not leave. Where it
+-- never hears of that it may yet pay, and leave.
+local function pass(id, family)
+  local one = new_booking(0, 0)
+  one.is_settled = COUNTED
+  book_request()
+  count_use(family, 1, 0, 0)
+  save_booking(id, one)
+  bury(id)
 end
 
 -- Book a request, unless it is booked; `former` gives up its place for it.
@@ -280,7 +293,7 @@ local function admit(id, n, cost, lease_ms, former)
     call('PEXPIRE', DETACHED, KEPT_TTL_MS)
     call('ZREM', LEASES, former)
   end
-  reserve(id, n, cost, lease_ms)
+  reserve(id, n, cost, lease_ms, known)
 end
 
 -- Give back what dead workers reserved; the request itself and what it used stay.
@@ -330,7 +343,7 @@ end
 -- Note what of a reservation is used by now.
 local function use(settlement)
   local one = booking_to_use(settlement.request)
-  if one and one.is_settled == 0 then
+  if one and one.is_settled ~= 1 then
     raise_use(one, settlement)
     save_booking(settlement.request, one)
   end
@@ -343,8 +356,8 @@ local function settle(settlement)
   if not one or one.is_settled == 1 then return end
   raise_use(one, settlement)
   if is_live(id) then correct(one, one.used_images - one.images, one.used_cost - one.cost) end
+  if one.is_settled ~= COUNTED then count_use(settlement.family, 1, 0, 0) end
   one.images, one.cost, one.is_settled = one.used_images, one.used_cost, 1
-  count_use(settlement.family, 1, 0, 0)
   save_booking(id, one)
 end
 
