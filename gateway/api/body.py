@@ -10,8 +10,9 @@ from collections.abc import AsyncIterator, Container, Iterable, Mapping
 from typing import Any, NoReturn, TypeVar
 
 import msgspec
-from litestar.types import Receive, Scope
+from litestar.types import Receive, ReceiveMessage, Scope
 
+from gateway.api.disconnect import has_whole_body
 from gateway.api.field_faults import to_invalid
 from gateway.api.read_budget import BodyReading
 from gateway.domain.errors import (
@@ -42,6 +43,8 @@ async def read_body(scope: Scope, receive: Receive, limit: int, reading: BodyRea
     """
     require_json(scope)
     refuse_large(scope, limit)
+    if has_whole_body(scope):
+        return await collect(receive, limit, reading)
     try:
         async with asyncio.timeout(reading.timeout_s):
             return await collect(receive, limit, reading)
@@ -52,9 +55,9 @@ async def read_body(scope: Scope, receive: Receive, limit: int, reading: BodyRea
 
 def refuse_large(scope: Scope, limit: int) -> None:
     """Refuse a body that is declared as too large, before any of it is read."""
-    declared = dict(scope["headers"]).get(b"content-length", b"0")
-    if declared.isdigit() and int(declared) > limit:
-        raise BodyTooLarge(f"The request body is larger than {limit} bytes.")
+    for name, declared in scope["headers"]:
+        if name == b"content-length" and declared.isdigit() and int(declared) > limit:
+            raise BodyTooLarge(f"The request body is larger than {limit} bytes.")
 
 
 def require_json(scope: Scope) -> None:
@@ -75,7 +78,13 @@ def codings(scope: Scope) -> list[bytes]:
 
 async def collect(receive: Receive, limit: int, reading: BodyReading) -> bytes:
     """Join the body's parts."""
-    parts = [part async for part in parts_of(receive, limit, reading)]
+    parts: list[bytes] = []
+    size = 0
+    more = True
+    while more:
+        part, more = part_in(await receive(), size, limit, reading)
+        size += len(part)
+        parts.append(part)
     return parts[0] if len(parts) == 1 else b"".join(parts)
 
 
@@ -84,15 +93,22 @@ async def parts_of(receive: Receive, limit: int, reading: BodyReading) -> AsyncI
     size = 0
     more = True
     while more:
-        message = await receive()
-        if message["type"] != "http.request":
-            raise BodyTimeout("The connection was closed before the body had arrived.")
-        size += len(message["body"])
-        if size > limit:
-            raise BodyTooLarge(f"The request body is larger than {limit} bytes.")
-        more = message.get("more_body", False)
-        reading.add(len(message["body"]), more=more)
-        yield message["body"]
+        part, more = part_in(await receive(), size, limit, reading)
+        size += len(part)
+        yield part
+
+
+def part_in(
+    message: ReceiveMessage, size: int, limit: int, reading: BodyReading
+) -> tuple[bytes, bool]:
+    """A part of a body, behind `size` bytes of it, and whether more comes."""
+    if message["type"] != "http.request":
+        raise BodyTimeout("The connection was closed before the body had arrived.")
+    part, more = message["body"], message.get("more_body", False)
+    if size + len(part) > limit:
+        raise BodyTooLarge(f"The request body is larger than {limit} bytes.")
+    reading.add(len(part), more=more)
+    return part, more
 
 
 def refuse_constant(name: str) -> NoReturn:

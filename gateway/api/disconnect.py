@@ -1,4 +1,4 @@
-"""Noticing that the client of a request hangs up."""
+"""What a server can tell of a request's connection: that its body is whole, or its client gone."""
 
 from __future__ import annotations
 
@@ -13,12 +13,21 @@ CONNECTION = "gateway.api.disconnect"
 class Connection(Protocol):
     """One request's, on a server that can tell."""
 
+    is_whole: bool
+    """Whether all of its body has arrived."""
+
     def watch(self, on_hang_up: Callable[[], object]) -> Callable[[], None]:
         """Have `on_hang_up` called when the client leaves, or at once if it has.
 
         Returns:
             A function that ends this watch, and no other.
         """
+
+
+def has_whole_body(scope: Any) -> bool:  # noqa: ANN401 - any ASGI scope
+    """Whether all of a body has arrived, as far as the server tells: no time-out is needed then."""
+    connection: Connection | None = scope.get(CONNECTION)
+    return connection is not None and connection.is_whole
 
 
 def watch(

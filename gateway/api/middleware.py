@@ -149,9 +149,9 @@ async def never() -> HTTPReceiveMessage:
 def added(context: RequestContext, started: float) -> list[tuple[bytes, bytes]]:
     """The headers that every answer carries, and those of this one."""
     elapsed_ms = round((perf_counter() - started) * 1000)
+    own = {**context.headers(), **context.answer_headers}
     return [
-        *((name.encode(), text.encode()) for name, text in context.headers().items()),
-        *((name.encode(), text.encode()) for name, text in context.answer_headers.items()),
+        *[(name.encode(), text.encode()) for name, text in own.items()],
         (b"x-request-id", context.request_id.encode()),
         (b"openai-processing-ms", str(elapsed_ms).encode()),
         (b"openai-version", b"2020-10-01"),

@@ -52,7 +52,7 @@ UNSEEN_IN_TRACE = re.compile(rf"[\x00-\x08\x0b-\x1f{UNSEEN}]")
 """A stack trace has lines of its own."""
 TRACES = ("exception", "stack")
 LONGEST_TRACE = 32_768
-PLAIN = (int, float, type(None))
+PLAIN = frozenset({int, float, bool, type(None)})
 LONGEST_LIST = 100
 """Elements of a value with parts."""
 
@@ -167,11 +167,12 @@ def with_time(_: WrappedLogger, __: str, line: EventDict) -> EventDict:
 def with_values_cut(_: WrappedLogger, __: str, line: EventDict) -> EventDict:
     """Bound what a line holds of others' texts, before anything looks at each character."""
     for name, value in line.items():
-        if isinstance(value, str):
+        kind = type(value)
+        if kind is str:
             if len(value) > foreign.LOGGED:
                 most = LONGEST_TRACE if name in TRACES else foreign.LOGGED
                 line[name] = foreign.cut(value, most)
-        elif not isinstance(value, PLAIN):
+        elif kind not in PLAIN:
             line[name] = with_parts_cut(value)
     return line
 

@@ -162,8 +162,8 @@ class Pipeline:
         """
         began_at = self._clock.steady()
         ticket = self._admission.ticket(caller, plan, context)
-        entry, take = to_entry(ticket, options), self._admission.take(ticket)
-        request = EnterRequest(entry=entry, take=take, lead_ms=self._ledger.times.lead_ms)
+        entry = to_entry(ticket, options)
+        request = EnterRequest(entry=entry, take=ticket.wanted, lead_ms=self._ledger.times.lead_ms)
         with context.phase("store"):
             decision = await self._ledger.enter(request)
         self._admission.check(ticket, decision.verdict, entered=False)

@@ -156,12 +156,12 @@ def answer_head(status: int, headers: Headers, *, is_last: bool) -> bytes:
     Raises:
         ValueError: a header would end its own line.
     """
-    lines = [STATUS_LINES[status]]
-    lines += (b"%b: %b\r\n" % field for field in headers if field[0].lower() != b"connection")
+    lines = [b"%b: %b\r\n" % field for field in headers if field[0].lower() != b"connection"]
     if is_last:
         lines.append(b"connection: close\r\n")
-    head = b"".join(lines)
-    if any(head.count(end) != len(lines) for end in (b"\r", b"\n")) or b"\0" in head:
+    head = STATUS_LINES[status] + b"".join(lines)
+    ends = len(lines) + 1
+    if head.count(b"\r") != ends or head.count(b"\n") != ends or b"\0" in head:
         raise ValueError("a header of the answer holds a line's end")
     return head + b"\r\n"
 

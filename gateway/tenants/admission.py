@@ -66,6 +66,7 @@ class Ticket:
         "images",
         "plan",
         "since",
+        "wanted",
     )
 
     def __init__(
@@ -74,12 +75,15 @@ class Ticket:
         caller: Caller,
         plan: Plan,
         context: RequestContext,
+        wanted: TakeRequest,
         since: float,
     ) -> None:
         self._admission = admission
         self.caller = caller
         self.plan = plan
         self.context = context
+        self.wanted = wanted
+        """Everything that the request may use, if it has to make all of its images."""
         self.since = since
         """Steady time."""
         self.images = 0
@@ -155,15 +159,11 @@ class Admission:
     def ticket(self, caller: Caller, plan: Plan, context: RequestContext) -> Ticket:
         """For a request that is about to enter."""
         context.log_fields |= {"model": plan.model, "n": plan.images, "size": size_of(plan)}
-        return Ticket(self, caller, plan, context, self._steady())
-
-    def take(self, ticket: Ticket) -> TakeRequest:
-        """Everything that the request may use, if it has to make all of its images."""
-        plan = ticket.plan
         reservation = Reservation(
-            ticket.context.request_id, plan.family, plan.images, cost_of(plan, plan.images)
+            context.request_id, plan.family, plan.images, cost_of(plan, plan.images)
         )
-        return TakeRequest(ticket.tenant, self.limits_of(ticket.caller), reservation, LEASE_MS)
+        wanted = TakeRequest(caller.tenant.name, self.limits_of(caller), reservation, LEASE_MS)
+        return Ticket(self, caller, plan, context, wanted, self._steady())
 
     def check(self, ticket: Ticket, verdict: Verdict, *, entered: bool) -> None:
         """Read the verdict; rate-limit headers go to the request's answer.
@@ -182,9 +182,9 @@ class Admission:
             return
         reason = verdict.reason or Reason.STORE_UNAVAILABLE
         self._metrics.limited.labels(tenant, reason).inc()
-        take = self.take(ticket)
         verdict = self._with_hint(tenant, verdict)
-        refused = refusal(verdict, take.limits, take.reservation, self._books.zone)
+        wanted = ticket.wanted
+        refused = refusal(verdict, wanted.limits, wanted.reservation, self._books.zone)
         if entered and isinstance(refused, BudgetExhausted):
             # Where the one that made them was killed, its part is given back with its lease.
             message = "The request that made these images ended without them; try again."

@@ -75,7 +75,7 @@ class Door:
             images=ticket.plan.images,
             cache_key=more.pop("cache_key", None),
         )
-        return EnterRequest(entry=entry, take=self.admission.take(ticket), lead_ms=1000, **more)
+        return EnterRequest(entry=entry, take=ticket.wanted, lead_ms=1000, **more)
 
     async def admit(self, **fields: Any) -> Ticket:
         ticket = self.ticket(**fields)
@@ -125,7 +125,7 @@ class Door:
 async def test_a_request_may_use_all_of_its_images_and_their_price() -> None:
     door = Door(images_per_day=10)
     ticket = door.ticket(n=4)
-    reservation = door.admission.take(ticket).reservation
+    reservation = ticket.wanted.reservation
     assert (reservation.id, reservation.images) == (ticket.context.request_id, 4)
     assert reservation.cost == 4 * door.plan().entry.cost(ticket.plan.size).micros
     assert reservation.family == ticket.plan.family
