@@ -36,7 +36,9 @@ async def test_the_application_that_uvicorn_loads() -> None:
     async def application(scope: object, receive: object, send: object) -> None:
         """Any."""
 
-    config = uvicorn.Config(application, http=HttpProtocol, interface="asgi3", lifespan="off")
+    config = uvicorn.Config(
+        application, http=HttpProtocol, interface="asgi3", lifespan="off", log_config=None
+    )
     config.load()
     await asyncio.sleep(0)
 
