@@ -1,7 +1,4 @@
-"""Never paying twice: who makes a generation, who waits for it, and who is given what it brought.
-
-What can still be paid twice, and nothing else, stands in docs/caching.md.
-"""
+"""Never paying twice; docs/caching.md says what still can be paid twice."""
 
 from gateway.results.decisions import Decision, Done, Follow, Lead, Place, Repeated
 from gateway.results.ledger import Ledger

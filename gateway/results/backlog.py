@@ -1,4 +1,4 @@
-"""What the store has not been told, while it is away."""
+"""Ends and leaves that are still to be written to the store, while it is away."""
 
 from __future__ import annotations
 
@@ -18,18 +18,18 @@ log = structlog.get_logger()
 
 
 class Owed(Struct, frozen=True):
-    """Something that the store has to be told, and when it happened."""
+    """Something to write to the store, and when it happened."""
 
     scope: str
     what: End | Leave
     at: float
     """In the event loop's seconds."""
     generation: Generation | None = None
-    """The one that ended, to put it back where the store has lost it."""
+    """The generation that ended, to restore it where the store has lost it."""
 
 
 class Backlog:
-    """In order, for each scope by itself; bounded, and what does not fit is logged and counted."""
+    """In order per scope; bounded: what does not fit is logged and counted."""
 
     def __init__(self, most: int = MOST) -> None:
         self._most = most
@@ -47,7 +47,6 @@ class Backlog:
         return scope in self._owed
 
     def add(self, owed: Owed) -> None:
-        """Keep it; the longest backlog's oldest makes room."""
         if self.size >= self._most:
             longest = max(self._owed, key=lambda scope: len(self._owed[scope]))
             dropped = self._take(longest)
@@ -74,7 +73,7 @@ class Backlog:
                 self._take(scope)
 
     def log_lost(self) -> None:
-        """What the store will never count, for who has to add it to the budgets by hand."""
+        """Log what the store will never count: somebody has to add it to the budgets by hand."""
         owed = self.all()
         results = sum(isinstance(one.what, End) for one in owed)
         # A request's end and its leaving settle the same: what it has used, not more of it.

@@ -1,10 +1,4 @@
-"""What may be kept of a result, under which key and for how long. Pure: no store, no clock.
-
-A record as it is kept (MessagePack)::
-
-    {"v": 1, "urls": ["https://…png?Expires=1763886400&…"], "created": 1763800000,
-     "expires_at": 1763886400, "model": "qwen-image-2.0-pro", "size": "2048x2048"}
-"""
+"""What may be kept of a result, under which key and for how long. Pure: no store, no clock."""
 
 from __future__ import annotations
 
@@ -37,20 +31,12 @@ Mode = Literal["off", "seeded", "always"]
 
 
 def fingerprint(plan: Plan) -> str:
-    """A hash of everything that determines the result, and of nothing else.
-
-    The calls as the vendor is sent them hold it all: model, prompt byte for byte, size, the number
-    of images of each call, its seed, and every parameter after defaults and mapping. How the
-    images are handed over (`response_format`) and who asked (`user`) are not part of them.
-    """
+    """A hash of the exact upstream calls; `response_format` and `user` are not part of them."""
     return digest(VERSION, plan.images, plan.calls)
 
 
 def is_cacheable(mode: Mode, plan: Plan) -> bool:
-    """Whether a tenant's mode lets this result be shared.
-
-    Nobody here reads a picture that is given by its address, and another may stand there tomorrow.
-    """
+    """Pictures given by address make it False: another picture may stand there tomorrow."""
     if any(reference not in plan.inputs.stored for reference in plan.inputs.references):
         return False
     if mode == "seeded":  # without a seed, people expect a new picture
@@ -59,7 +45,6 @@ def is_cacheable(mode: Mode, plan: Plan) -> bool:
 
 
 def scope_of(tenant: str, group: str | None = None) -> str:
-    """The name under which a tenant, or its cache group, shares results."""
     return f"tenant:{tenant}" if group is None else f"group:{group}"
 
 
@@ -75,7 +60,7 @@ def idempotency(tenant: str, key: str, body: dict[str, Any]) -> Idempotency:
 
 
 def digest(*parts: object) -> str:
-    """SHA-256 over values of any types, told apart from each other, in hex."""
+    """SHA-256 in hex over values of any types."""
     return hashlib.sha256(msgspec.msgpack.encode(parts)).hexdigest()
 
 
@@ -92,18 +77,14 @@ class CacheControl(Struct, frozen=True):
 
     @property
     def forces(self) -> str:
-        """The directive that keeps a kept result from being used; empty for none."""
+        """The directive that forbids a kept result; empty for none."""
         if self.no_cache or self.no_store:
             return "no-cache" if self.no_cache else "no-store"
         return "" if self.max_age_s is None else "max-age"
 
     @classmethod
     def parse(cls, header: str | None) -> Self:
-        """Read the header; whatever it does not know or cannot read it passes over.
-
-        Raises:
-            InvalidRequest: it is too long. To pass it over could pay for what it forbids.
-        """
+        """Ignore what is unknown or unreadable. Raises InvalidRequest if it is too long."""
         if header and len(header) > LONGEST_HEADER:
             message = f"Cache-Control has more than {LONGEST_HEADER:,} characters; send fewer."
             raise InvalidRequest(message, code="invalid_cache_control")
@@ -119,7 +100,7 @@ class CacheControl(Struct, frozen=True):
 
 
 def directives(header: str) -> Iterator[tuple[str, str]]:
-    """Names, in lower case, and values; what stands in quotes is no directive."""
+    """Names, in lower case, and values; quoted text is no directive."""
     for item in ITEM.findall(header):
         if found := DIRECTIVE.fullmatch(item.strip()):
             yield found[1].lower(), (found[2] or "").strip('"')
@@ -135,23 +116,18 @@ class Record(Struct, frozen=True, kw_only=True):
     """In the order of the request's images."""
     created: int
     expires_at: int
-    """When the first URL dies; both are Unix seconds."""
+    """When the first URL dies, in Unix seconds, as `created`."""
     model: str
     size: str | None = None
     """As sent to the vendor, `WxH`."""
     v: int = VERSION
 
     def life_s(self, now: float) -> float:
-        """What is left of the URLs; negative once the first is dead."""
         return self.expires_at - now
 
 
 def record_of(plan: Plan, urls: Sequence[str], now: float) -> Record:
-    """The result of a plan.
-
-    Raises:
-        ValueError: an image is missing; only what is complete is kept.
-    """
+    """Raises ValueError where an image is missing: only complete results are kept."""
     if len(urls) != plan.images:
         raise ValueError(f"{len(urls)} of {plan.images} images")
     return Record(
@@ -164,7 +140,6 @@ def record_of(plan: Plan, urls: Sequence[str], now: float) -> Record:
 
 
 def encode(record: Record) -> bytes:
-    """The record as it is kept."""
     return msgspec.msgpack.encode(record)
 
 
@@ -172,7 +147,7 @@ DECODER = msgspec.msgpack.Decoder(Record)
 
 
 def decode(kept: bytes, images: int) -> Record | None:
-    """The record, or None for whatever is not one: corrupt, foreign, of another version."""
+    """None for anything else: corrupt, foreign, of another version."""
     try:
         record = DECODER.decode(kept)
         if record.size is not None:

@@ -39,8 +39,6 @@ class Repeated(Struct, frozen=True):
 
 
 class Leading(Protocol):
-    """What a leader asks of its ledger."""
-
     async def progress(
         self, leadership: Leadership, index: int, urls: Sequence[str], paid: Settlement | None
     ) -> None: ...
@@ -55,10 +53,7 @@ class Leading(Protocol):
 
 
 class Lead:
-    """This request pays. It must end by `finish`, `fail` or `hand_over`.
-
-    None of them raises: what the store cannot be told now it is told later.
-    """
+    """This request pays. It must end by `finish`, `fail` or `hand_over`; none of them raises."""
 
     __slots__ = ("_ledger", "entry", "leadership", "parts")
 
@@ -67,33 +62,26 @@ class Lead:
         self.entry = entry
         self.leadership = leadership
         self.parts = parts
-        """What an earlier leader has paid for already: URLs by upstream call, perhaps not all."""
+        """What an earlier leader has paid for: URLs by upstream call, perhaps not all."""
 
     @property
     def id(self) -> str:
         return self.leadership.id
 
     async def progress(self, index: int, urls: Sequence[str], paid: Settlement | None) -> None:
-        """One upstream call has brought these images, all that it has brought so far.
-
-        `paid` is all that was paid for so far; None keeps it in this worker only, for a request
-        whose end follows at once.
-        """
+        """Keep a call's images so far; without `paid` only in this worker: the end follows."""
         await self._ledger.progress(self.leadership, index, urls, paid)
 
     async def finish(self, record: Record, cache_s: float, paid: Settlement) -> Verdict | None:
-        """Give the result to all who wait, and keep it: in the cache for `cache_s`.
-
-        This and the others say where the tenant's limits stand then, or None if nobody knows.
-        """
+        """Publish and cache the result. The ends return where the limits stand, None if unknown."""
         return await self._ledger.finish(self, record, cache_s, paid)
 
     async def fail(self, error: GatewayError, paid: Settlement) -> Verdict | None:
-        """Give the failure to all who wait; what was paid for stays for the retry."""
+        """Publish the failure; what was paid for stays for the retry."""
         return await self._ledger.fail(self, error, paid)
 
     async def hand_over(self, paid: Settlement) -> Verdict | None:
-        """Leave it to one of those who wait: the obstacle is this request's own."""
+        """Let a follower take over: the obstacle is this request's own."""
         return await self._ledger.fail(self, None, paid)
 
 

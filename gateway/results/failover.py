@@ -29,11 +29,10 @@ class LedgerStore(RequestStore, GenerationStore, GenerationNotes, LimitStore, Me
 
 
 class FailoverStore:
-    """Which store is asked, for each scope by itself: of a cluster, one node may be away.
+    """Chooses the store per scope: one node of a cluster may be away.
 
-    Once lost, the shared one is not asked before `found` says so. `fallback` mirrors what this
-    worker was admitted and leads, so that it knows both when the store is lost. Without one the
-    store, being in this process itself, is never lost.
+    A lost store is not asked before `found`. `fallback` mirrors what this worker was admitted and
+    leads; without one the store is in-process and never lost.
     """
 
     def __init__(
@@ -46,30 +45,22 @@ class FailoverStore:
         self.changed = asyncio.Event()
         """Set when a scope is lost."""
         self.has_reached = fallback is None
-        """Whether the store has ever done what it was asked; until then it may be set up wrong."""
+        """Whether the store has ever answered; until then it may be set up wrong."""
 
     @property
     def degraded(self) -> bool:
-        """Whether any scope is lost."""
         return bool(self._lost)
 
     @property
     def lost_scopes(self) -> list[str]:
-        """Those that are lost, last those that were tried last."""
+        """Least recently tried first."""
         return list(self._lost)
 
     def is_lost(self, scope: str) -> bool:
-        """Whether the store is not asked for this one."""
         return scope in self._lost
 
     async def enter(self, request: EnterRequest) -> tuple[Entered, bool]:
-        """The store's decision, or this worker's by its share of the limits.
-
-        And whether the store may have admitted the request all the same, unheard.
-
-        Raises:
-            StoreUnavailable: there is no fallback.
-        """
+        """The decision, and whether a silent store may have admitted the request all the same."""
         is_in_doubt = False
         homes = {request.entry.scope, scope_of(request.take.tenant)}
         if self._fallback is None:
@@ -107,7 +98,6 @@ class FailoverStore:
         return Entered(verdict, entered.place, entered.has_left)
 
     async def mirror_entry(self, request: EnterRequest, entered: Entered) -> None:
-        """Have the fallback know what the store has admitted, and who leads."""
         if self._fallback is None or not entered.verdict.by_store:
             return
         take, place = request.take, entered.place
@@ -121,7 +111,7 @@ class FailoverStore:
             )
 
     async def levels(self, tenant: str, limits: Limits) -> Verdict | None:
-        """Where the limits stand, as far as anybody here knows."""
+        """Where the limits stand, as far as this worker knows."""
         home = scope_of(tenant)
         if home not in self._lost:
             try:
@@ -138,7 +128,7 @@ class FailoverStore:
         return replace(await self._fallback.levels(tenant, share), by_store=False)
 
     async def ask(self, scope: str, operation: Callable[[LedgerStore], Awaitable[T]]) -> T:
-        """The store's answer, or else the fallback's. Raises StoreUnavailable without one."""
+        """The store's answer, or the fallback's. Raises StoreUnavailable without one."""
         if scope not in self._lost or self._fallback is None:
             try:
                 return await operation(self.store)
@@ -149,11 +139,9 @@ class FailoverStore:
         return await operation(self._fallback)
 
     async def mirror(self, operation: Callable[[LedgerStore], Awaitable[T]]) -> T | None:
-        """Do to the fallback what is done to the store."""
         return None if self._fallback is None else await operation(self._fallback)
 
     def lost(self, scope: str, why: StoreUnavailable) -> None:
-        """The store does not answer."""
         if not self._lost:
             log.warning("store_lost", cause=str(why))
         if scope not in self._lost:
@@ -180,7 +168,6 @@ def unused(request: EnterRequest) -> Leave:
 
 
 def booked(request: EnterRequest, entered: Entered) -> Reservation:
-    """What an admitted request holds of its tenant's limits."""
     wanted, place = request.take.reservation, entered.place
     if not isinstance(place, Led):
         return replace(wanted, images=0, cost=0)

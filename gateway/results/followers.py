@@ -1,4 +1,4 @@
-"""Waiting for generations that other workers make: one look for all of a worker's followers."""
+"""Waiting for generations of other workers: one poll for all followers of this worker."""
 
 from __future__ import annotations
 
@@ -21,16 +21,15 @@ Key = tuple[str, str]
 """Scope and id of a generation."""
 Waiter = asyncio.Future[GenerationStatus]
 Waiters = dict[Waiter, None]
-"""A set, but a third of one's size while it is empty, as that of most generations is."""
+"""A dict as a set: empty, as for most generations, it takes a third of a set's memory."""
 Poll = Callable[[str, Sequence[str]], Awaitable[Sequence[GenerationStatus]]]
 
 
 class FollowerPoller:
-    """Looks after what is followed, and sleeps while nothing is.
+    """Polls what is followed, and sleeps while nothing is.
 
-    Everyone who waits is told the end. Of a generation that nobody leads one follower at a time is
-    told, to take over; of one that the store has lost only after `missing_s`, within which its
-    leader puts it back.
+    All followers learn of an end. If the leader is gone, one at a time is sent to take over; if the
+    store lost the generation, only after `missing_s`, within which the leader restores it.
     """
 
     def __init__(self, poll: Poll, *, missing_s: float) -> None:
@@ -41,18 +40,16 @@ class FollowerPoller:
 
     @property
     def followed(self) -> int:
-        """Generations under watch."""
         return len(self._watches)
 
     def wait(self, key: Key) -> Waiter:
-        """Told once something can be done; the caller removes what it cancels by `leave`."""
+        """Resolves once something can be done; the caller removes what it cancels by `leave`."""
         loop = asyncio.get_running_loop()
         waiter: Waiter = loop.create_future()
         self.adopt(key, {waiter: None})
         return waiter
 
     def adopt(self, key: Key, waiters: Waiters) -> None:
-        """Watch for those who waited elsewhere."""
         loop = asyncio.get_running_loop()
         if not waiters:
             return
@@ -64,7 +61,6 @@ class FollowerPoller:
             self._task = loop.create_task(self._run(), name="ledger-watcher")
 
     def leave(self, key: Key, waiter: Waiter) -> None:
-        """Nobody waits there any more."""
         watch = self._watches.get(key)
         if watch is not None:
             watch.waiters.pop(waiter, None)
@@ -72,12 +68,11 @@ class FollowerPoller:
                 del self._watches[key]
 
     def take(self, key: Key) -> Waiters:
-        """Those who wait; whoever asks tells them from now on."""
+        """Those who wait; the caller tells them from now on."""
         watch = self._watches.pop(key, None)
         return watch.waiters if watch else {}
 
     async def aclose(self) -> None:
-        """Stop; whoever still waits has been cancelled before."""
         if self._task is not None:
             self._task.cancel()
             await asyncio.wait([self._task])
@@ -137,7 +132,6 @@ class _Watch:
 
 
 def tell(waiters: Iterable[Waiter], status: GenerationStatus) -> None:
-    """Wake them all."""
     for waiter in waiters:
         if not waiter.done():
             waiter.set_result(status)

@@ -13,20 +13,18 @@ from gateway.store.generations import Entry, Leadership, Parts
 from gateway.store.limits import Reservation, Settlement
 
 NOTHING: frozenset[int] = frozenset()
-"""One for all: an empty set is 0.2 KiB."""
+"""Shared: an empty set takes 0.2 KiB."""
 
 
 class LeaseTimes(Struct, frozen=True):
     """How long what a worker holds outlives it, and how often it shows itself; in seconds."""
 
     lead_s: float = 10.0
-    """A leadership."""
     lease_s: float = 30.0
-    """A reservation."""
     longest_s: float = 3600.0
-    """A generation that has not ended for so long is given up as forgotten."""
+    """A generation that has not ended by then is given up as forgotten."""
     beat_s: float = 0.5
-    """Between two looks at who else is there: the shares are too large until that is known."""
+    """Between two looks for other workers: until then this worker's shares are too large."""
 
     @property
     def lead_ms(self) -> int:
@@ -38,8 +36,6 @@ class LeaseTimes(Struct, frozen=True):
 
 
 class Generation:
-    """One that this worker leads."""
-
     __slots__ = (
         "entry", "is_fenced", "is_stored", "leadership", "paid", "parts", "unsaved", "until",
         "waiters",
@@ -58,14 +54,14 @@ class Generation:
         self.leadership = leadership
         self.parts = dict(parts)
         self.until = until
-        """When it is taken for forgotten, in the event loop's seconds."""
+        """When it counts as forgotten, in the event loop's seconds."""
         self.paid = paid
         """What its leader has paid for, as of its last part."""
         self.waiters: Waiters = {}
         self.unsaved = NOTHING
-        """Parts that the store has not been told."""
+        """Parts that the store does not know."""
         self.is_stored = False
-        """Whether the store has ever known of it."""
+        """Whether the store has ever known it."""
         self.is_fenced = False
 
     @property
@@ -87,18 +83,15 @@ class Holdings:
         return sum(len(generations) for generations in self._led.values())
 
     def scopes(self) -> set[str]:
-        """Those in which this worker leads."""
         return set(self._led)
 
     def tenants(self) -> list[str]:
-        """Those of which something is reserved."""
         return list(self._reservations)
 
     def reservations(self, tenant: str) -> list[Reservation]:
         return list(self._reservations.get(tenant, {}).values())
 
     def generations(self, scope: str | None = None) -> list[Generation]:
-        """Those of a scope, or all."""
         if scope is not None:
             return list(self._led.get(scope, {}).values())
         return list(self._all())
@@ -111,7 +104,7 @@ class Holdings:
         return self._led.get(scope, {}).get(id_)
 
     def of(self, leadership: Leadership) -> Generation | None:
-        """The generation, if this is still who leads it here."""
+        """The generation, if this is still its leader here."""
         generation = self.find((leadership.scope, leadership.id))
         return generation if generation and generation.leadership == leadership else None
 
@@ -130,14 +123,13 @@ class Holdings:
         self._reservations.setdefault(tenant, {})[reservation.id] = reservation
 
     def settle(self, settlement: Settlement) -> None:
-        """What was settled is not booked again for a store that has lost it; the place is."""
+        """Book the rest only if the store loses it; the place stays held."""
         held = self._reservations.get(settlement.tenant, {})
         reservation = held.get(settlement.reservation)
         if reservation is not None:
             held[reservation.id] = replace(reservation, images=0, cost=0)
 
     def release(self, settlement: Settlement) -> None:
-        """Nothing is held any more."""
         held = self._reservations.get(settlement.tenant, {})
         held.pop(settlement.reservation, None)
         if not held:

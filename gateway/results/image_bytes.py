@@ -1,9 +1,7 @@
-"""Image bytes kept beside a cached result, so that a hit works after its URLs have died.
+"""Image bytes beside a cached result: a hit works after its URLs have died (`image_cache`).
 
-Optional: without the section `image_cache` a result lives as long as its URLs. Bytes are kept from
-what base64 answers stream anyway, never downloaded for the cache alone, and only of cacheable
-results. They may be on a Redis of their own, whose policy may evict: an image that is gone is a
-miss.
+Bytes are kept only of cacheable results, and only from what base64 answers stream anyway. Their
+Redis may evict: a missing image is a miss.
 """
 
 from __future__ import annotations
@@ -24,7 +22,7 @@ MARGIN_S = MARGIN_MS / 1000
 
 
 class ImageCache:
-    """Keeps and finds the images of one worker's results. `now` gives Unix seconds."""
+    """`now` gives Unix seconds."""
 
     def __init__(
         self,
@@ -42,7 +40,7 @@ class ImageCache:
         self._now = now
 
     def keep(self, lead: Lead, keep_s: float, log: FilteringBoundLogger) -> CopySink:
-        """Take copies of a new result's images while they are sent, for `keep_s` seconds."""
+        """Copy a new result's images while they are sent, for `keep_s` seconds."""
         kept: set[int] = set()
 
         def missed(cause: str, size: int, told: str | None = None) -> None:
@@ -66,15 +64,15 @@ class ImageCache:
         return CopySink(receive, self._settings.max_image_bytes, missed)
 
     def needs_bytes(self, done: Done) -> bool:
-        """Whether a result's URLs are dead, or soon will be, so that only held bytes serve it."""
+        """Whether the result's URLs are dead, or soon will be."""
         return done.record.life_s(self._now()) < MARGIN_S
 
     def most_bytes(self, done: Done) -> int:
-        """What `find` may bring into memory."""
+        """How much `find` may bring into memory."""
         return done.entry.images * self._settings.max_image_bytes
 
     async def find(self, done: Done) -> list[bytes] | None:
-        """All images of a result, or None if one of them is gone."""
+        """All images of a result, or None if one is gone."""
         images: list[bytes] = []
         for index in range(done.entry.images):
             try:

@@ -1,4 +1,4 @@
-"""The ends of what this worker holds: told here at once, and the store as soon as it can be."""
+"""The ends of what this worker holds, for waiters here at once, for the store when it can be."""
 
 from __future__ import annotations
 
@@ -25,17 +25,14 @@ from gateway.store.limits import Settlement, Verdict
 from gateway.store.requests import End, Leave
 
 RECENT_S = 5.0
-"""Ends of so long ago are repeated once after a reconnect: a replica may have lost them."""
+"""Recent ends are repeated once after a reconnect: a replica may have lost them."""
 RECENT_MAX = 5_000
 
 log = structlog.get_logger()
 
 
 class LeaseKeeper:
-    """Writes parts, ends and leavings, whatever the store is up to.
-
-    `release` is given those who wait for a generation that this worker leads no longer.
-    """
+    """Writes parts, ends and leaves, even without the store. `release` takes an end's followers."""
 
     def __init__(
         self,
@@ -50,13 +47,13 @@ class LeaseKeeper:
         self._release = release
         self._lead_ms = lead_ms
         self._recent: deque[tuple[float, Owed]] = deque(maxlen=RECENT_MAX)
-        """Ends, and when the store was told of them."""
+        """Ends, and when the store got them."""
         self.backlog = Backlog()
 
     async def progress(
         self, leadership: Leadership, index: int, urls: Sequence[str], paid: Settlement | None
     ) -> None:
-        """Keep what a call has brought; without `paid` only here, since the end follows at once."""
+        """Keep what a call brought; without `paid` only here, since the end follows at once."""
         generation = self._holdings.of(leadership)
         if generation is None:
             return
@@ -73,10 +70,7 @@ class LeaseKeeper:
                 self._stores.lost(leadership.scope, lost)
 
     async def end(self, end: End, status: GenerationStatus | None) -> Verdict | None:
-        """End a generation. Without a status one of those who wait takes over.
-
-        Says where the tenant's limits stand then, or None if nobody knows.
-        """
+        """Without a status a follower takes over. Returns where the limits stand, if known."""
         generation = self._holdings.of(end.leadership)
         if generation is not None:
             self.drop(generation, status)
@@ -92,7 +86,6 @@ class LeaseKeeper:
         return verdict
 
     def drop(self, generation: Generation, status: GenerationStatus | None) -> None:
-        """Lead it no longer, and tell those who wait here."""
         self._holdings.forget(generation)
         if status is None:
             self._release(generation.key, generation.waiters)
@@ -100,23 +93,21 @@ class LeaseKeeper:
             tell(generation.waiters, status)
 
     async def leave(self, leave: Leave) -> None:
-        """The request is over."""
         self._holdings.release(leave.settlement)
         await self._stores.mirror(lambda store: store.leave(leave))
         await self._write_or_owe(Owed(leave.scope, leave, asyncio.get_running_loop().time()))
 
     def owe(self, leave: Leave) -> None:
-        """Tell the store once it is back."""
         self.backlog.add(Owed(leave.scope, leave, asyncio.get_running_loop().time()))
 
     def repeat_recent(self) -> None:
-        """The store may be another one, which lacks what the former answered just before."""
+        """After a reconnect: the new server may lack what the former one answered just before."""
         for _, owed in self._recent:
             self.backlog.add(owed)
         self._recent.clear()
 
     def forget_old(self, now: float) -> None:
-        """What every replica has by now."""
+        """Drop what every replica has by now."""
         while self._recent and self._recent[0][0] < now - RECENT_S:
             self._recent.popleft()
 
@@ -171,7 +162,7 @@ class LeaseKeeper:
         generation.is_stored = True
 
     async def save(self, generation: Generation) -> None:
-        """Tell the store the parts that it lacks. Raises StoreUnavailable."""
+        """Send the store the parts that it lacks. Raises StoreUnavailable."""
         while generation.unsaved:
             index = min(generation.unsaved)
             urls = generation.parts[index]
@@ -185,7 +176,7 @@ class LeaseKeeper:
 
 
 def older(end: End, age_s: float) -> End:
-    """An end as it is told so much later."""
+    """The end, as written `age_s` later."""
     age_ms = round(age_s * 1000)
     outcome = end.outcome
     if isinstance(outcome, Failure) or age_ms <= 0:
@@ -200,7 +191,7 @@ def older(end: End, age_s: float) -> End:
 
 
 def uncached(end: End) -> End:
-    """As the fallback keeps it: a purge does not reach it, so it must not serve as a cache."""
+    """For the fallback: a purge does not reach it, so it must not serve as a cache."""
     if isinstance(end.outcome, Completion):
         return replace(end, outcome=replace(end.outcome, cache_ms=0))
     return end

@@ -46,15 +46,15 @@ from gateway.store.requests import End, Entered, EnterRequest, Leave
 from gateway.tenants.limiter import LocalLimits
 
 TRIES = 4
-"""How often a request looks again after a result that is none; each is discarded."""
+"""How often a request looks again after an unusable result; each is discarded."""
 LAST_NOTES_S = 1.0
-"""How long the end of the worker waits for what was left to tell the store."""
+"""How long a worker's end waits for the last writes to the store."""
 TRUST_AFTER_S = 1.0
-"""After a loss of the store other workers' leaders are given so long to come back."""
+"""How long other workers' leaders may take to come back after a loss of the store."""
 
 
 class Wait(Protocol):
-    """Waits for a future, unless there is a reason not to, which it raises."""
+    """Waits for a future, or raises why it does not."""
 
     def __call__(self, waiter: Waiter, /) -> Awaitable[GenerationStatus]: ...
 
@@ -62,8 +62,8 @@ class Wait(Protocol):
 class Ledger:
     """Finds each request its place, and keeps alive what this worker holds.
 
-    `fallback` is an in-process store that mirrors what this worker holds; without one (the store
-    itself being in-process) the store is taken to be always there. `now` gives Unix seconds.
+    `fallback` mirrors what this worker holds; without one the store is in-process and always there.
+    `now` gives Unix seconds.
     """
 
     def __init__(
@@ -101,36 +101,35 @@ class Ledger:
 
     @property
     def degraded(self) -> bool:
-        """Whether, at least for some, only this worker's own requests are seen, and no cache."""
+        """Whether some requests see only this worker's own, and no cache."""
         return self._stores.degraded
 
     @property
     def has_reached(self) -> bool:
-        """Whether the store has ever done what it was asked."""
+        """Whether the store has ever answered."""
         return self._stores.has_reached
 
     @property
     def leading(self) -> int:
-        """Generations that this worker is making."""
         return self._holdings.leading
 
     @property
     def followed(self) -> int:
-        """Generations of other workers that somebody here waits for."""
+        """Generations of other workers that have followers here."""
         return self._poller.followed
 
     @property
     def owed(self) -> int:
-        """Ends that wait for the store to come back."""
+        """Ends that wait for the store."""
         return self._leases.backlog.size
 
     @property
     def dropped(self) -> int:
-        """Ends lost because too many were owed."""
+        """Ends lost because the backlog was full."""
         return self._leases.backlog.dropped
 
     def start(self) -> None:
-        """Keep leases alive in the background, from within a running event loop."""
+        """Keep leases alive in the background; needs a running event loop."""
         self._task = asyncio.create_task(self._upkeep.run(), name="ledger-upkeep")
 
     async def aclose(self) -> None:
@@ -168,13 +167,7 @@ class Ledger:
             raise
 
     async def follow(self, request: EnterRequest, follow: Follow, wait: Wait) -> Decision:
-        """Wait for what another request pays for, by `wait`, whatever that raises.
-
-        Lead: the leader is gone, and this request takes over if its limits let it.
-
-        Raises:
-            GatewayError: the leader's failure.
-        """
+        """Returns Lead to take over; raises the leader's failure, or what `wait` raises."""
         waiter = self._wait((request.entry.scope, follow.id))
         try:
             status = await wait(waiter)
@@ -194,11 +187,11 @@ class Ledger:
         self._spawn(self._note(scope, note))
 
     async def leave(self, leave: Leave) -> None:
-        """A request is over, and so is the sending of its answer."""
+        """After the last byte of the answer."""
         await self._leases.leave(leave)
 
     async def levels(self, tenant: str, limits: Limits) -> Verdict | None:
-        """Where a tenant's limits stand, as far as anybody here knows."""
+        """Where a tenant's limits stand, as far as this worker knows."""
         return await self._stores.levels(tenant, limits)
 
     async def pin_images(self, place: Done | Lead, pin_s: float) -> None:
@@ -208,7 +201,7 @@ class Ledger:
         await self._note(scope, lambda store: store.pin_images(scope, place.id, pin_ms))
 
     async def discard(self, place: Done | Lead) -> None:
-        """A result cannot be used: its bytes are gone, its URLs dead, or no image."""
+        """Forget a result that cannot be used: its bytes are gone, its URLs dead, or no image."""
         scope = place.entry.scope
         await self._note(scope, lambda store: store.discard(scope, place.id))
 
@@ -279,7 +272,7 @@ class Ledger:
         return entered
 
     async def _place(self, request: EnterRequest, place: object) -> Place | None:
-        """None: what was found is no result of this gateway's."""
+        """None for a result that is not this gateway's."""
         entry = request.entry
         match place:
             case Led(leadership, parts):
@@ -312,7 +305,6 @@ class Ledger:
     # -- following
 
     def _wait(self, key: Key) -> Waiter:
-        """Wait here for a generation of this worker, by the poller for another's."""
         generation = self._holdings.find(key)
         if generation is None:
             return self._poller.wait(key)
@@ -328,7 +320,6 @@ class Ledger:
         self._poller.leave(key, waiter)
 
     async def _after(self, request: EnterRequest, id_: str, status: GenerationStatus) -> Decision:
-        """What a follower makes of the end, or of there being none."""
         if status.state is State.FAILED:
             raise decode_error(status.payload)
         if status.state is State.DONE:
@@ -341,7 +332,7 @@ class Ledger:
         return decision
 
     async def _poll(self, scope: str, ids: Sequence[str]) -> Sequence[GenerationStatus]:
-        """What the store sees; without it, and just after, other workers' leaders are trusted."""
+        """Without the store, and just after, other workers' leaders are trusted."""
         loop = asyncio.get_running_loop()
         statuses = await self._stores.ask(scope, lambda store: store.poll(scope, ids))
         unknown = {State.MISSING}
@@ -358,7 +349,7 @@ class Ledger:
     # -- notes
 
     async def _note(self, scope: str, note: Callable[[LedgerStore], Awaitable[None]]) -> None:
-        """Tell the store what it can do without."""
+        """Write what the store can do without."""
         with contextlib.suppress(StoreUnavailable):
             await self._stores.ask(scope, note)
 
@@ -369,7 +360,7 @@ class Ledger:
 
 
 def handed_over(generation: Generation) -> End:
-    """The end of a generation whose worker ends: nobody elsewhere need wait for its lease."""
+    """A worker ends: its followers elsewhere need not wait for its lease."""
     return End(
         leadership=generation.leadership,
         retry_key=generation.entry.retry_key,
@@ -379,5 +370,5 @@ def handed_over(generation: Generation) -> End:
 
 
 def is_doubtful(error: GatewayError | None) -> bool:
-    """Whether nobody knows what was made; a call that brought too few images was answered."""
+    """Whether nobody knows what was billed; a call that brought too few images was answered."""
     return isinstance(error, UpstreamAmbiguous) and not isinstance(error, IncompleteResult)

@@ -1,4 +1,4 @@
-"""A failure as it travels to those who wait for the same generation in other workers."""
+"""A failure as it travels to followers in other workers."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from gateway.domain.errors import GatewayError, InternalFault
 
 
 class SharedError(Struct, frozen=True):
-    """A GatewayError, all that a client is shown of it."""
+    """All that a client sees of a GatewayError."""
 
     kind: str
     """The name of its class."""
@@ -38,7 +38,7 @@ def encode_error(error: GatewayError) -> bytes:
 
 
 def decode_error(shared: bytes) -> GatewayError:
-    """The same error anew; an InternalFault for one that this version does not know."""
+    """The same error; an InternalFault for one that this version does not know."""
     try:
         told = DECODER.decode(shared)
     except msgspec.MsgspecError:

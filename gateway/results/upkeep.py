@@ -16,22 +16,20 @@ from gateway.store.generations import FencingResult
 from gateway.tenants.limiter import LocalLimits
 
 RENEW_AT_ONCE = 500
-"""Leases per renewal, to keep each call to the store short."""
+"""Leases per renewal: short calls."""
 PROBE_S = 0.25
 """How often a lost store is tried again."""
 AT_ONCE = 20
-"""Scopes that are brought up to date side by side; where all of them fail, so would the rest."""
+"""Scopes brought up to date side by side; if all of them fail, so would the rest."""
 WORKERS = "workers"
-"""In place of a scope: the list of workers, by which an idle worker sees that the store is lost."""
+"""In place of a scope, the list of workers: by it an idle worker sees that the store is lost."""
 NOBODY = "-"
-"""No generation's id: by looking for it a store is tried that has nothing to be told."""
+"""No generation's id: polls a store to which nothing is to be written."""
 
 log = structlog.get_logger()
 
 
 class Upkeep:
-    """One loop for everything that this worker holds."""
-
     def __init__(
         self,
         stores: FailoverStore,
@@ -55,7 +53,6 @@ class Upkeep:
         self._reconnects = 0
 
     async def run(self) -> None:
-        """Until cancelled."""
         loop = asyncio.get_running_loop()
         lead_at = renew_at = beat_at = loop.time()
         while True:
@@ -78,7 +75,7 @@ class Upkeep:
             await self._rest(PROBE_S if is_anxious else next_at - loop.time())
 
     async def bring_up(self, *, is_due: bool) -> None:
-        """Tell each scope what it has missed, by itself: of a cluster, one node may be away."""
+        """Tell each scope alone what it has missed: one node of a cluster may be away."""
         there = self._leases.backlog.scopes() | self._unrenewed()
         if is_due:
             there |= self._holdings.scopes()
@@ -120,7 +117,7 @@ class Upkeep:
                 break
 
     async def _try(self, scope: str) -> bool:
-        """Whether the store knows everything of a scope now."""
+        """Whether the store is up to date in a scope now."""
         try:
             await self._catch_up(scope)
         except StoreUnavailable as lost:
@@ -133,7 +130,6 @@ class Upkeep:
         return False
 
     async def _rest(self, seconds: float) -> None:
-        """Sleep, or until the store is lost."""
         self._stores.changed.clear()
         try:
             async with asyncio.timeout(max(seconds, 0)):
@@ -143,7 +139,6 @@ class Upkeep:
             return
 
     async def _catch_up(self, scope: str) -> None:
-        """Bring the store up to date. Raises StoreUnavailable."""
         leases = self._leases
         # Before somebody else takes what has ended for dead.
         await leases.backlog.pay(scope, leases.write)
@@ -164,7 +159,7 @@ class Upkeep:
         return [one for one in self._holdings.generations(scope) if not one.is_stored]
 
     async def _renew_tenants(self, store: LedgerStore, scope: str | None = None) -> None:
-        """The reservations of the tenants that are at home in a scope, or of all."""
+        """Renew the tenants that are at home in a scope, or all."""
         for tenant in self._holdings.tenants():
             if scope is None or scope_of(tenant) == scope:
                 reservations = self._holdings.reservations(tenant)
