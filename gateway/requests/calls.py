@@ -1,4 +1,4 @@
-"""The upstream calls behind one image request: accounts, slots, attempts, and what was missing."""
+"""The upstream calls of one image request: accounts, slots, attempts, and missing images."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ TOP_UPS = 2
 SHOWN_MESSAGE = 500
 
 Keep = Callable[[int, Sequence[str]], Awaitable[None]]
-"""Told, after each answer, what the call of an index has brought so far."""
+"""Called after each answer with the index of the call and all its URLs so far."""
 NO_PARTS: Mapping[int, Sequence[str]] = MappingProxyType({})
 
 
@@ -56,7 +56,7 @@ class Work:
         self.ticket = ticket
         self.client = client
         self.slot_by = slot_by
-        """A call that could not start before this would not be done by the deadline."""
+        """A call that starts later would miss the deadline."""
         self.deadline = deadline
         self.parts = parts
         """What was paid for before, by the index of the call."""
@@ -65,7 +65,7 @@ class Work:
         """Calls that the vendor may be working on."""
 
     def is_under_way(self) -> bool:
-        """Whether anything is being made, or may have been."""
+        """Whether something is being made, or may have been."""
         return bool(self.in_flight or self.ticket.images or self.ticket.doubtful)
 
 
@@ -90,11 +90,10 @@ class Generator:
         self._metrics = metrics
 
     def generate(self, work: Work) -> Awaitable[list[str]]:
-        """All image URLs, in the order of the calls; a single call needs no frame for it.
+        """All image URLs, in the order of the calls; a plain function, as a frame costs memory.
 
-        Raises, when awaited:
-            GatewayError: why a call failed for good; the calls not yet sent are then held back.
-            Stopped: the request's own obstacle, with every call that was sent answered.
+        Raises, when awaited: GatewayError why a call failed for good, with unsent calls held back;
+        Stopped for the request's own obstacle, with every sent call answered.
         """
         if len(work.plan.calls) == 1:
             return self._complete(0, work)
@@ -117,11 +116,7 @@ class Generator:
         return [url for urls in results if isinstance(urls, list) for url in urls]
 
     async def _require_delivery(self, work: Work) -> None:
-        """Pay for nothing that could not be handed over.
-
-        Raises:
-            Stopped: its images would have to be downloaded, and cannot be.
-        """
+        """Raises Stopped where the images would have to be downloaded, and cannot be."""
         if work.plan.response_format == "b64_json":
             try:
                 await self._fetcher.require_hosts()
@@ -187,11 +182,7 @@ class Generator:
             await work.client.sleep(wait)
 
     def _slot(self, model: str, index: int, work: Work, tried: set[str]) -> Awaitable[Slot]:
-        """The next slot of the accounts that are fit for the call; no frame, as thousands wait.
-
-        Raises:
-            GatewayError: no account serves the model.
-        """
+        """The next slot of a fit account; no frame, as thousands wait. Raises GatewayError."""
         return self._pacer.slot(
             work.plan.family,
             work.ticket.tenant,
@@ -207,7 +198,7 @@ class Generator:
         work.ticket.context.record_timing("queue", waited_s)
 
     def _route(self, model: str, slot: Slot, work: Work) -> Route | None:
-        """The account of a slot, if its breaker lets a call through and it is still there."""
+        """The account of a slot, if it is still there and its breaker lets a call through."""
         try:
             work.client.check()  # it may have left in the moment in which the slot came
         except Stopped:
@@ -265,7 +256,7 @@ class Generator:
         return urls
 
     async def _learn(self, route: Route, model: str, failure: UpstreamFailure, work: Work) -> None:
-        """Remember what a failure says of the account; everyone backs off from a full one."""
+        """Remember what a failure says of the account; all workers back off from a full one."""
         family = work.plan.family
         self._accounts.record(route, failure, of_snapshot=model != family)
         note_id(work, failure.request_id)
@@ -288,7 +279,7 @@ class Generator:
     def _wait_s(
         self, failure: UpstreamFailure, model: str, attempt: int, tried: set[str], work: Work
     ) -> float | None:
-        """Seconds until the next attempt, none of them where another account stands ready."""
+        """Seconds until the next attempt; 0 where another account is ready."""
         other = self._accounts.has_other(model, tried)
         left_s = work.deadline - self._clock.steady()
         return wait_s(failure, attempt, self._clock.chance(), left_s, other_account=other)
@@ -302,19 +293,17 @@ class Generator:
 
 
 def too_late(late: NoSlot) -> GatewayError:
-    """The error for a call that would have to wait for too long."""
     message = "The image service's own rate limit leaves no room for this request in time."
     return UpstreamThrottled(message, retry_after_s=late.retry_after_s)
 
 
 def note_id(work: Work, upstream_id: str | None) -> None:
-    """For the request's log line."""
     if upstream_id:
         work.ticket.context.upstream_ids += (upstream_id,)
 
 
 def shown(failure: UpstreamFailure) -> GatewayError:
-    """The error for the client; of a full account, with the time to come back."""
+    """The error for the client; for a full account with the time to come back."""
     if failure.remedy is Remedy.THROTTLED and failure.error.retry_after_s is None:
         failure.error.retry_after_s = THROTTLED_S
     return failure.error

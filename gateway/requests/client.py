@@ -13,10 +13,7 @@ T = TypeVar("T")
 
 
 class Stopped(Exception):
-    """A request gets no further, for a reason of its own; nothing was sent that is not answered.
-
-    Others who wait for the same images may still get them.
-    """
+    """The request gets no further, for its own reason, and sent nothing unanswered; others may."""
 
     def __init__(self, error: GatewayError) -> None:
         super().__init__(error.message)
@@ -26,9 +23,8 @@ class Stopped(Exception):
 class Client:
     """Waits for its images, until it hangs up or its time is over.
 
-    Everything that a request waits for without having sent anything, it waits for by `wait`, which
-    ends when the client leaves. What was sent is paid for and goes on. `answer_early` sends the
-    client an error while it does.
+    `wait` covers everything before a call is sent and ends when the client leaves. What was sent is
+    paid for and goes on; `answer_early` sends the client an error meanwhile.
     """
 
     __slots__ = (
@@ -49,15 +45,15 @@ class Client:
     ) -> None:
         self._answer_early = answer_early
         self._futures: tuple[asyncio.Future[Any], ...] = ()
-        """What is waited for; a tuple, since thousands have one each."""
+        """Those waited for; a tuple, since thousands have one each."""
         self._timer: asyncio.TimerHandle | None = None
         self._why: GatewayError | None = None
         """Why nothing more is begun."""
         self.left = False
         self.is_served: Callable[[], bool] | None = None
-        """Whether images are being made or are there already; None for one that follows."""
+        """Whether images are being made or exist already; None for a follower."""
         self.on_part = on_part
-        """Given images before all are there, by one who wants them as they come."""
+        """Gets images before all are there, for a streamed answer."""
         self.on_leave: Callable[[], object] | None = None
         """Called once, when it leaves."""
 
@@ -74,7 +70,6 @@ class Client:
             self._timer = None
 
     def hang_up(self) -> None:
-        """It has closed the connection."""
         self._leave(ClientGone("The client closed the connection."))
 
     def _time_out(self) -> None:
@@ -98,7 +93,6 @@ class Client:
                 self.on_leave()
 
     def stop(self, why: GatewayError) -> None:
-        """Begin nothing more for it."""
         self._why = self._why or why
         for future in self._futures:
             if not future.done():
@@ -106,17 +100,15 @@ class Client:
         self._futures = ()
 
     def check(self) -> None:
-        """Raises Stopped where nothing more is to be begun."""
+        """Raises Stopped once nothing more is to be begun."""
         if self._why is not None:
             raise Stopped(self._why)
 
     def wait(self, future: asyncio.Future[T]) -> asyncio.Future[T]:
-        """The same future, to be awaited, which ends when the client leaves.
+        """The same future, which ends when the client leaves; no coroutine, to save a frame each.
 
-        No coroutine, which would be a frame more for each that waits.
-
-        Raises:
-            Stopped: it has left, or another part of its request has failed. The future does, too.
+        The future raises Stopped where the client has left or another part of its request has
+        failed; so does this.
         """
         self.check()
         self._futures = (*(one for one in self._futures if not one.done()), future)
@@ -134,6 +126,5 @@ class Client:
 
 
 def wake(future: asyncio.Future[None]) -> None:
-    """Unless it has been stopped."""
     if not future.done():
         future.set_result(None)

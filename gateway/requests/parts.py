@@ -1,4 +1,4 @@
-"""The images of a request that takes several calls, as each call has brought them."""
+"""The images of a request of several calls, as each call brings them."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ class Part(Struct, frozen=True):
     lead: Lead
     urls: Sequence[str]
     first: int
-    """Which of the request's images the first of them is."""
+    """The index of its first image in the request."""
     deadline: float
-    """Until when they may be fetched, in steady seconds."""
+    """Until when they can be fetched, in steady seconds."""
 
 
 class Parts:
-    """Gives each image on, once."""
+    """Passes each image on, once."""
 
     def __init__(
         self, lead: Lead, plan: Plan, give: Callable[[Part], object], deadline: float
@@ -34,7 +34,7 @@ class Parts:
         self._given = [0] * len(plan.calls)
 
     def brought(self, index: int, urls: Sequence[str]) -> None:
-        """All that the call of an index has brought so far."""
+        """All images of one call so far."""
         wanted, given = self._wanted[index], self._given[index]
         fresh = urls[given:wanted]
         if fresh:

@@ -1,8 +1,4 @@
-"""One image request from the caller's body to its result, top to bottom.
-
-translate → enter the store: find its place and be admitted → follow, or wait for a slot and make
-the calls → end → leave behind the answer. `gateway.api` delivers the result.
-"""
+"""One image request from the caller's body to its result, top to bottom (docs/architecture.md)."""
 
 from __future__ import annotations
 
@@ -58,15 +54,13 @@ CACHE = {
     How.ADOPTED: "replayed",
 }
 GENERATION_S = 30.0
-"""What a generation takes: a call whose slot comes later than this before the deadline is refused,
-since its picture would be paid for and come too late."""
+"""What a generation takes: a call with less time left would be paid for in vain, so is refused."""
 LAST_S = 1.0
-"""How long calls that were sent may yet be answered at an end that waits for nothing more, and then
-how long what is given up may take to say so."""
+"""How long a worker's end waits for sent calls, and again for what is given up."""
 
 
 class RequestOptions(Struct, frozen=True, kw_only=True):
-    """What a client says beside the body: how old a result may be, and whether it asked before."""
+    """What a client asks beside the body: how old a result may be, and whether it asked before."""
 
     retry_key: str
     """Hash of tenant, key and body."""
@@ -74,16 +68,13 @@ class RequestOptions(Struct, frozen=True, kw_only=True):
     idempotency: Idempotency | None = None
     is_retry: bool = False
     client_timeout_s: float
-    """How long it waits."""
     silence_s: float
-    """How long a streamed answer may say nothing meanwhile."""
+    """How long a streamed answer may be silent meanwhile."""
     deadline_s: float
-    """How long a generation may take, whether it still waits or not."""
+    """How long a generation may take, whether its client still waits or not."""
 
 
 class Result(Struct, frozen=True):
-    """All images of a request, and where they came from."""
-
     plan: Plan
     place: Done | Lead
     record: Record
@@ -92,7 +83,7 @@ class Result(Struct, frozen=True):
     cache_s: float
     """How long the tenant's cache keeps it."""
     deadline: float
-    """Until when the images may be fetched, in steady seconds."""
+    """Until when the images can be fetched, in steady seconds."""
 
 
 class Pipeline:
@@ -115,7 +106,6 @@ class Pipeline:
         self._generator = generator
         self._clock = clock
         self._tasks: set[asyncio.Task[object]] = set()
-        """Of the requests that are being served."""
 
     def use(self, catalogue: Catalogue, default_model: str) -> None:
         """Follow a changed configuration, from the next request on."""
@@ -130,11 +120,7 @@ class Pipeline:
         size_policy: SizePolicy | None = None,
         inputs: Inputs = NO_INPUTS,
     ) -> Plan:
-        """What the request asks of the vendor; without a `size_policy`, by the tenant's.
-
-        Raises:
-            GatewayError: it cannot be honoured.
-        """
+        """By the tenant's `size_policy` if none. Raises GatewayError for the impossible."""
         tenant = caller.tenant
         choice = choose_model(
             self._catalogue,
@@ -155,11 +141,7 @@ class Pipeline:
         options: RequestOptions,
         client: Client,
     ) -> Result:
-        """Find the images of a request, or have them made; the client may leave meanwhile.
-
-        Raises:
-            GatewayError: why there are none for this client.
-        """
+        """Find the images of a request, or have them made. Raises GatewayError if it cannot."""
         began_at = self._clock.steady()
         ticket = self._admission.ticket(caller, plan, context)
         entry = to_entry(ticket, options)
@@ -194,7 +176,7 @@ class Pipeline:
         return Result(plan, place, record, cache, caller.tenant.cache.ttl_s, deadline)
 
     async def attach_rate_limit_headers(self, caller: Caller, context: RequestContext) -> None:
-        """Where its tenant's limits stand, for a request that failed before they were asked."""
+        """Add the tenant's limits to a request that failed before they were asked."""
         limits = self._admission.limits_of(caller)
         if context.has_limits or (
             limits.requests_per_minute is None and limits.images_per_minute is None
@@ -205,10 +187,7 @@ class Pipeline:
         self._admission.note(caller.tenant.name, verdict, context)
 
     async def drain(self, given_up: asyncio.Event) -> None:
-        """Wait for what is under way for clients that have left.
-
-        Once that is given up, all of it leaves the ledger and the limits, and gets a moment for it.
-        """
+        """Wait for the work of clients that have left; after `given_up`, only for its clean-up."""
         if self._tasks:
             ended = asyncio.create_task(asyncio.wait(set(self._tasks)))
             cut = asyncio.create_task(given_up.wait())
@@ -223,7 +202,7 @@ class Pipeline:
             await asyncio.wait(set(self._tasks), timeout=LAST_S)
 
     def _begin(self, ticket: Ticket, client: Client, timeout_s: float) -> None:
-        """Others are waited for from here on, as long as the client waits."""
+        """Count the client's time from here on."""
         self._tasks.add(cast("asyncio.Task[object]", asyncio.current_task()))
         ticket.context.waits()
         client.starts(timeout_s)
@@ -236,7 +215,7 @@ class Pipeline:
     def _leave_after(
         self, ticket: Ticket, entry: Entry, place: Done | Follow | Lead | Repeated
     ) -> None:
-        """Behind its answer, the request frees its place, and its client's fate is noted."""
+        """After its answer, free the request's place and note what became of its client."""
         ticket.context.after_answer = partial(
             self._leave, ticket, entry.scope, entry.retry_key, place.id
         )
@@ -284,7 +263,7 @@ class Pipeline:
         return work
 
     async def _lead(self, lead: Lead, work: Work) -> Record:
-        """Generate for everyone who waits."""
+        """Generate for all who wait."""
         ticket = work.ticket
         verdict = None
         try:
@@ -312,7 +291,7 @@ class Pipeline:
 
 
 def cached(lead: Lead) -> str:
-    """`x-cache` of who paid."""
+    """`x-cache` of a leader."""
     return "bypass" if lead.entry.cache_key is None else "miss"
 
 
