@@ -1,8 +1,4 @@
-"""A backend with every capability, as the application is given it.
-
-Shared state is asked for whole decisions, each atomic. Every backend keeps these contracts;
-`tests/contract` runs the same cases over all of them.
-"""
+"""A backend with every capability; `tests/contract` runs the same cases over all of them."""
 
 from typing import Protocol
 

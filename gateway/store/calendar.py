@@ -1,8 +1,4 @@
-"""Days and months in a time zone, from the offset now and after its next change.
-
-The store's server has the clock, and knows no time zones: it is given this much of them.
-`lua/limits/tenant.lua` reckons in the same way.
-"""
+"""Days and months in a time zone; `lua/limits/tenant.lua` reckons in the same way."""
 
 from __future__ import annotations
 
@@ -28,12 +24,12 @@ class ZoneOffset(Struct, frozen=True):
     offset_after_ms: int = 0
 
     def day(self, now_ms: int) -> int:
-        """The number of the local day, from 1970-01-01."""
+        """Days since 1970-01-01 in local time."""
         offset_ms = self.offset_ms if now_ms < self.until_ms else self.offset_after_ms
         return (now_ms + offset_ms) // DAY_MS
 
     def begins_ms(self, day: int, now_ms: int) -> int:
-        """Unix time at which a day that is yet to come begins."""
+        """Unix time at which a future day begins."""
         local_ms = day * DAY_MS
         if now_ms < self.until_ms:
             if local_ms - self.offset_ms < self.until_ms:
@@ -46,8 +42,6 @@ UTC_OFFSET = ZoneOffset()
 
 
 class ZoneClock:
-    """Follows one time zone; the next change is looked for once a day."""
-
     def __init__(self, zone: tzinfo = UTC) -> None:
         self._zone = zone
         self._seen = UTC_OFFSET
@@ -82,13 +76,13 @@ def zone_offset(zone: tzinfo, now: float) -> ZoneOffset:
 
 
 def month_of(day: int) -> int:
-    """The month in which a numbered day lies: year × 100 + month."""
+    """The month of a numbered day: year × 100 + month."""
     found = date.fromordinal(day + EPOCH)
     return found.year * 100 + found.month
 
 
 def next_month(day: int) -> int:
-    """The number of the day on which the month after this one begins."""
+    """The number of the first day of the next month."""
     found = date.fromordinal(day + EPOCH)
     return (found.replace(day=1) + timedelta(days=31)).replace(day=1).toordinal() - EPOCH
 

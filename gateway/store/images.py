@@ -1,4 +1,4 @@
-"""Image bytes as the vendor made them, within a budget. May be on a server of their own."""
+"""Image bytes as the vendor made them, within a budget. All operations raise StoreUnavailable."""
 
 from typing import Protocol
 
@@ -6,16 +6,12 @@ from msgspec import Struct
 
 
 class ImagePlace(Struct, frozen=True):
-    """One image of a generation's result."""
-
     scope: str
     id: str
     index: int
 
 
 class ImageStats(Struct, frozen=True):
-    """Image bytes held for one scope."""
-
     images: int
     bytes: int
 
@@ -24,13 +20,10 @@ class ImageStore(Protocol):
     async def put_image(
         self, place: ImagePlace, image: bytes | memoryview, ttl_ms: int, budget: int
     ) -> bool:
-        """Hold an image if it fits the scope's budget (bytes): those that end first make room.
-
-        Raises StoreUnavailable.
-        """
+        """Store it if it fits the scope's budget in bytes; the first to expire make room."""
 
     async def get_image(self, place: ImagePlace) -> bytes | None:
-        """The whole image, or nothing. Raises StoreUnavailable."""
+        """Whole, or None."""
 
     async def image_stats(self, scope: str) -> ImageStats:
         """Raises StoreUnavailable."""

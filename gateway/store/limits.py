@@ -1,8 +1,7 @@
 """What tenants may use, have reserved and have used.
 
-Money is an integer number of micro-units of the catalogue's currency (1.00 = 1_000_000).
-Times are durations in milliseconds unless a name says otherwise; the clock is the backend's.
-Days and months are those of `budgets.time_zone` (gateway.store.calendar).
+Money is in micro-units of the catalogue's currency (1.00 = 1_000_000); times are milliseconds on
+the backend's clock; days and months are those of `budgets.time_zone`.
 """
 
 from collections.abc import Mapping, Sequence
@@ -14,25 +13,24 @@ from msgspec import Struct
 CONCURRENCY_RETRY_MS = 1_000
 """Least wait when only concurrency is full: nobody knows when a running request ends."""
 LEFT_KEPT = 10_000
-"""Requests per tenant of which the store knows that they have left or expired …"""
+"""Left or expired requests that the store remembers per tenant: repeats of them do nothing."""
 LEFT_KEPT_MS = 900_000
-"""… and for how long: within both bounds what is repeated for them does nothing."""
+"""How long it remembers them."""
 
 
 class Limits(Struct, frozen=True):
-    """What one tenant may use; `None` is no limit."""
+    """`None` is no limit."""
 
     requests_per_minute: int | None = None
     images_per_minute: int | None = None
     concurrent_requests: int | None = None
     images_per_day: int | None = None
-    """Calendar day."""
     spend_per_month: int | None = None
-    """Micro-units of currency, calendar month."""
+    """Micro-units of currency."""
 
 
 class Reason(StrEnum):
-    """Why a request was refused: a limit, or the loss of the store behind it."""
+    """A limit, or the loss of the store behind it."""
 
     REQUESTS_PER_MINUTE = "requests_per_minute"
     IMAGES_PER_MINUTE = "images_per_minute"
@@ -48,25 +46,21 @@ class Reservation(Struct, frozen=True):
     id: str
     """The request's: unique. Repeating an operation with the same id changes nothing."""
     family: str
-    """Of models, as the catalogue has them; never a name that a caller made up."""
+    """The catalogue's model family, never a name that a caller made up."""
     images: int
     cost: int
     """Micro-units of currency."""
 
 
 class TakeRequest(Struct, frozen=True):
-    """One request that wants to start, with everything it may use."""
-
     tenant: str
     limits: Limits
     reservation: Reservation
     lease_ms: int = 30_000
-    """The reservation is given back by itself this long after its last renewal."""
+    """The reservation expires this long after its last renewal."""
 
 
 class LimitStatus(Struct, frozen=True):
-    """Where one limit stands after the decision."""
-
     limit: int
     remaining: int
     """Never negative, though accounting may run over (an image that cost more than planned)."""
@@ -75,30 +69,26 @@ class LimitStatus(Struct, frozen=True):
 
 
 class Verdict(Struct, frozen=True):
-    """Admitted whole or refused whole, and where the limits stand. A refusal leaves no trace."""
+    """Admitted or refused whole, and where the limits stand. A refusal leaves no trace."""
 
     allowed: bool
     reason: Reason | None = None
-    """The limit in the way longest; a budget goes before a rate, a rate before concurrency."""
+    """The limit that blocks longest; a budget goes before a rate, a rate before concurrency."""
     retry_after_ms: int | None = None
-    """Exact for the per-minute limits: the first moment at which the same request would pass if
-    nothing else happened. `CONCURRENCY_RETRY_MS` for concurrency. `None` for budgets (see
-    their `reset_ms`) and for a request that alone is larger than the limit."""
+    """Exact for rates, `CONCURRENCY_RETRY_MS` for concurrency; None for budgets (see `reset_ms`),
+    and for a request that alone exceeds the limit."""
     requests: LimitStatus | None = None
     images: LimitStatus | None = None
     concurrent: LimitStatus | None = None
     day: LimitStatus | None = None
     month: LimitStatus | None = None
-    """Levels of the limits that the tenant has, refusals included."""
+    """Levels of the limits that the tenant has, also in a refusal."""
     by_store: bool = True
-    """Whether the shared store decided, and not a worker without it."""
+    """False where a worker decided without the store."""
 
 
 class Settlement(Struct, frozen=True):
-    """What a request has really used until now. What was reserved beyond is given back at its end.
-
-    Absolute: images that were booked as they came are part of it, not added to it.
-    """
+    """All that a request has really used until now; its end gives back what else it reserved."""
 
     tenant: str
     reservation: str
@@ -108,44 +98,35 @@ class Settlement(Struct, frozen=True):
     cost: int
     """Micro-units of currency."""
     limits: Limits = Limits()
-    """Those whose levels are wanted; settling itself asks no limit."""
+    """Those whose levels are wanted; settling checks none."""
 
 
 class FamilyUse(Struct, frozen=True):
-    """Use of one family of models."""
-
     requests: int = 0
     """Those that have ended."""
     images: int = 0
-    """Those of requests that still run included, as far as they are there."""
+    """Also of running requests, as far as they have come."""
     cost: int = 0
     """Micro-units of currency."""
 
 
 class Usage(Struct, frozen=True):
-    """What one tenant has used, and where its limits stand."""
-
     tenant: str
     levels: Verdict
-    """As a request for nothing would have been answered now."""
+    """The verdict on a request for nothing now."""
     today: Mapping[str, FamilyUse]
-    """By family; calendar day. An image counts on the day on which it was booked as used."""
+    """By family. An image counts on the day on which it was booked as used."""
     this_month: Mapping[str, FamilyUse]
 
 
 class LimitStore(Protocol):
-    """Counters and leases of the tenants."""
+    """Counters and leases of the tenants. All raise StoreUnavailable."""
 
     async def renew(self, tenant: str, reservations: Sequence[Reservation], lease_ms: int) -> None:
-        """Keep requests alive; one that the store has lost or given back is booked again.
-
-        Books without asking: the request is running, and what it pays for only now is booked, too.
-        One that was settled keeps its place, one that has left stays away.
-        Raises StoreUnavailable.
-        """
+        """Book running requests again, unasked, if lost or expired; never those that have left."""
 
     async def levels(self, tenant: str, limits: Limits) -> Verdict:
-        """Where the limits stand; expired leases are given back. Raises StoreUnavailable."""
+        """Expired leases are given back first."""
 
     async def usage(self, tenant: str, limits: Limits) -> Usage:
-        """Use of this day and month per family, for the operator. Raises StoreUnavailable."""
+        """Use of this day and month per family."""

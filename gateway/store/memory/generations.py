@@ -15,9 +15,9 @@ from gateway.store.generations import (
 from gateway.store.memory.scope import ScopeState
 
 GENERATIONS_MAX = 10_000
-"""Those that run apart: the ones that would be forgotten first make room, some kilobytes each."""
+"""Generations that are not running: beyond it, the first to expire make room."""
 ROOM_EVERY = 256
-"""Requests from one look at the room to the next."""
+"""Requests between two looks at the room."""
 
 
 class MemoryGenerations:
@@ -66,7 +66,7 @@ class MemoryGenerations:
         return scope
 
     def _make_room(self) -> None:
-        """The largest scope gives way; nobody else's results pay for its."""
+        """The largest scope gives way; other scopes keep their results."""
         self._entered += 1
         if self._entered % ROOM_EVERY:
             return

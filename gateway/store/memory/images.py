@@ -14,7 +14,7 @@ class MemoryImages:
     def __init__(self, clock: Callable[[], float] = time.time) -> None:
         self._now = clock
         self._scopes: dict[str, dict[ImagePlace, tuple[float, bytes]]] = {}
-        """Each image with the time at which it ends."""
+        """Each image with its expiry."""
 
     async def put_image(
         self, place: ImagePlace, image: bytes | memoryview, ttl_ms: int, budget: int

@@ -31,7 +31,6 @@ class MemoryLimits:
         return Usage(tenant, books.verdict(limits), dict(books.day.use), dict(books.month.use))
 
     def _books_of(self, tenant: str) -> TenantBooks:
-        """At this moment, and without what is over."""
         books = self._tenants.get(tenant)
         if books is None:
             books = self._tenants[tenant] = TenantBooks()

@@ -1,9 +1,4 @@
-"""Slots of the upstream accounts in one process; `lua/pacing/claim.lua` decides the same.
-
-Tenants are served by start-time fair queueing: each call moves its tenant's tag on by one, the
-lowest tag is next, and nobody's tag is behind that of the last call served, so that being idle
-earns nothing.
-"""
+"""Slots in one process by start-time fair queueing (0012), as in `lua/pacing/claim.lua`."""
 
 from __future__ import annotations
 
@@ -52,13 +47,13 @@ class _Worker(Struct):
     expires_us: int
     waiting: dict[str, int]
     served: dict[str, int] = field(default_factory=dict)
-    """When this worker last served each of its tenants, as a sequence number."""
+    """When this worker last served each tenant, as a sequence number."""
 
 
 class _Model:
     def __init__(self) -> None:
         self._free_us: dict[str, int] = {}
-        """The next slot of each account."""
+        """Next slot of each account."""
         self._workers: dict[str, _Worker] = {}
         self._virtual_time = 0
         self._sequence = 0
@@ -99,7 +94,7 @@ class _Model:
             self._free_us[account.name] = slot_us
 
     def _show(self, request: SlotRequest, now_us: int) -> None:
-        """Take note of the caller's queue and forget dead workers."""
+        """Note the caller's queue and forget dead workers."""
         old = self._workers.pop(request.worker, None)
         served = old.served if old else {}
         if request.waiting:
@@ -118,7 +113,7 @@ class _Model:
         return max(min(self._free_us.get(account.name, 0), furthest_us), floor_us)
 
     def _best_place(self, worker: str) -> tuple[int, int, str, int, str]:
-        """Tag and last service of the tenant whose turn is first, its own service there, names."""
+        """Tag and last service of the next tenant, its own service there, names."""
         flows = self._workers[worker]
         return min(
             (*self._tag(tenant), tenant, flows.served.get(tenant, 0), worker)

@@ -1,4 +1,4 @@
-"""Where a request would stand, in one process; `lua/generations/choose.lua` says the same."""
+"""Where a request would stand, in one process; same as `lua/generations/choose.lua`."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from gateway.store.memory.pointers import Pointers, StoredGeneration
 
 
 class Choice(Struct, frozen=True):
-    """Where a request would stand, if it is admitted; nothing is written yet."""
+    """Nothing is written yet."""
 
     kind: Literal["lead", "led", "joined", "found", "doubtful"] | Refusal
     one: StoredGeneration | None = None
-    """For `lead` the generation that would be taken over."""
+    """For `lead`, the generation that would be taken over."""
     how: How = How.JOINED
 
     @property
@@ -42,7 +42,7 @@ class Choice(Struct, frozen=True):
 
 
 class PlaceFinder:
-    """Looks for places among the generations of one scope, and writes nothing."""
+    """Looks among the generations of one scope, and writes nothing."""
 
     def __init__(self) -> None:
         self._now = 0
@@ -87,7 +87,7 @@ class PlaceFinder:
     def _candidates(
         self, entry: Entry, follows: str | None
     ) -> Iterator[tuple[StoredGeneration, How]]:
-        """In the order in which they are preferred, where all cost or none does."""
+        """In order of preference among equal costs."""
         if followed := self._find(follows or ""):
             yield followed, How.JOINED
         if entry.idempotency:
@@ -120,7 +120,7 @@ class PlaceFinder:
     def _free(
         self, one: StoredGeneration, entry: Entry, how: How, follows: str | None
     ) -> Choice | None:
-        """The choice, where this generation costs the request nothing."""
+        """The choice, if it costs the request nothing."""
         if one.is_led_by(entry.request):
             return Choice("led", one, how)
         if one.is_led(self._now) and not entry.only_if_cached:

@@ -1,4 +1,4 @@
-"""By what a generation is found in one process; `lua/generations/scope.lua` keeps the same."""
+"""The pointers to generations in one process; same as `lua/generations/scope.lua`."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from gateway.store.generations import (
 )
 
 UNCLAIMED = 2**50
-"""Added to the time at which a generation began once nobody waits for it: it goes first."""
+"""Added to a generation's start time once nobody waits for it: it goes first."""
 
 
 class StoredGeneration(Struct):
@@ -35,9 +35,9 @@ class StoredGeneration(Struct):
     state: State = State.RUNNING
     lease: int = 0
     clients: int = 0
-    """Requests that lead it, wait for it or are being sent it."""
+    """Requests that lead it, follow it or are being sent it."""
     is_leader_gone: bool = False
-    """Whether the leader's client is among them no more."""
+    """Whether the leader's client no longer counts among them."""
     claimed: str = ""
     """The retry that adopted it."""
     holder: str = ""
@@ -50,7 +50,7 @@ class StoredGeneration(Struct):
     pinned: int = 0
     cached: int = 0
     kept: int = 0
-    """Until when retries and repeats have a right to it."""
+    """Until when retries and repeats may have it."""
     delivered: int = 0
 
     @property
@@ -62,30 +62,29 @@ class StoredGeneration(Struct):
 
     @property
     def served_until(self) -> int:
-        """For how long the cache may serve it."""
+        """For the cache."""
         return min(self.cached, max(self.dies, self.pinned))
 
     def is_led(self, now: int) -> bool:
-        """Whether somebody works on it, as far as anybody knows."""
         return self.state is State.RUNNING and self.lease > now
 
     def is_led_by(self, request: str) -> bool:
         return self.state is State.RUNNING and self.leader == request
 
     def is_doubt(self, entry: Entry, how: How, now: int) -> bool:
-        """Whether its unknown outcome is told again, and it is not taken over."""
+        """Whether its unknown outcome is repeated, and it is not taken over."""
         if not self.is_doubtful or entry.fresh or self.plan != entry.plan:
             return False
         is_young = how is How.ADOPTED and now - self.ended <= DOUBT_MS
         return is_young or entry.is_retry or how is How.REPLAYED
 
     def keep(self, parts: Parts, request: str) -> None:
-        """The leader's parts replace older ones; another's are taken where there are none."""
+        """The leader's parts replace older ones; another's only fill gaps."""
         is_leader = self.leader == request
         self.parts = {**self.parts, **parts} if is_leader else {**parts, **self.parts}
 
     def run(self, entry: Entry, lease: int, *, is_client_new: bool) -> None:
-        """`entry` leads. A leader that died is a client no more."""
+        """`entry` leads. A dead leader no longer counts as a client."""
         died = self.state is State.RUNNING and self.leader and not self.is_leader_gone
         self.clients = max(1, self.clients - bool(died) + is_client_new)
         if self.plan != entry.plan:
@@ -99,7 +98,7 @@ class StoredGeneration(Struct):
         self.state, self.payload, self.ended, self.lease = state, payload, now, 0
 
     def rank(self, now: int, *, is_unclaimed: bool) -> int | None:
-        """How well a retry is served by it. None: past that; 0: nobody waits for it."""
+        """How well it serves a retry. None: past that; 0: nobody waits for it."""
         is_done = self.state is State.DONE
         since, allowed_ms = self.ended, UNDELIVERED_REUSED_MS
         if self.delivered:
@@ -114,7 +113,7 @@ class StoredGeneration(Struct):
 
 
 class CacheKey(Struct):
-    """Its generations: the one that runs for all, and the one to be served."""
+    """The generation that runs for all, and the one to be served."""
 
     running: str = ""
     done: str = ""
@@ -127,7 +126,7 @@ class RetryKey:
 
     def __init__(self) -> None:
         self._scores: dict[str, int] = {}
-        """When each began, or that and UNCLAIMED."""
+        """Start times, some plus UNCLAIMED."""
 
     def add(self, one: StoredGeneration) -> None:
         self._scores[one.id] = one.begun
@@ -144,7 +143,7 @@ class RetryKey:
     def best(
         self, find: Callable[[str], StoredGeneration | None], entry: Entry, now: int
     ) -> StoredGeneration | None:
-        """The first of the lowest rank; only unclaimed ones for who is no retry."""
+        """The first of the lowest rank; without a retry only unclaimed ones."""
         best, best_rank = None, 9
         for id_, score in self._first(0 if entry.is_retry else UNCLAIMED):
             one = find(id_)
@@ -157,7 +156,7 @@ class RetryKey:
         return best
 
     def forget(self, known: Container[str]) -> bool:
-        """Drop what is over, and say whether anything is left."""
+        """Drop what is over. Returns whether anything is left."""
         self._scores = {id_: score for id_, score in self._scores.items() if id_ in known}
         return bool(self._scores)
 
@@ -167,31 +166,31 @@ class RetryKey:
 
 
 def may_reuse(one: StoredGeneration, entry: Entry, now: int) -> bool:
-    """Who wants something new, and is no retry, is still told of a doubt."""
+    """A doubt is repeated even to a request that wants something new and is no retry."""
     is_welcome = entry.is_retry or entry.may_reuse_unclaimed
     return is_welcome or one.is_doubt(entry, How.ADOPTED, now)
 
 
 class Pointers:
-    """Everything that leads to the generations of one scope."""
+    """All pointers to the generations of one scope."""
 
     def __init__(self) -> None:
         self._cache_keys: dict[str, CacheKey] = {}
         self._keys: dict[str, tuple[str, str, int]] = {}
-        """By idempotency key: id, body, expiry."""
+        """Id, body and expiry by idempotency key."""
         self._retry_keys: dict[str, RetryKey] = {}
         self._taken: dict[str, tuple[str, int]] = {}
-        """By the request that took it over: id, expiry."""
+        """Id and expiry by the request that took it over."""
 
     def by_cache_key(self, cache_key: str) -> CacheKey:
-        """To read; what is to be kept is asked of `keep_cache_key`."""
+        """Read-only; `keep_cache_key` is for writing."""
         return self._cache_keys.get(cache_key) or CacheKey()
 
     def keep_cache_key(self, cache_key: str) -> CacheKey:
         return self._cache_keys.setdefault(cache_key, CacheKey())
 
     def by_retry_key(self, retry_key: str | None) -> RetryKey:
-        """To read, and to change what is there."""
+        """For reading and changing."""
         return self._retry_keys.get(retry_key or "") or RetryKey()
 
     def keep_retry_key(self, retry_key: str) -> RetryKey:
@@ -206,19 +205,16 @@ class Pointers:
         self._keys[idempotency.key] = (id_, idempotency.body, now + IDEMPOTENCY_MS)
 
     def take(self, request: str, id_: str, until: int) -> None:
-        """So that a request that took a generation over, or adopted it, is given the same again
-        if the answer is lost.
-        """
+        """A repeat of this request is given the same generation, as the answer may be lost."""
         if id_ != request:
             self._taken[request] = id_, until
 
     def taken_by(self, request: str, now: int) -> str:
-        """The id of what a request has taken; the empty one for none."""
+        """Empty for none."""
         id_, until = self._taken.get(request, ("", 0))
         return id_ if until > now else ""
 
     def forget(self, known: Container[str], now: int) -> None:
-        """Drop the pointers to what is gone."""
         self._taken = {name: taken for name, taken in self._taken.items() if taken[1] > now}
         self._cache_keys = {
             key: ids

@@ -76,7 +76,6 @@ class ScopeState(PlaceFinder):
         self._counts[how] += 1
 
     def _share(self, one: StoredGeneration, entry: Entry, how: How, *, is_new: bool) -> None:
-        """What another pays for, or has paid for."""
         if is_new:
             self.count(how)
             one.clients += 1
@@ -113,7 +112,7 @@ class ScopeState(PlaceFinder):
             self._pointers.keep_retry_key(entry.retry_key).add(one)
 
     def _run_for_all(self, one: StoredGeneration, entry: Entry) -> None:
-        """Others join it by the cache key, unless they are joining another already."""
+        """Others join it by the cache key, unless another runs for them already."""
         if entry.cache_key:
             key = self._pointers.keep_cache_key(entry.cache_key)
             other = self._find(key.running)
@@ -198,7 +197,7 @@ class ScopeState(PlaceFinder):
                 key.done, one.cached = one.id, self._now + completion.cache_ms
 
     def _fail(self, one: StoredGeneration, failure: Failure, retry_key: str | None) -> None:
-        """Repeats of the request shall find parts and doubts, and nothing where there are none."""
+        """Repeats of the request find parts and doubts, if there are any."""
         one.end(State.FAILED, failure.error or b"", self._now)
         one.is_doubtful = failure.doubtful and failure.error is not None
         if failure.error is None:
@@ -249,7 +248,7 @@ class ScopeState(PlaceFinder):
             self._leave(one, leadership.leader, retry_key, ClientOutcome.GONE)
 
     def withdraw(self, request: str, retry_key: str | None) -> None:
-        """Hand over what a request leads, if anything: nobody heard that it does."""
+        """Hand over what a request leads: nobody heard that it does."""
         if one := self._led_by(request):
             self._fail(one, Failure(), retry_key)
 
@@ -297,14 +296,13 @@ class ScopeState(PlaceFinder):
         return len(self._known)
 
     def drop(self, excess: int) -> None:
-        """Forget so many, those first that would be forgotten first; none that runs."""
+        """Forget so many, the first to expire first; none that runs."""
         ended = (one for one in self._known.values() if one.state is not State.RUNNING)
         for one in nsmallest(excess, ended, key=attrgetter("gone")):
             del self._known[one.id]
         self._sweep()
 
     def _sweep(self) -> None:
-        """Forget what has expired, and pointers to nothing."""
         self._known = {id_: one for id_, one in self._known.items() if one.gone > self._now}
         self._pointers.forget(self._known, self._now)
         self._sweep_at = self._now + SWEEP_EVERY_MS

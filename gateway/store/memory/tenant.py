@@ -23,7 +23,7 @@ from gateway.store.memory.window import SECONDS, SlidingMinute
 
 
 class Period:
-    """A calendar day or month: what is reserved and used of its budget, and use per family."""
+    """What is reserved and used of a day's or month's budget, and use per family."""
 
     def __init__(self) -> None:
         self.name = 0
@@ -45,7 +45,7 @@ class Period:
 
 
 class Booking(Struct):
-    """A reservation, what of it is used, and the second, day and month in which it was counted."""
+    """A reservation, its use, and the second, day and month in which it was counted."""
 
     images: int
     cost: int
@@ -67,8 +67,8 @@ class Booking(Struct):
 class TenantBooks:
     """A request is *live* while its lease is, with or without a place of concurrency.
 
-    Once it has left, its id is remembered without a booking; one that expired keeps its booking,
-    of which only what was used stays booked, and may come back.
+    After it left, only its id is remembered; after it expired, what it used stays booked and the
+    booking may come back.
     """
 
     def __init__(self) -> None:
@@ -80,11 +80,11 @@ class TenantBooks:
         self.day = Period()
         self.month = Period()
         self._leases: dict[str, int] = {}
-        """Expiry of each live request that has a place of concurrency."""
+        """Expiry of live requests with a place of concurrency."""
         self._detached: dict[str, int] = {}
         """Expiry of those whose place a retry has taken over."""
         self._expiry_ms = 0
-        """None ends before this: many may be alive, and each request asks."""
+        """None ends before this, which saves a scan per request."""
         self._bookings: dict[str, Booking] = {}
         self._gone: OrderedDict[str, int] = OrderedDict()
         """When requests left, or expired."""
@@ -101,7 +101,7 @@ class TenantBooks:
         self._expire_leases()
 
     def _steady(self, second: int) -> int:
-        """The windows' time does not go back, unless the clock was set back for good."""
+        """The windows' time does not go back, unless the clock was set back for good (0010)."""
         newest = max(self.requests.newest, self.images.newest)
         if newest <= second + SECONDS:
             return max(newest, second)
@@ -131,11 +131,10 @@ class TenantBooks:
         return id_ in self._gone and id_ not in self._bookings
 
     def is_known(self, id_: str) -> bool:
-        """Whether it has been counted, and has not left."""
+        """Whether it was counted and has not left."""
         return id_ in self._bookings
 
     def is_over(self, id_: str) -> bool:
-        """Whether nothing is left for it to enter for."""
         one = self._bookings.get(id_)
         return one.is_settled if one else id_ in self._gone
 
@@ -144,7 +143,7 @@ class TenantBooks:
     def obstacle(
         self, limits: Limits, want: Reservation, former: str | None
     ) -> tuple[Reason | None, int | None]:
-        """The limit in the way, and for how long. `former` may give up its place for this one."""
+        """The blocking limit, and for how long. `former` may give up its place for this one."""
         known = self._bookings.get(want.id)
         if known and not (known.is_free and (want.images or want.cost)):
             return None, None  # repeated, its answer having been lost
@@ -171,15 +170,12 @@ class TenantBooks:
         return None, None
 
     def may_take_place(self, former: str | None, limits: Limits) -> bool:
-        """Whether a retry may have its former attempt's place.
-
-        No more are without a place than may have one, lest repeats of one request count as one.
-        """
+        """At most as many as there are places, lest repeats of one request count as one."""
         most = limits.concurrent_requests
         return former in self._leases and (most is None or len(self._detached) < most)
 
     def admit(self, want: Reservation, lease_ms: int, former: str | None) -> None:
-        """Book it, unless it is booked; `former` gives up its place."""
+        """Idempotent. `former` gives up its place."""
         known = self._bookings.get(want.id)
         if known and not (known.is_free and (want.images or want.cost)):
             return
@@ -200,7 +196,6 @@ class TenantBooks:
         self._bury(want.id)
 
     def _reserve(self, want: Reservation, lease_ms: int) -> None:
-        """For a request that has been counted."""
         known = self._bookings.get(want.id)
         is_counted = known is not None and known.is_counted
         one = self._booking(want.images, want.cost, is_counted=is_counted)
@@ -226,7 +221,7 @@ class TenantBooks:
 
     @staticmethod
     def _regrown(one: Booking, want: Reservation) -> tuple[int, int]:
-        """What is booked again: of one that was first heard of by what it used, the whole."""
+        """The whole, where its use was heard of first."""
         if one.is_settled:
             return one.used_images, one.used_cost
         return max(one.images, want.images), max(one.cost, want.cost)
@@ -234,13 +229,11 @@ class TenantBooks:
     # -- use
 
     def use(self, settlement: Settlement) -> None:
-        """Note what of a reservation is used by now."""
         one = self._booking_of(settlement)
         if one is not None and not one.is_settled:
             self._use(one, settlement)
 
     def settle(self, settlement: Settlement) -> None:
-        """Give back what was not used."""
         one = self._booking_of(settlement)
         if one is None or one.is_settled:
             return
@@ -321,7 +314,7 @@ class TenantBooks:
         return 0 if limit is None else window.room_in_ms(amount, limit, self.now_ms)
 
     def _correct(self, one: Booking, images: int, cost: int) -> None:
-        """Count more or less for a booking, where and when it was made."""
+        """Count more or less where and when it was booked."""
         self.images.book(one.second, images)
         self.day.book(one.day, images)
         self.month.book(one.month, cost)
@@ -338,7 +331,7 @@ class TenantBooks:
 
 
 def _over(booked: int, more: int, limit: int | None) -> bool:
-    """Whether `more` passes the limit; nothing more never does."""
+    """Adding nothing never passes."""
     return limit is not None and more > 0 and booked + more > limit
 
 

@@ -1,4 +1,4 @@
-"""A sliding minute in one-second buckets; `store/lua/limits/tenant.lua` counts in the same way."""
+"""A sliding minute in one-second buckets (0010); `lua/limits/tenant.lua` counts the same."""
 
 from __future__ import annotations
 
@@ -6,11 +6,7 @@ SECONDS = 60
 
 
 class SlidingMinute:
-    """Counts of one kind. Seconds are whole Unix seconds, moments are Unix milliseconds.
-
-    A bucket leaves when its whole second is older than 60 seconds, so that nothing counted
-    leaves early, and at most a second late.
-    """
+    """Seconds are whole Unix seconds, moments Unix ms; counts leave at most a second late."""
 
     def __init__(self) -> None:
         self.total = 0
@@ -35,7 +31,7 @@ class SlidingMinute:
         self.total = sum(self._buckets.values())
 
     def book(self, second: int, amount: int) -> None:
-        """Count `amount` in `second`, or take it back; nothing if that second is not in here."""
+        """Count `amount` in `second`, or take it back; nothing if that second has left."""
         if not (amount and self._second - SECONDS <= second <= self._second):
             return
         held = self._buckets.get(second, 0)
@@ -49,7 +45,6 @@ class SlidingMinute:
             self._buckets.pop(second, None)
 
     def reset_ms(self, now_ms: int) -> int:
-        """Until nothing is counted any more."""
         return _leaves_ms(max(self._buckets)) - now_ms if self._buckets else 0
 
     def room_in_ms(self, amount: int, limit: int, now_ms: int) -> int | None:

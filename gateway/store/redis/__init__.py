@@ -1,11 +1,7 @@
 """The shared store on Redis: one Lua script per decision, at the server's time.
 
-Keys, all with a time to live, those of one call in one cluster slot:
-
-    <prefix>{t:<tenant>}:…  a tenant's limits (`limits`) and its own generations (`generations`)
-    <prefix>{g:<group>}:…   the generations of a cache group
-    <prefix>{m:<model>}:…   slots (`pacing`)
-    <prefix>workers
+Keys, all with a time to live: `{t:<tenant>}` limits and own generations, `{g:<group>}` those of a
+cache group, `{m:<model>}` slots, and `workers`.
 """
 
 from __future__ import annotations
@@ -33,11 +29,7 @@ HEARTBEAT = load("heartbeat")
 
 
 class RedisStore(RedisRequests, RedisPace):
-    """Connects when first used, and again by itself.
-
-    `took` is told how long each call was. Days and months are those of `zone`. `clock_offset_ms` is
-    for tests only.
-    """
+    """Connects on first use, and again by itself. `took` is called with the time of each call."""
 
     def __init__(
         self,
@@ -57,7 +49,7 @@ class RedisStore(RedisRequests, RedisPace):
 
     @property
     def failures(self) -> list[str]:
-        """What is taken to be away at this moment, in words; nothing is asked."""
+        """What is taken to be away now, in words; sends nothing."""
         return self._servers.failures
 
     @property
@@ -65,7 +57,7 @@ class RedisStore(RedisRequests, RedisPace):
         return self._servers.reconnects
 
     async def eviction_warning(self) -> str | None:
-        """Why the server may forget limits and leases, if it may; None if it cannot be asked."""
+        """Why the server may evict limits and leases; None if it does not, or cannot be asked."""
         return await eviction_warning(self._servers)
 
     async def heartbeat(self, worker: str, ttl_ms: int) -> Share:
@@ -74,10 +66,7 @@ class RedisStore(RedisRequests, RedisPace):
         return Share(index, workers)
 
     async def probe(self) -> None:
-        """Of each kind of keys, a script is run that finds nothing and writes nothing.
-
-        A refused script says what is set up wrong: see `scripts.ADVICE`.
-        """
+        """Run a script per kind of keys, which writes nothing; see `scripts.ADVICE`."""
         nobody = f"probe-{token_hex(8)}"
         for scope in (f"tenant:{nobody}", f"group:{nobody}"):
             entry = Entry(

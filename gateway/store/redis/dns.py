@@ -1,4 +1,4 @@
-"""Whether the hosts of Redis can be found at all, asked without filling the threads that ask."""
+"""Whether the hosts of Redis can be found, without filling the threads that look names up."""
 
 from __future__ import annotations
 
@@ -8,18 +8,14 @@ from collections.abc import Iterable
 
 
 class DnsProbe:
-    """One look-up of each name at a time.
-
-    A look-up that nobody waits for any more goes on in its thread, for up to half a minute where
-    name servers are silent, and the event loop has few threads for all names.
-    """
+    """One look-up of each name at a time: a silent name server holds a thread for half a minute."""
 
     def __init__(self, hosts: Iterable[str]) -> None:
         self._hosts = [host for host in hosts if not is_address(host)]
         self._under_way: dict[str, asyncio.Task[object]] = {}
 
     async def are_found(self, within_s: float) -> bool:
-        """Whether any of them is; without names there is nothing to find."""
+        """Whether any of them is; True without names."""
         if not self._hosts:
             return True
         asked = [self._under_way.get(host) or self._ask(host) for host in self._hosts]
@@ -49,7 +45,6 @@ async def look_up(host: str) -> object:
 
 
 def is_address(host: str) -> bool:
-    """Whether there is nothing to look up."""
     try:
         ipaddress.ip_address(host)
     except ValueError:

@@ -1,8 +1,4 @@
-"""Whether the servers that hold limits and leases might evict them.
-
-Every key of the gateway has a time to live, so each policy but `noeviction` may forget a limit, a
-budget, a lease or a paid part once `maxmemory` is reached.
-"""
+"""Whether limits and leases might be evicted: all keys expire, so only `noeviction` is safe."""
 
 from __future__ import annotations
 
@@ -24,7 +20,7 @@ TRIES_MAX = 1_000_000
 
 
 async def eviction_warning(servers: NodeRouter) -> str | None:
-    """What to tell the operator, or None: all is well, or the servers cannot be asked now."""
+    """What to tell the operator; None: all is well, or the servers cannot be asked now."""
     try:
         for key in await _one_key_per_master(servers):
             warning = _judge(await servers.call(key, INFO))

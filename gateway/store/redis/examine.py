@@ -19,7 +19,7 @@ from gateway.store.redis.scripts import CLUSTER
 OLDEST = (6, 2)
 TRIES = 5
 SLOW = 4
-"""A command may take so much of the time-out; more, and a busy moment passes for an outage."""
+"""A command may take this fraction of the time-out; slower, a busy moment looks like an outage."""
 SKEW_NOTICED_S = 5.0
 PATIENT = Timeouts(5.0, 5.0)
 LOGIN = "look at the user and password in the address"
@@ -32,13 +32,13 @@ UNREACHED = {
     "resolution": "look at the host in the address, and at this machine's name server",
     "connect": "start it, or look at the host and port in the address",
 }
-"""What to do, by what the failure says."""
+"""What to do, by the text of the failure."""
 
 
 async def examine_redis(
     url: str, prefix: str, command_timeout_ms: int, now: Callable[[], float]
 ) -> list[Finding]:
-    """Of the store of limits, pacing and results."""
+    """The store of limits, pacing and results."""
     store, servers = RedisStore(url, prefix=prefix, timeouts=PATIENT), connect(url, PATIENT)
     try:
         found = await examine_server("redis", url, servers)
@@ -55,7 +55,7 @@ async def examine_redis(
 
 
 async def examine_image_cache(url: str) -> list[Finding]:
-    """Of the store of images' bytes, which may evict."""
+    """The store of images' bytes, which may evict."""
     servers = connect(url, PATIENT)
     try:
         return await examine_server("image cache", url, servers)
@@ -81,7 +81,7 @@ async def examine_server(subject: str, url: str, servers: NodeRouter) -> list[Fi
 def judge_server(
     subject: str, server: dict[str, str], replication: dict[str, str], *, is_cluster: bool
 ) -> Finding:
-    """By what it says of itself."""
+    """Judge it by its own INFO."""
     name = server.get("server_name", "redis").capitalize()
     version = server.get("valkey_version") or server.get("redis_version", "")
     mode = server.get("server_mode") or server.get("redis_mode", "standalone")
@@ -100,7 +100,7 @@ def judge_server(
 
 
 def numbers(version: str) -> tuple[int, ...]:
-    """`6.2.7` as numbers; what is none ends it."""
+    """`6.2.7` as numbers, up to the first part that is none."""
     parts: list[int] = []
     for part in version.split("."):
         if not part.isdigit():
@@ -110,7 +110,7 @@ def numbers(version: str) -> tuple[int, ...]:
 
 
 async def facts(servers: NodeRouter, section: str) -> dict[str, str]:
-    """A section of INFO; empty where it may not be asked."""
+    """A section of INFO; empty where it is forbidden."""
     reply = await servers.call(ANYWHERE, ("INFO", section))
     if isinstance(reply, ResponseError):
         return {}
@@ -127,7 +127,7 @@ async def examine_eviction(servers: NodeRouter) -> Finding:
 
 
 async def examine_scripts(store: RedisStore) -> Finding:
-    """One script of each kind is run, and finds nothing and writes nothing."""
+    """Run one script of each kind, which finds and writes nothing."""
     try:
         await store.probe()
     except StoreUnavailable as fault:

@@ -1,6 +1,6 @@
 """Generations on Redis: the keys of a scope in one slot.
 
-<prefix>{t:<tenant>}:… or <prefix>{g:<group>}:…
+`{t:<tenant>}` or `{g:<group>}` with
 cached|sizes|counts|g:<id>|c:<cache key>|i:<idempotency key>|a:<retry key>|t:<request>
 """
 
@@ -126,7 +126,6 @@ class RedisGenerations(ScriptRunner):
 
 
 def pointer_args(entry: Entry) -> Args:
-    """By what a generation is found."""
     key = entry.idempotency
     return {
         "cache_key": entry.cache_key,
@@ -155,7 +154,7 @@ def retry_keys(retry_key: str | None) -> list[str]:
 
 
 def pointer_keys(entry: Entry, *ids: str | None) -> list[str]:
-    """The keys of an entry whose names are known before they are asked for."""
+    """The keys of an entry whose names are known before the call."""
     named = [f"g:{id_}" for id_ in ids if id_]
     if entry.cache_key:
         named.append(f"c:{entry.cache_key}")
@@ -169,7 +168,7 @@ def packed(parts: Parts) -> list[bytes]:
 
 
 def unpacked(fields: Sequence[bytes]) -> dict[int, tuple[str, ...]]:
-    """The parts; one that cannot be read has to be made again."""
+    """Unreadable parts are left out and made again."""
     parts = {}
     for index, urls in zip(fields[::2], fields[1::2], strict=True):
         with suppress(ValueError, msgspec.MsgspecError):
@@ -182,7 +181,7 @@ def standing(reply: bytes) -> FencingResult:
 
 
 def placed(entry: Entry, reply: Sequence[Reply]) -> Place | None:
-    """A place as `lua/generations/choose.lua` tells it; None where it has changed."""
+    """A place as `lua/generations/choose.lua` returns it; None where it has changed."""
     kind, *rest = reply
     if kind == b"led":
         id_, parts = rest

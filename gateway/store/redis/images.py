@@ -1,7 +1,4 @@
-"""Image bytes on Redis, which may be a server of their own: raw, sent and read in blocks.
-
-<prefix>{b:<scope>}:ends|sizes|b:<id>:<index>|t:<random>
-"""
+"""Image bytes on Redis, in blocks: `<prefix>{b:<scope>}:ends|sizes|b:<id>:<index>|t:<random>`."""
 
 from __future__ import annotations
 
@@ -22,17 +19,14 @@ SIZE = load("images/size")
 STATS = load("images/stats")
 
 BLOCK_BYTES = 256 * 1024
-"""So much at once, so that neither side holds more and no other command waits for long."""
+"""Bounds memory on both sides and the wait of other commands."""
 BLOCKS_TTL_MS = 60_000
 """How long blocks wait for the next one."""
 BULK = Timeouts(connect_s=0.5, command_s=0.5)
 
 
 class RedisImages:
-    """Connects when first used, and again by itself.
-
-    `took` is told how long each call was. `clock_offset_ms` is for tests only.
-    """
+    """Connects on first use, and again by itself. `clock_offset_ms` is for tests only."""
 
     def __init__(
         self,

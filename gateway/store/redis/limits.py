@@ -1,6 +1,6 @@
 """Limits and usage on Redis.
 
-<prefix>{t:<tenant>}:window|leases|detached|reservations|gone|day|month
+`<prefix>{t:<tenant>}:window|leases|detached|reservations|gone|day|month`
 """
 
 from __future__ import annotations
@@ -39,8 +39,6 @@ USAGE = load_limits("limits/usage")
 
 
 class RedisLimits(ScriptRunner):
-    """Days and months are those of `_zone`."""
-
     _zone: ZoneClock
 
     async def renew(self, tenant: str, reservations: Sequence[Reservation], lease_ms: int) -> None:
@@ -113,7 +111,7 @@ def _level(limit: int | None, used: int, reset_ms: int) -> LimitStatus | None:
 
 
 def _use_by_family(fields: Sequence[bytes]) -> Mapping[str, FamilyUse]:
-    """From the hash of a day or month, flat: r:, i: and c: before the family's name."""
+    """A flat hash of a day or month: r:, i: and c: before the family's name."""
     counts: dict[str, dict[str, int]] = {}
     for field, value in zip(fields[::2], fields[1::2], strict=True):
         kind, _, family = field.decode(errors="replace").partition(":")

@@ -1,7 +1,4 @@
-"""Slots of the upstream accounts on Redis.
-
-<prefix>{m:<model>}:pace
-"""
+"""Slots of the upstream accounts on Redis: `<prefix>{m:<model>}:pace`."""
 
 from __future__ import annotations
 

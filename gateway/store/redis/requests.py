@@ -1,8 +1,4 @@
-"""Whole requests on Redis: one script for each step.
-
-Only on a cluster, where a tenant shares a cache group's generations, the two live in different
-slots, and nothing can be decided in both at once (`_enter_apart`).
-"""
+"""Whole requests on Redis: one script for each step (0011), or three on a cluster with groups."""
 
 from __future__ import annotations
 
@@ -157,11 +153,10 @@ class RedisRequests(RedisLimits, RedisGenerations):
     async def _enter_apart(
         self, request: EnterRequest, args: Args, named: Sequence[str]
     ) -> Entered:
-        """Look for the place, then admit the request at its price, then take it.
+        """Look for the place, admit the request at its price, then take the place.
 
-        Nothing is written before the limits have let it in, so a refusal needs no undoing. A place
-        that has become dearer meanwhile, which is rare, is looked for again; what is then booked
-        for nothing is taken back.
+        A refusal needs no undoing. A place that has become dearer is looked for again, and what was
+        booked too much goes back.
         """
         scope, tenant, limits = request.entry.scope, request.take.tenant, request.take.limits
         for _ in range(TRIES):

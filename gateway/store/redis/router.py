@@ -27,10 +27,10 @@ from gateway.store.redis.dns import DnsProbe
 from gateway.store.redis.pipeliner import Command, Pipeliner, Reply, Timeouts
 
 MOVES_MAX = 5
-"""How often one command is sent on while slots are being moved."""
+"""How often one command follows moving slots."""
 TRY_AGAIN_S = 0.02
 LOOK_EVERY_S = 0.25
-"""Least time between two looks at the map of the slots, so that an outage costs little."""
+"""Least time between two reads of the slot map, so that an outage costs little."""
 
 Node = tuple[str, int]
 
@@ -63,7 +63,7 @@ class NodeRouter(Protocol):
 
 
 def connect(url: str, timeouts: Timeouts) -> NodeRouter:
-    """The servers behind an address; nothing is sent yet. Raises ValueError for none."""
+    """Sends nothing yet. Raises ValueError for an unknown address."""
     address = parse(url)
     options: dict[str, Any] = {
         "username": address.username,
@@ -145,11 +145,7 @@ class SingleNode:
 
 
 class Cluster:
-    """A lane to each master; the map of the slots is asked for when it is missing or wrong.
-
-    redis-py's own cluster pipeline sleeps a quarter of a second on a failure and lets one node's
-    silence hold up the others.
-    """
+    """A pipeliner per master. redis-py's waits 0.25 s on a failure, and for silent nodes."""
 
     is_cluster = True
 
@@ -162,7 +158,7 @@ class Cluster:
         self._lanes: dict[Node, Pipeliner] = {}
         self._ranges: list[tuple[int, int, Node]] = []
         self._moved: dict[int, Node] = {}
-        """Slots that have moved since the map was made."""
+        """Slots that have moved since the map was read."""
         self._changes = 0
         """How often the map named other masters than before."""
         self._is_stale = True
@@ -233,7 +229,7 @@ class Cluster:
         return self._lanes[node]
 
     async def _look(self) -> None:
-        """Learn which node serves which slot; everyone who needs it waits for the same answer."""
+        """Read the slot map; all who need it share one read."""
         if self._looking is None or self._looking.done():
             now = asyncio.get_running_loop().time()
             if now < self._look_again_at:

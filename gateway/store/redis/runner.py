@@ -13,11 +13,7 @@ KINDS = {"tenant": "t", "group": "g"}
 
 
 class ScriptRunner:
-    """`took` is told how long each call was. `clock_offset_ms` is for tests only.
-
-    A tenant's limits and its own generations share the hash tag `{t:<tenant>}`, so that one script
-    may decide on both; the generations of a cache group have `{g:<group>}`.
-    """
+    """`took` is called with the time of each call. `clock_offset_ms` is for tests only."""
 
     def __init__(
         self,
@@ -51,7 +47,7 @@ class ScriptRunner:
         return await self._run(script, self._scope_keys(scope, named), args, blobs)
 
     def _scope_keys(self, scope: str, named: Iterable[str] = ()) -> tuple[str, ...]:
-        """`named` are those of a scope's keys that are known before it is asked."""
+        """`named`: those of a scope's keys that are known before the call."""
         kind, _, name = scope.partition(":")
         base = f"{self._prefix}{{{KINDS.get(kind, kind)}:{name}}}:"
         return (base + "cached", *(base + key for key in named))

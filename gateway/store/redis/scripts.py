@@ -1,8 +1,4 @@
-"""The Lua scripts: each operation in a file of its own, after what it shares with others.
-
-Every script is given its arguments by name, in MessagePack, bytes behind them, and begins with
-`lua/clock.lua`.
-"""
+"""The Lua scripts: a file per operation, behind shared ones; arguments are MessagePack."""
 
 from __future__ import annotations
 
@@ -45,20 +41,18 @@ ADVICE = {
     "unknown command": LACKING,
     "unknown redis command": LACKING,
 }
-"""What to do, by what a server's error says."""
+"""What to do, by the text of a server's error."""
 
 
 class Script(Struct, frozen=True):
-    """One operation, ready to be sent."""
-
     name: str
-    """Of its last file, as in metrics."""
+    """Its last file's, as in metrics."""
     source: str
     sha: str
 
 
 def load(*names: str, **constants: int) -> Script:
-    """The files `store/lua/<name>.lua`, one after the other; the constants are locals of theirs."""
+    """The files `store/lua/<name>.lua` in order; the constants become their locals."""
     folder = files("gateway.store") / "lua"
     lines = [f"local {name} = {value}" for name, value in constants.items()]
     parts = [(folder / f"{name}.lua").read_text("utf-8") for name in ("clock", *names)]
@@ -75,7 +69,7 @@ async def run(
     args: Args,
     blobs: Sequence[bytes] = (),
 ) -> Reply:
-    """One decision of the server that these keys live on. Raises StoreUnavailable."""
+    """One decision of the server that has these keys. Raises StoreUnavailable."""
     rest: Command = (len(keys), *keys, offset_ms, msgspec.msgpack.encode(args), *blobs)
     reply = await servers.call(keys[0], ("EVALSHA", script.sha, *rest))
     if isinstance(reply, NoScriptError):
@@ -89,13 +83,13 @@ async def run(
 
 
 def explained(error: ResponseError) -> str:
-    """What a server says, and what to do where it is set up wrong."""
+    """A server's error, and what to do where it is set up wrong."""
     advice = advice_on(error)
     return f"{error} ({advice})" if advice else str(error)
 
 
 def advice_on(error: ResponseError) -> str:
-    """What to do where a server is set up wrong; empty where it is not."""
+    """What to do; empty where the server is not set up wrong."""
     if isinstance(error, MovedError | AskError):
         return CLUSTER
     if isinstance(error, NoPermissionError):

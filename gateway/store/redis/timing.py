@@ -10,15 +10,15 @@ from gateway.store.availability import StoreUnavailable
 from gateway.store.redis.pipeliner import Reply
 
 LatencyObserver: TypeAlias = Callable[[str, float], None]
-"""Is told an operation and its seconds."""
+"""Called with an operation and its seconds."""
 
 
 def ignore_latency(operation: str, seconds: float) -> None:
-    """For whoever does not want to know."""
+    """The default."""
 
 
 async def timed(took: LatencyObserver, operation: str, asked: Awaitable[Reply]) -> Reply:
-    """Wait for an answer; a call that never left is not timed, as it says nothing of Redis."""
+    """A call that never left is not timed: it says nothing of Redis."""
     started = perf_counter()
     try:
         reply = await asked
