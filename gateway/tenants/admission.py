@@ -1,4 +1,4 @@
-"""Tenants' limits at the entry of a request, and the books while it is served."""
+"""Tenants' limits at the entry of a request, and its bookings while it is served."""
 
 from __future__ import annotations
 
@@ -40,12 +40,10 @@ SMOOTHING = 8
 LONGEST_HINT_S = 59.0
 """OpenAI's SDKs take no `retry-after` of a minute or more."""
 LEASE_MS = 30_000
-"""A request of a killed worker holds what it reserved for so long."""
+"""How long the reservation of a killed worker's request lasts."""
 
 
 class Books(Struct, frozen=True):
-    """How the books are kept."""
-
     doubtful: bool = True
     """Whether images of unknown outcome count against the budgets."""
     zone: str = "UTC"
@@ -91,9 +89,8 @@ class Ticket:
         self.doubtful = 0
         """Images of calls whose outcome nobody knows."""
         self.cost = self.doubtful_cost = 0
-        """Of either, in millionths of the currency, on the accounts that were called."""
+        """In millionths of the currency, on the accounts that were called."""
         self.calls = 0
-        """Calls that were recorded."""
 
     @property
     def tenant(self) -> str:
@@ -116,15 +113,13 @@ class Ticket:
         self.calls += 1
 
     def settlement(self) -> Settlement:
-        """What it has paid for so far."""
         return self._admission.settlement(self)
 
 
 class Admission:
     """Asks for what requests may use, reads the verdicts, and books what they used.
 
-    `usage` is None where no usage record is configured; `now` gives Unix seconds, `steady` those of
-    a clock that is never set.
+    `usage` is None without a usage record; `now` gives Unix seconds, `steady` never goes back.
     """
 
     def __init__(
@@ -148,7 +143,7 @@ class Admission:
         self._verdicts: dict[str, Verdict] = {}
 
     def verdicts(self) -> dict[str, Verdict]:
-        """The last verdict on each tenant with a budget, since this was last called."""
+        """The latest of each tenant with a budget, since the last call."""
         latest, self._verdicts = self._verdicts, {}
         return latest
 
@@ -166,12 +161,10 @@ class Admission:
         return Ticket(self, caller, plan, context, wanted, self._steady())
 
     def check(self, ticket: Ticket, verdict: Verdict, *, entered: bool) -> None:
-        """Read the verdict; rate-limit headers go to the request's answer.
+        """Note the verdict. Raises RateLimited, BudgetExhausted or ServiceUnavailable for a
+        refusal.
 
-        `entered`: it was admitted before, to be given another's images, and has to pay now.
-
-        Raises:
-            RateLimited, BudgetExhausted, ServiceUnavailable: refused, and nothing was reserved.
+        `entered`: it was admitted as a follower, and has to pay now.
         """
         tenant = ticket.tenant
         self.note(tenant, verdict, ticket.context)
@@ -192,7 +185,7 @@ class Admission:
         raise refused
 
     def note(self, tenant: str, verdict: Verdict | None, context: RequestContext) -> None:
-        """Where the limits stand; an answer that was not sent yet says so."""
+        """Where the limits stand; an answer not yet sent gets the headers."""
         if verdict is None:
             return
         if verdict.requests is not None or verdict.images is not None:
@@ -228,14 +221,11 @@ class Admission:
         self._held_s[ticket.tenant] = known_s + (held_s - known_s) / SMOOTHING
 
     def limits_of(self, caller: Caller) -> Limits:
-        """Those of now: a tenant may have been removed while its request was being read."""
+        """The current ones: a tenant may have been removed while its request was read."""
         return self._limits.get(caller.tenant.name) or to_store_limits(caller.tenant.limits)
 
     def _with_hint(self, tenant: str, verdict: Verdict) -> Verdict:
-        """With a better guess of when a place is free.
-
-        Among so many requests, begun at any time, one ends in each such part of their duration.
-        """
+        """With many requests, begun at random, one ends in each such part of their duration."""
         places = verdict.concurrent
         if verdict.reason is not Reason.CONCURRENT_REQUESTS or places is None or not places.limit:
             return verdict
@@ -276,7 +266,7 @@ class Admission:
 
 
 def cost_of(plan: Plan, images: int, account: str | None = None) -> int:
-    """Of so many of a plan's images, in millionths; where no account is known, on the dearest."""
+    """Cost of some of a plan's images, in millionths; without an account, on the dearest."""
     return plan.cost(account).micros * images
 
 
@@ -286,12 +276,12 @@ def tier(plan: Plan) -> str:
 
 
 def size_of(plan: Plan) -> str | None:
-    """As `WxH`; none where the model chooses."""
+    """As `WxH`; None where the model chooses."""
     return None if plan.size is None else str(plan.size)
 
 
 def to_store_limits(limits: LimitsConfig) -> Limits:
-    """The same limits with money in micro-units."""
+    """With money in micro-units."""
     spend = limits.spend_per_month
     return Limits(
         requests_per_minute=limits.requests_per_minute,

@@ -27,18 +27,18 @@ CHECKSUM_LENGTH = 6
 LONGEST_KEY = 512
 SHOWN_NAME = 100
 MODEL_NAME = re.compile(r"[A-Za-z0-9._:/-]{1,200}")
-"""What a name may consist of, since it goes into headers, logs and the vendor's request."""
+"""It goes into headers, logs and the vendor's request."""
 
 
 class Caller(Struct, frozen=True):
-    """An authenticated caller: the tenant, and the key's label for the log."""
+    """The tenant, and the key's label for the log."""
 
     tenant: Tenant
     key: Key
 
 
 def new_key() -> str:
-    """A fresh key, `sk-gw-<public id>-<secret><checksum>`, from the system's random source."""
+    """A key `sk-gw-<public id>-<secret><checksum>` from the system's random source."""
     public_id = random_text(PUBLIC_ID_LENGTH)
     body = f"{PREFIX}{public_id}-{random_text(SECRET_LENGTH)}"
     return body + checksum(body)
@@ -64,27 +64,22 @@ def is_mistyped(key: str) -> bool:
 
 
 def hash_key(key: str) -> str:
-    """What a configuration file holds of a key: `sha256:` and 64 hex digits."""
+    """The form in a configuration file: `sha256:` and 64 hex digits."""
     return "sha256:" + hashlib.sha256(key.encode()).hexdigest()
 
 
 class KeyRing:
     """All keys by their hash.
 
-    The look-up compares hashes, never keys, so its timing says nothing about a stored key: to learn
-    more of a hash, a caller would have to find keys with a chosen hash. An unknown key, an expired
-    one and a removed one take the same path.
+    Comparing hashes, never keys, tells nothing by its timing. An unknown, an expired and a removed
+    key take the same path.
     """
 
     def __init__(self, tenants: Iterable[Tenant]) -> None:
         self._callers = {key.hash: Caller(tenant, key) for tenant in tenants for key in tenant.keys}
 
     def find(self, presented: str, now: datetime) -> Caller:
-        """The caller whose key this is.
-
-        Raises:
-            InvalidKey: there is none, or the key has expired.
-        """
+        """Raises InvalidKey if there is none, or the key has expired."""
         caller = self._callers.get(hash_key(presented[:LONGEST_KEY]))
         if caller is None:
             if is_mistyped(presented[:LONGEST_KEY]):
@@ -104,12 +99,7 @@ def choose_model(
     *,
     is_edit: bool = False,
 ) -> Choice:
-    """Follow the name a tenant asked for, or its default, to a model.
-
-    Raises:
-        ModelNotFound: no model, snapshot or alias has that name.
-        ModelForbidden: the tenant's `models` do not cover it.
-    """
+    """Raises ModelNotFound, or ModelForbidden if the tenant's `models` do not cover it."""
     wanted = name or tenant.default_model or fallback
     is_name = MODEL_NAME.fullmatch(wanted)
     choice = catalogue.find(wanted, quality, is_edit=is_edit) if is_name else None
@@ -124,7 +114,7 @@ def choose_model(
 
 
 def may_use(tenant: Tenant, choice: Choice) -> bool:
-    """Whether the requested name or the model behind it is covered by the tenant's globs."""
+    """Whether the tenant's globs cover the requested name or the model behind it."""
     return matches(tenant.models, choice.requested) or matches(tenant.models, choice.upstream_name)
 
 

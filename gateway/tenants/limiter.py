@@ -1,12 +1,4 @@
-"""What this worker may admit by itself while the store is away.
-
-What is promised, with W workers and any limit L:
-- the store answers: never more than L, in any 60 seconds, day or month;
-- the store is away, policy `local`: each worker admits its share, and all shares together are L.
-  What a worker was admitted before counts in its own share, so in the 60 seconds around a loss
-  or a return it is less than 2 L (3 L where the store also came back empty), never W x L;
-- a request whose worker died gives everything back within its lease.
-"""
+"""What this worker may admit by itself while the store is away; 0014 has the promises."""
 
 from __future__ import annotations
 
@@ -28,8 +20,6 @@ class Loss(StrEnum):
 
 
 class OnLoss(Struct, frozen=True):
-    """The policy for each kind of limit."""
-
     rates: Loss = Loss.LOCAL
     """Requests and images per minute, concurrent requests."""
     budgets: Loss = Loss.REFUSE
@@ -42,15 +32,11 @@ class LocalLimits:
     def __init__(self, on_loss: OnLoss = OnLoss(), share: Share = Share()) -> None:
         self._on_loss = on_loss
         self.share = share
-        """As given, then as last learnt from the store."""
+        """At first as given, then as last learnt from the store."""
         self._shrinks_at = 0.0
 
     def learn(self, share: Share, now: float, lease_s: float) -> None:
-        """Take what the store says at `now`, in steady seconds.
-
-        A store that has come back without its data has heard of few workers: a smaller number is
-        believed only once it has held for a lease.
-        """
+        """At `now`, in steady seconds; fewer workers count only after a lease: data may be lost."""
         if share.workers >= self.share.workers:
             self._shrinks_at = now + lease_s
             self.share = share

@@ -23,10 +23,7 @@ WHAT = {
 
 
 def rate_headers(verdict: Verdict) -> dict[str, str]:
-    """`x-ratelimit-*` for the limits that the tenant has.
-
-    OpenAI writes the reset of requests as a duration ("1.5s") and that of images as whole seconds.
-    """
+    """OpenAI writes the reset of requests as a duration ("1.5s") and that of images as seconds."""
     headers: dict[str, str] = {}
     if verdict.requests is not None:
         headers |= level_headers("requests", verdict.requests)
@@ -38,7 +35,6 @@ def rate_headers(verdict: Verdict) -> dict[str, str]:
 
 
 def level_headers(what: str, level: LimitStatus) -> dict[str, str]:
-    """Limit and remainder of one limit."""
     return {
         f"x-ratelimit-limit-{what}": str(level.limit),
         f"x-ratelimit-remaining-{what}": str(level.remaining),
@@ -48,7 +44,7 @@ def level_headers(what: str, level: LimitStatus) -> dict[str, str]:
 def refusal(
     verdict: Verdict, limits: Limits, wanted: Reservation, zone: str = "UTC"
 ) -> GatewayError:
-    """The error for a verdict that refuses, in words that say what to do."""
+    """The error for a refusal, in words that say what to do."""
     wait_s = None if verdict.retry_after_ms is None else verdict.retry_after_ms / 1000
     reason = verdict.reason
     if reason is None or reason is Reason.STORE_UNAVAILABLE:
@@ -75,7 +71,7 @@ def refusal(
 def day_refusal(
     level: LimitStatus | None, budget: int | None, images: int, zone: str
 ) -> BudgetExhausted:
-    """Of a request that is more than what is left of the day's images, or more than all of them."""
+    """More than what is left of the day's images, or more than all of them."""
     if budget is not None and images > budget:
         return BudgetExhausted(
             f"This request asks for {images} images, and this tenant's whole budget is {budget} "
@@ -96,10 +92,7 @@ def day_refusal(
 def month_refusal(
     level: LimitStatus | None, budget: int | None, cost: int, zone: str
 ) -> BudgetExhausted:
-    """Of a request that costs more than what is left of the month's money, or more than all of it.
-
-    Amounts are the operator's business; `gateway usage` shows them.
-    """
+    """More than what is left of the month's money, or more than all. Amounts are not shown."""
     if budget is not None and cost > budget:
         return BudgetExhausted(
             "This request alone costs more than this tenant's whole budget of spend per month: "

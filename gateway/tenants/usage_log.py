@@ -1,10 +1,7 @@
 """The usage record: one line for each upstream call that was paid for, appended, never changed.
 
-    {"at": "2026-11-22T13:45:01.123Z", "request_id": "req_…", "tenant": "acme", "key": "ci",
-     "model": "qwen-image-2.0-pro", "size": "2048x2048", "images": 2, "cost": 1000000}
-
-`cost` is in millionths of the catalogue's currency. The further calls of a request have a `call`
-of 1, 2 …; a call whose outcome nobody knows has `doubtful`, and the images that it asked for.
+`cost` is in millionths of the catalogue's currency. Further calls of a request have a `call` of 1,
+2 …; a call of unknown outcome has `doubtful`, and the images that it asked for.
 """
 
 from __future__ import annotations
@@ -33,8 +30,6 @@ NAMED_MAX = 10
 
 
 class Generation(Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """One line."""
-
     at: datetime
     request_id: str
     tenant: str
@@ -44,7 +39,7 @@ class Generation(Struct, frozen=True, kw_only=True, omit_defaults=True):
     images: int
     cost: int
     call: int = 0
-    """Among those of its request."""
+    """Its index in the request."""
     doubtful: bool = False
 
 
@@ -56,16 +51,15 @@ class Total(Struct):
     images: int = 0
     cost: int = 0
     doubtful: int = 0
-    """Images beside those whose calls nobody knows the outcome of, and what they may have cost."""
+    """Further images, of calls with unknown outcome, and what they may have cost."""
     doubtful_cost: int = 0
 
 
 class UsageLog:
     """Appends to a file that several workers share; a line is one write, so lines never mix.
 
-    A write goes to the system's page cache in about 10 µs, so it is made at once, and a killed
-    worker loses none. A file that was renamed is left for a new one with the next line. Raises
-    OSError where the file cannot be opened.
+    A killed worker loses no line. A renamed file is left for a new one. Raises OSError where the
+    file cannot be opened.
     """
 
     def __init__(self, path: Path) -> None:
@@ -106,7 +100,7 @@ class UsageLog:
                     self._is_torn = file.read(1) != b"\n"
 
     def _follow(self) -> None:
-        """Whoever rotates the file need not tell; to look costs a microsecond."""
+        """Find out about a rotated file; a look costs a microsecond."""
         with suppress(OSError):
             found = self._path.stat()
             if (found.st_dev, found.st_ino) == self._identity:
@@ -121,7 +115,7 @@ class UsageLog:
         os.close(former)
 
     def _take_back(self, written: int) -> bool:
-        """Undo a part of a line, or the next line would be of it."""
+        """Remove a part of a line, which the next line would continue."""
         try:
             os.ftruncate(self._file, os.fstat(self._file).st_size - written)
         except OSError:
@@ -130,7 +124,7 @@ class UsageLog:
 
     @contextmanager
     def _taking_turns(self) -> Iterator[bool]:
-        """Whether nobody else writes meanwhile: one who was stopped in the middle holds up none."""
+        """Whether nobody else writes meanwhile; a process stopped in the middle does not block."""
         is_alone = False
         for _ in range(TURN_LOOKS):
             try:
@@ -160,11 +154,7 @@ def files(path: Path) -> list[Path]:
 
 
 def read(path: Path, since: datetime | None, warn: Callable[[str], None]) -> Iterator[Generation]:
-    """The lines from a time on, of one file; what is no record is left out, and told of.
-
-    A full disk or a lost machine may leave a part of a line. Raises OSError where the file cannot
-    be read.
-    """
+    """One file's lines from a time on; warns of others. Raises OSError if it cannot be read."""
     decoder = msgspec.json.Decoder(Generation)
     torn: list[int] = []
     with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as file:
@@ -203,11 +193,7 @@ def sum_by(
 
 
 def to_dimensions(text: str) -> tuple[Dimension, ...]:
-    """From `tenant,model,day`.
-
-    Raises:
-        ValueError: one of them is none.
-    """
+    """From `tenant,model,day`. Raises ValueError for an unknown one."""
     known: dict[str, Dimension] = {name: name for name in DIMENSIONS}
     asked = [part.strip() for part in text.split(",")]
     unknown = [part for part in asked if part not in known]
@@ -217,7 +203,7 @@ def to_dimensions(text: str) -> tuple[Dimension, ...]:
 
 
 def value(generation: Generation, dimension: Dimension, zone: tzinfo = UTC) -> str:
-    """One line's place on a dimension; days and months are those of the zone."""
+    """A line's value; days and months are those of the zone."""
     match dimension:
         case "day":
             return generation.at.astimezone(zone).strftime("%Y-%m-%d")
