@@ -1,4 +1,4 @@
-"""When a waiting call's slot will come, from what the store knows of everyone's queues. Pure."""
+"""When a waiting call's slot will come, computed from everyone's queues in the store. Pure."""
 
 from __future__ import annotations
 
@@ -8,10 +8,7 @@ from gateway.store.pacing import ClaimResult
 
 
 class WaitEstimate:
-    """Who goes before whom, as of one look at the store.
-
-    `own` is what waits in `worker` itself by now; the store's report says it of the others.
-    """
+    """Who goes before whom, as of one report of the store; `own` is this `worker`'s queue now."""
 
     def __init__(self, claimed: ClaimResult, worker: str, own: Mapping[str, int]) -> None:
         self._virtual_time = claimed.virtual_time
@@ -28,8 +25,7 @@ class WaitEstimate:
     def before(self, tenant: str, position: int) -> int:
         """Calls served before the one with `position` calls of its tenant before it here.
 
-        Workers take turns inside a tenant, and tenants take turns: another one is served once
-        for each of our rounds, and once more where it is ahead of us in the order.
+        Other tenants are served once for each of our rounds, and once more if they are ahead of us.
         """
         others = self._elsewhere.get(tenant, ())
         rounds = position + sum(min(waiting, position + 1) for waiting in others)

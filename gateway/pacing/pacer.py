@@ -1,16 +1,4 @@
-"""When an upstream call may start: one fair queue per model, over all workers and accounts.
-
-A call waits as a row in this worker's queue. One task per model, alive only while something
-waits, asks the store for the next slot and wakes the call whose turn it is at that very moment, so
-a call that was cancelled or ran out of time takes no slot.
-
-A slot is a moment, and the vendor counts when calls arrive: a busy process may send one late. So
-the sender of a call reports when it did, the account's next call keeps its distance to that
-moment, and a call that was sent after its slot keeps the other workers away for longer.
-
-Without the store each worker paces itself to its share of every account's rate, in turn with
-the others by the wall clock.
-"""
+"""When an upstream call may start: one fair queue per model, over all workers (0012, 0014)."""
 
 from __future__ import annotations
 
@@ -32,8 +20,8 @@ def for_as_long_as_it_takes(slot: asyncio.Future[Slot]) -> Awaitable[Slot]:
 class Pacer:
     """Gives each upstream call of this worker its slot.
 
-    `fallback` paces while `store` is away; without it those who wait are then refused. `prepare`
-    is called with the model and the account of a slot that is about to come, to connect ahead.
+    `fallback` paces while `store` is away; without it waiting calls are refused. `prepare` is
+    called with model and account before a slot comes, to connect ahead.
     """
 
     def __init__(
@@ -54,7 +42,6 @@ class Pacer:
 
     @property
     def degraded(self) -> bool:
-        """Whether slots are given out without the store."""
         return self._slots.degraded
 
     def waiting(self) -> dict[str, int]:
@@ -71,17 +58,14 @@ class Pacer:
         calls: int = 1,
         wait: Wait = for_as_long_as_it_takes,
     ) -> Slot:
-        """Wait for the moment at which one call may start; say `sent` once it has.
+        """Wait for the moment at which one call may start; call `sent` once it has.
 
-        `deadline` is in the event loop's seconds. `calls` is how many slots the caller needs from
-        this one on: a request of ten calls asks for ten slots at once with `calls` 10, 9 … 1 and
-        the same deadline, and either all are too late or none. `wait` awaits the slot; it may end
-        the wait by raising, and a slot that has come by then goes to another call.
+        `deadline` is in the event loop's seconds. A request of ten calls asks ten times at once
+        with `calls` 10, 9 … 1 and one deadline: either all are too late or none. `wait` may raise
+        to end the wait; the slot then goes to another call.
 
-        Raises:
-            QueueFull, SlotTooLate: nothing was sent.
-            UpstreamRefused: no account serves the model any more.
-            StoreUnavailable: there is no `fallback`.
+        Raises QueueFull or SlotTooLate with nothing sent, UpstreamRefused if no account serves the
+        model any more, StoreUnavailable without a `fallback`.
         """
         if not accounts:
             raise ValueError("a call needs an account")
@@ -110,7 +94,7 @@ class Pacer:
             del slot, waiter
 
     def sent(self, model: str, slot: Slot) -> None:
-        """The call that was given the slot is on its way, or will not be made."""
+        """The call of this slot is on its way, or will not be made."""
         if slot.grant is not None:
             self._schedulers[model].sent(slot.grant)
 
@@ -120,7 +104,7 @@ class Pacer:
             self._schedulers[model].give_back(slot.grant)
 
     def accounts_changed(self) -> None:
-        """Let those who wait have the accounts that there are now."""
+        """Waiting calls get the present accounts."""
         for model, scheduler in self._schedulers.items():
             scheduler.serve_from(self._accounts.names(model))
 
@@ -129,7 +113,7 @@ class Pacer:
         await self._slots.back_off(model, account, delay_s)
 
     async def aclose(self) -> None:
-        """Stop giving out slots, after every call that waits has been cancelled."""
+        """Stop giving out slots; every waiting call has been cancelled before."""
         for scheduler in self._schedulers.values():
             await scheduler.aclose()
 

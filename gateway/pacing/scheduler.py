@@ -20,14 +20,14 @@ from gateway.store.pacing import ClaimResult, Grant
 REFRESH_S = 5.0
 """Longest time between two claims of a worker; the store forgets it after three times as long."""
 MARGIN_S = 0.03
-"""A slot expected this close before the deadline may yet miss it, after the whole wait."""
+"""A slot expected this close before the deadline may yet miss it."""
 GATHER_S = 0.005
-"""Least time between two claims made only because calls joined: they are looked at together."""
+"""Least time between two claims made only because calls joined."""
 
 AHEAD_S = 2.0
-"""A slot is announced so early: time to connect, and none to be closed for idleness."""
+"""How early a slot is announced: time to connect, too short for an idle connection to close."""
 STUCK_S = 1.0
-"""A call takes no longer from its slot to the wire, unless something is wrong with the account."""
+"""From slot to wire; longer means that something is wrong with the account."""
 UNSENT = 2
 """Intervals that the next call waits for one that is not on its way, as while it connects."""
 
@@ -80,7 +80,7 @@ class ModelScheduler:
         self._wake()
 
     def serve_from(self, accounts: Sequence[str]) -> None:
-        """The configuration has changed: a call takes the new ones, and of its own what is left."""
+        """After a change of configuration, a call takes new accounts, and its own that are left."""
         former, self._accounts = self._accounts, accounts
         if accounts == former:
             return
@@ -101,7 +101,7 @@ class ModelScheduler:
                 self._wake()
 
     def sent(self, grant: Grant) -> None:
-        """Keeps the other workers away for longer, too, if that was late."""
+        """A late call also delays the other workers' next slot."""
         account, now = grant.account, self._loop.time()
         self._unsent.get(account, {}).pop(grant.slot_us, None)
         if self._leaves_out:
@@ -144,7 +144,7 @@ class ModelScheduler:
         task.add_done_callback(self._background.discard)
 
     def _hand(self, grant: Grant, due: float) -> bool:
-        """Give the slot to the call whose turn it is; false: no call wants it."""
+        """False: no call wants the slot."""
         while (waiter := self.queue.pick(grant.tenant, grant.account)) is not None:
             is_taken = waiter.give(Slot(grant.account, grant))
             self.queue.leave(waiter)
@@ -208,7 +208,7 @@ class ModelScheduler:
             await self._slots.claim(self._model, (), {}, report=False)
 
     def _stuck(self) -> set[str]:
-        """Accounts of which a call does not get away, as while their connections hang."""
+        """Accounts whose last call does not get away, as while connections hang."""
         before = self._loop.time() - STUCK_S
         return {
             account
@@ -217,7 +217,7 @@ class ModelScheduler:
         }
 
     async def _pass_on(self, grant: Grant, granted_at: float) -> bool:
-        """Give the slot to a call at its time; false: it goes back."""
+        """Give the slot to a call at its time; False: it goes back."""
         due, account = granted_at + grant.delay_us / 1e6, grant.account
         apart = self._slots.apart_s(self._model, account)
         self._is_holding = True
@@ -272,16 +272,13 @@ class ModelScheduler:
             self._sleep = None
 
     def _expire(self) -> None:
-        """Refuse those whose time is up, others having come in between."""
+        """Refuse calls past their deadline, which others had delayed."""
         now = self._loop.time()
         while (first := self.queue.next_deadline()) and first.deadline <= now:
             self._refuse(first, SlotTooLate(self.expected_in_s(first.tenant, 0)))
 
     def _reject_too_late(self, claimed: ClaimResult) -> None:
-        """Refuse those who joined since the last look and whose slot would come too late.
-
-        Before the slot just granted is given to anyone: it may be one of them that asks for many.
-        """
+        """Refuse new calls that come too late, before the granted slot goes to one of them."""
         own = Counter(self.queue.waiting())
         granted = Counter([claimed.grant.tenant] if claimed.grant else ())
         self._estimate = WaitEstimate(claimed, self._slots.worker, own - granted)

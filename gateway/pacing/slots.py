@@ -18,19 +18,17 @@ from gateway.store.pacing import ClaimResult, Grant, PacedAccount, PaceStore, Sl
 HEADROOM = 0.03
 """Slots are this much further apart than the account's rate says: room for jitter on the way."""
 PUNCTUAL_S = 0.012
-"""A call that is less late than this, or than the headroom, is on time. Where it is more than a
-quarter of the interval, that quarter counts: a vendor that allows so many calls a second counts
-them over a second, and does not measure the distance between two."""
+"""A call late by less than this, or than the headroom, is on time; at most a quarter interval."""
 DEGRADED_SHOWN_S = 6.0
-"""For so long after the last claim that failed: while calls wait, there is one every 5 s."""
+"""How long a failed claim shows: while calls wait, there is one every 5 s."""
 FLOOR_SLACK_US = 50_000
-"""How much earlier than known a slot may be: the way to the store varies by less."""
+"""How much earlier than known a slot may be: round trips to the store vary by less."""
 
 log = structlog.get_logger()
 
 
 class Accounts(Protocol):
-    """What the pacer must know of the upstream accounts, which may change while calls wait."""
+    """The upstream accounts, which may change while calls wait."""
 
     def names(self, model: str) -> Sequence[str]:
         """Those that serve the model now."""
@@ -39,7 +37,7 @@ class Accounts(Protocol):
         """Calls per second; None is unlimited."""
 
     def fit(self, model: str, names: Sequence[str]) -> Sequence[str]:
-        """Of these the fittest at this moment; none of them if it is gone."""
+        """The fittest of these now; none if it is gone."""
 
 
 class LocalFallback(Struct, frozen=True):
@@ -70,12 +68,11 @@ class Slots:
         self._free_at: dict[tuple[str, str], float] = {}
         self._own_slot_at: dict[tuple[str, str], float] = {}
         self._down: dict[str, float] = {}
-        """Models whose slots the store did not give when it was last asked, and when that was: one
-        node of a cluster may be away."""
+        """When the store last failed to give a slot, by model: cluster nodes fail alone."""
 
     @property
     def degraded(self) -> bool:
-        """Whether any model's slots are this worker's own, as far as one has been asked for."""
+        """Whether any model's slots are this worker's own."""
         since = asyncio.get_running_loop().time() - DEGRADED_SHOWN_S
         return any(at >= since for at in self._down.values())
 
@@ -88,13 +85,7 @@ class Slots:
         report: bool,
         stuck: Container[str] = (),
     ) -> ClaimResult:
-        """The store's answer, or the answer of this worker alone.
-
-        Accounts that are `stuck` come last among those that are equally fit.
-
-        Raises:
-            StoreUnavailable: there is no fallback.
-        """
+        """`stuck` accounts come last among equals. Raises StoreUnavailable without a fallback."""
         now = asyncio.get_running_loop().time()
         # With every breaker open the call is let through to meet it, and says so to its client.
         # Asked for each slot: an account may rest, or be back, since a call joined.
@@ -119,7 +110,6 @@ class Slots:
         return claimed
 
     async def give_back(self, model: str, grant: Grant) -> None:
-        """Return a slot that nobody here wants."""
         now = asyncio.get_running_loop().time()
         account = self._paced(model, grant.account, now)
         try:
@@ -128,7 +118,7 @@ class Slots:
             self._mark_down(model, why)
 
     async def back_off(self, model: str, account: str, delay_s: float) -> None:
-        """Push the next slot of an account away, for everyone who can be reached."""
+        """Delay the next slot of an account, in all workers that can be reached."""
         until = asyncio.get_running_loop().time() + delay_s
         self._own_slot_at.pop((model, account), None)
         self._free_at[model, account] = max(self._free_at.get((model, account), 0), until)
@@ -148,7 +138,7 @@ class Slots:
         ]
 
     def apart_s(self, model: str, account: str) -> float:
-        """What two calls must keep between them by the account's rate."""
+        """The distance of two calls by the account's rate."""
         return self._interval_us(model, account) / 1e6 / (1 + HEADROOM)
 
     def tolerance_s(self, model: str, account: str) -> float:

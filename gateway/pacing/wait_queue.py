@@ -22,7 +22,7 @@ class NoSlot(Exception):
 
 
 class QueueFull(NoSlot):
-    """As many calls as may wait for this model, or of this tenant for it, wait already."""
+    """The queue of this model, or of this tenant in it, is full."""
 
 
 class SlotTooLate(NoSlot):
@@ -38,7 +38,7 @@ class QueueBounds(Struct, frozen=True):
 
 
 class Slot(Struct, frozen=True):
-    """The moment has come: one call may be sent, on this account."""
+    """One call may be sent now, on this account."""
 
     account: str
     grant: Grant | None = None
@@ -68,7 +68,7 @@ class Waiter:
         """Whether its slot was found to come in time."""
 
     def give(self, slot: Slot) -> bool:
-        """Whether the call still wants it."""
+        """Returns whether the call still wants it."""
         if self.slot.done():
             return False
         self.slot.set_result(slot)
@@ -79,7 +79,7 @@ class Waiter:
             self.slot.set_exception(why)
 
     def __lt__(self, other: Waiter) -> bool:
-        """For the heap: whose time is up first."""
+        """For the heap: the earliest deadline first."""
         return self.deadline < other.deadline
 
     def follows(self, other: Waiter) -> bool:
@@ -103,7 +103,6 @@ class WaitQueue:
         return {tenant: len(waiters) for tenant, waiters in self.tenants.items()}
 
     def accounts(self) -> list[str]:
-        """Every account that anyone here would take."""
         return sorted({name for names in self._account_sets for name in names})
 
     def join(self, waiter: Waiter) -> None:
@@ -127,7 +126,6 @@ class WaitQueue:
         self._forget_accounts(waiter)
 
     def change_accounts(self, waiter: Waiter, accounts: tuple[str, ...]) -> None:
-        """What it would take from now on."""
         self._forget_accounts(waiter)
         waiter.accounts = accounts
         self._account_sets[accounts] += 1
@@ -150,13 +148,12 @@ class WaitQueue:
         return None
 
     def next_deadline(self) -> Waiter | None:
-        """The waiter whose time is up first."""
         while self._deadlines and self._deadlines[0] not in self:
             heapq.heappop(self._deadlines)
         return self._deadlines[0] if self._deadlines else None
 
     def unchecked(self, tenant: str) -> Iterator[tuple[int, Waiter]]:
-        """Who joined since the last check, latest first, with its tenant's calls before it."""
+        """Calls since the last check, latest first, with the number of its tenant before each."""
         waiters = self.tenants.get(tenant, {})
         for after, waiter in enumerate(reversed(waiters), start=1):
             if waiter.is_checked:
