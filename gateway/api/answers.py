@@ -36,7 +36,7 @@ from gateway.translate.response import to_event, to_openai
 from gateway.upstream.images import ImageFetcher
 
 FRESH_S = 10.0
-"""So long after it was made, an image host may not yet show an image."""
+"""An image host may not yet show an image this long after it was made."""
 
 
 class Describe(Protocol):
@@ -46,8 +46,6 @@ class Describe(Protocol):
 
 
 class Answers:
-    """Makes the answers of image requests."""
-
     def __init__(
         self,
         fetcher: ImageFetcher,
@@ -66,11 +64,7 @@ class Answers:
         self._metrics = metrics
 
     def require_convertible(self, plan: Plan) -> None:
-        """To be asked before images are paid for that would have to be converted.
-
-        Raises:
-            InvalidRequest: they are too large for that.
-        """
+        """Raises InvalidRequest for images too large to convert. Call it before paying for them."""
         wanted, size = plan.output_format, plan.size
         if wanted != "png" and size and not self._delivery.converter.takes(size, wanted):
             message = (
@@ -84,10 +78,8 @@ class Answers:
     ) -> JsonAnswer[Any] | ImagesStream:
         """The answer in the format asked for; `describe` makes the body of one with URLs.
 
-        Raises:
-            ImageUnavailable: an image cannot be fetched, or its address is not allowed; none is
-                left out.
-            ServiceUnavailable: there is no memory for it just now.
+        Raises ImageUnavailable if any image cannot be fetched, ServiceUnavailable without memory
+        for it.
         """
         plan, record = result.plan, result.record
         headers = log_fields(plan) | self.note(result, context)
@@ -138,18 +130,14 @@ class Answers:
         return ImagesStream(delivery, headers, Events(ended, hopeless))
 
     def sent(self, delivery: OpenDelivery, context: RequestContext) -> None:
-        """Count what a delivery took, whether it came to its end or not."""
+        """Count what a delivery took, complete or not."""
         self._metrics.download_seconds.observe(delivery.download_s)
         self._metrics.download_bytes.inc(delivery.downloaded_bytes)
         context.record_timing("download", delivery.download_s)
         context.others_took(delivery.download_s + delivery.conversion_s + delivery.client_s)
 
     async def _images_of(self, result: Result) -> ResultImages:
-        """The URLs, or the images where the URLs are dead.
-
-        Raises:
-            ImageUnavailable: neither; the result is forgotten, so that a retry makes a new one.
-        """
+        """The URLs, or the images if those are dead. Raises ImageUnavailable for neither."""
         place, images = result.place, self._images
         if images is None or not isinstance(place, Done) or not images.needs_bytes(place):
             return ResultImages(result.record.urls, is_fresh(result.place))
@@ -171,11 +159,7 @@ class Answers:
         raise ImageUnavailable(message, for_good=True)
 
     async def give_up(self, error: ImageUnavailable, place: Done | Lead) -> None:
-        """Forget a result that nobody can be given, lest every repeat fails until it ends.
-
-        A retry then pays. That is right for a request that found the result and paid nothing; one
-        that has paid is told not to by itself.
-        """
+        """Forget a result that nobody can be given, lest every repeat fails until it ends."""
         if error.for_good:
             await self._ledger.discard(place)
             error.should_retry = isinstance(place, Done) and place.how is How.HIT
@@ -190,11 +174,7 @@ class Answers:
         has_begun: bool,
         copy_to: CopySink | None,
     ) -> OpenDelivery:
-        """Open some images, each to be sent as an event of its own.
-
-        Raises:
-            ImageUnavailable: one of them cannot be had.
-        """
+        """Open images as one event each. Raises ImageUnavailable if one cannot be had."""
         if isinstance(images, Part):
             created, found = int(self._clock.now()), ResultImages(images.urls, fresh=True)
         else:
@@ -224,13 +204,13 @@ class Answers:
     def copy_sink(
         self, place: Done | Lead, cache_s: float, context: RequestContext
     ) -> CopySink | None:
-        """Who keeps the images that are sent, where a cache does."""
+        """Where copies of sent images go, with a cache."""
         if self._images is None or not isinstance(place, Lead) or place.entry.cache_key is None:
             return None
         return self._images.keep(place, cache_s, context.log)
 
     def note(self, result: Result, context: RequestContext) -> dict[str, str]:
-        """Count and log where a result came from; the headers that say so."""
+        """Count and log where a result came from; returns the headers for it."""
         self._metrics.cache_results.labels(context.tenant, result.cache).inc()
         context.log_fields["cache"] = result.cache
         life_s = max(0, round(result.record.life_s(self._clock.now())))
@@ -259,10 +239,10 @@ class ImageEvents:
         self._cache_s = cache_s
         self._context = context
         self._sink: CopySink | None = None
-        """One for all, since only all images together are worth keeping."""
+        """One for all: only all images together are worth keeping."""
 
     async def open(self, images: Part | Result, *, has_begun: bool) -> OpenDelivery:
-        """Raises ImageUnavailable: one of them cannot be had."""
+        """Raises ImageUnavailable if one of them cannot be had."""
         place = images.lead if isinstance(images, Part) else images.place
         first = images.first if isinstance(images, Part) else 0
         self._sink = self._sink or self._answers.copy_sink(place, self._cache_s, self._context)
@@ -276,20 +256,15 @@ class ImageEvents:
         )
 
     def sent(self, delivery: OpenDelivery) -> None:
-        """Count what a delivery took."""
         self._answers.sent(delivery, self._context)
 
 
 def encoding_of(plan: Plan) -> Encoding:
-    """How its images are to be sent."""
     return Encoding(plan.output_format, plan.output_compression)
 
 
 def note_unclaimed(error: GatewayError, context: RequestContext) -> None:
-    """Images that are paid for and may yet be had: the request, sent again, is given them.
-
-    Also by a client that does not mark what it sends again.
-    """
+    """A retry is given these paid images, also one that is not marked as a retry."""
     if not (isinstance(error, ImageUnavailable) and error.for_good):
         context.is_client_gone = True
 

@@ -1,4 +1,4 @@
-"""Reading a JSON body that nobody vouches for."""
+"""Reading an untrusted JSON body."""
 
 from __future__ import annotations
 
@@ -36,10 +36,8 @@ NO_CODING = frozenset({b"", b"identity"})
 async def read_body(scope: Scope, receive: Receive, limit: int, reading: BodyReading) -> bytes:
     """The whole body, at most `limit` bytes, within the time for it.
 
-    Raises:
-        UnsupportedMediaType: it is declared as something else than JSON.
-        BodyTooLarge, BodyTimeout: it is longer or slower than allowed.
-        RateLimited, ServiceUnavailable: too much is being read.
+    Raises UnsupportedMediaType, BodyTooLarge and BodyTimeout, or RateLimited and ServiceUnavailable
+    while too much is being read.
     """
     require_json(scope)
     refuse_large(scope, limit)
@@ -54,14 +52,14 @@ async def read_body(scope: Scope, receive: Receive, limit: int, reading: BodyRea
 
 
 def refuse_large(scope: Scope, limit: int) -> None:
-    """Refuse a body that is declared as too large, before any of it is read."""
+    """Check the declared length, before any of it is read."""
     for name, declared in scope["headers"]:
         if name == b"content-length" and declared.isdigit() and int(declared) > limit:
             raise BodyTooLarge(f"The request body is larger than {limit} bytes.")
 
 
 def require_json(scope: Scope) -> None:
-    """Refuse a body that is declared as something else; an undeclared one is read as JSON."""
+    """An undeclared body is read as JSON."""
     declared = dict(scope["headers"]).get(b"content-type", b"application/json")
     media = declared.partition(b";")[0].strip().lower()
     if media != b"application/json" and not media.endswith(b"+json"):
@@ -71,13 +69,12 @@ def require_json(scope: Scope) -> None:
 
 
 def codings(scope: Scope) -> list[bytes]:
-    """The body's encodings, over all lines that name some; RFC 9110, 8.4.1: in any case."""
+    """In lower case, from all Content-Encoding lines (RFC 9110, section 8.4.1)."""
     lines = (value for name, value in scope["headers"] if name == b"content-encoding")
     return [each.strip().lower() for line in lines for each in line.split(b",")]
 
 
 async def collect(receive: Receive, limit: int, reading: BodyReading) -> bytes:
-    """Join the body's parts."""
     parts: list[bytes] = []
     size = 0
     more = True
@@ -119,7 +116,7 @@ def refuse_constant(name: str) -> NoReturn:
 
 
 def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """An object whose keys all differ: two readers could take different ones of a repeated key."""
+    """No repeated keys: two readers could take different values of one."""
     found = dict(pairs)
     if len(found) < len(pairs):
         seen: set[str] = set()
@@ -132,11 +129,7 @@ PARSER = json.JSONDecoder(object_pairs_hook=unique, parse_constant=refuse_consta
 
 
 def parse_json(body: bytes) -> dict[str, Any]:
-    """One JSON object, stricter than Python's reader.
-
-    Raises:
-        InvalidRequest: it is anything else.
-    """
+    """One JSON object, stricter than Python's reader. Raises InvalidRequest."""
     if not body:
         raise InvalidRequest("The request has no body; send a JSON object.", code="invalid_json")
     try:
@@ -162,11 +155,7 @@ def parse_json(body: bytes) -> dict[str, Any]:
 
 
 def refuse_halves(value: object) -> None:
-    """Refuse half a surrogate pair, wherever it stands: it is no text, and cannot be written.
-
-    Raises:
-        InvalidRequest: `param` names the key under which it stands, if that is readable.
-    """
+    """Half a surrogate pair cannot be written. Raises InvalidRequest with the key if readable."""
     fields = value.items() if isinstance(value, dict) else [(None, value)]
     for name, field in fields:
         if not is_encodable(json.dumps([name, field], ensure_ascii=False)):
@@ -176,17 +165,13 @@ def refuse_halves(value: object) -> None:
 
 
 def to_image_request(body: dict[str, Any], *, strict: bool = True) -> ImageRequest:
-    """As `to_request`."""
     return to_request(body, ImageRequest, strict=strict)
 
 
 def to_request(body: dict[str, Any], kind: type[R], *, strict: bool = True) -> R:
     """Check the form of an image request; a null is the same as an absent key.
 
-    Unless `strict`, text that spells a number or a truth value is read as one.
-
-    Raises:
-        InvalidRequest: `param` names the field where one is at fault.
+    Unless `strict`, text that spells a number or boolean is read as one. Raises InvalidRequest.
     """
     fields = given(body)
     refuse_unknown(fields, known(kind))
@@ -209,7 +194,7 @@ def given(fields: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def refuse_unknown(fields: Iterable[str], known: Container[str]) -> None:
-    """Raises UnknownParameter: it names the first field that is not known."""
+    """Raises UnknownParameter with the first unknown field."""
     for name in fields:
         if name not in known:
             message = f"Unknown parameter: '{shown(name)}'. Leave it out."
@@ -217,11 +202,7 @@ def refuse_unknown(fields: Iterable[str], known: Container[str]) -> None:
 
 
 def refuse_long(name: str, text: str | None) -> None:
-    """Hold a text to OpenAI's own limit, and in OpenAI's words.
-
-    Raises:
-        InvalidRequest: it is longer.
-    """
+    """OpenAI's own limit, and OpenAI's words. Raises InvalidRequest."""
     if text is not None and len(text) > LONGEST_PROMPT:
         message = (
             f"Invalid '{name}': string too long. Expected a string with maximum length "
@@ -231,7 +212,6 @@ def refuse_long(name: str, text: str | None) -> None:
 
 
 def is_encodable(text: str) -> bool:
-    """Whether a text can be written as UTF-8."""
     try:
         text.encode()
     except UnicodeEncodeError:

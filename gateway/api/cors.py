@@ -1,7 +1,7 @@
-"""Cross-origin requests: pages of the configured origins may call the gateway from a browser.
+"""Cross-origin requests from the configured origins.
 
-Litestar's own CORS middleware knows no private networks, answers a refused preflight with text, and
-holds two more frames for every request that waits.
+Litestar's CORS middleware knows no private networks, answers a refused preflight with text, and
+holds two more frames for each waiting request.
 """
 
 from __future__ import annotations
@@ -31,10 +31,10 @@ EXPOSED = b", ".join(
         *(b"x-ratelimit-remaining-images", b"x-ratelimit-reset-images"),
     ]
 )
-"""Those that a script may read of an answer beside its type and length."""
+"""Readable by scripts, beside type and length."""
 
 OPERATIONS = frozenset({"/healthz", "/readyz", "/metrics"})
-"""For no page: who may read these is told by address, and a browser may have the right one."""
+"""For no page: their access is by address, and a browser may have an allowed one."""
 
 Headers = list[tuple[bytes, bytes]]
 
@@ -48,7 +48,7 @@ class CorsMiddleware:
         self._origins = frozenset(origin.lower().encode() for origin in origins)
 
     def __call__(self, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
-        """Pass a request on; no frame of its own is held as long as it waits."""
+        """No coroutine: it would hold a frame while the request waits."""
         if scope["type"] != ScopeType.HTTP:
             return self._app(scope, receive, send)
         if scope["path"] in OPERATIONS:
@@ -76,10 +76,7 @@ EXPOSE = (b"access-control-expose-headers", EXPOSED)
 
 
 def preflight(asked: dict[bytes, bytes], marks: Headers) -> ASGIResponse:
-    """The answer to a browser that asks whether it may send a request.
-
-    It may send whatever headers it names: SDKs add some with each version.
-    """
+    """Any header that the browser names is allowed: SDKs add some with each version."""
     answer = ASGIResponse(status_code=204)
     for name, value in [*marks, *(allowed(asked) if EXPOSE in marks else [])]:
         if name != EXPOSE[0]:

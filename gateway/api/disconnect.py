@@ -11,17 +11,13 @@ CONNECTION = "gateway.api.disconnect"
 
 
 class Connection(Protocol):
-    """One request's, on a server that can tell."""
+    """The connection of one request, where the server reports a disconnect."""
 
     is_whole: bool
     """Whether all of its body has arrived."""
 
     def watch(self, on_hang_up: Callable[[], object]) -> Callable[[], None]:
-        """Have `on_hang_up` called when the client leaves, or at once if it has.
-
-        Returns:
-            A function that ends this watch, and no other.
-        """
+        """Call `on_hang_up` when the client leaves, or at once; returns how to end this watch."""
 
 
 def has_whole_body(scope: Any) -> bool:  # noqa: ANN401 - any ASGI scope
@@ -35,11 +31,7 @@ def watch(
     receive: Callable[[], Awaitable[Any]],
     on_hang_up: Callable[[], object],
 ) -> Callable[[], None]:
-    """Have `on_hang_up` called when the client leaves, or at once if it has; returns how to stop.
-
-    Thousands of requests wait at once, so on the gateway's own server this takes no task that
-    reads the connection; on any other it does.
-    """
+    """Call `on_hang_up` when the client leaves, or at once; only on foreign servers by a task."""
     connection: Connection | None = scope.get(CONNECTION)
     if connection is None:
         return _read(receive, on_hang_up)

@@ -1,7 +1,4 @@
-"""GET /docs: Swagger UI over /openapi.json, from files of the package; it asks nobody else.
-
-`scripts/renew-swagger-ui` puts its files there. They are kept compressed and sent so.
-"""
+"""GET /docs: Swagger UI over /openapi.json, from files that `scripts/renew-swagger-ui` keeps."""
 
 from __future__ import annotations
 
@@ -50,7 +47,6 @@ SwaggerUIBundle({
 
 
 def docs_routes() -> list[HTTPRouteHandler]:
-    """The page and its files."""
     bundle, styles = (
         (FOLDER / f"{name}.gz").read_bytes() for name in ("swagger-ui-bundle.js", "swagger-ui.css")
     )

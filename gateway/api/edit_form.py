@@ -28,7 +28,7 @@ TEXTS: Final = (known(ImageEditRequest) | FOREIGN.keys()) - UNREAD
 
 
 class Body(Protocol):
-    """One that is being read."""
+    """A body that is being read."""
 
     strict: bool
     """Whether numbers must be numbers."""
@@ -37,7 +37,7 @@ class Body(Protocol):
         """Some more of it."""
 
     def fields(self) -> dict[str, Any]:
-        """Those of the whole body; where a picture was, `images` has its mark."""
+        """All fields of the body; `images` has a mark for each picture."""
 
 
 class JsonBody:
@@ -50,19 +50,15 @@ class JsonBody:
         self._filter = JsonFilter(pictures, limit)
 
     async def feed(self, data: bytes) -> None:
-        """As the filter."""
         await self._filter.feed(data)
 
     def fields(self) -> dict[str, Any]:
-        """Raises InvalidRequest: it is no JSON."""
+        """Raises InvalidRequest if it is not JSON."""
         return parse_json(bytes(self._filter.text))
 
 
 class FormBody:
-    """`multipart/form-data`, as browsers and the SDKs send it.
-
-    A part is what its name says: a picture needs no file name and no type, and text may have both.
-    """
+    """`multipart/form-data`: a part's name alone says what it is, not its file name or type."""
 
     strict = False
 
@@ -88,13 +84,7 @@ class FormBody:
             raise malformed(fault) from None
 
     async def feed(self, data: bytes) -> None:
-        """Some more of it.
-
-        Raises:
-            InvalidRequest: it is no form, or a part of it cannot be right.
-            BodyTooLarge: there is too much text.
-            ServiceUnavailable: there is no room for a picture.
-        """
+        """Raises InvalidRequest if it is malformed, BodyTooLarge, or ServiceUnavailable."""
         if not data:
             return
         try:
@@ -109,7 +99,7 @@ class FormBody:
             raise malformed(fault) from None
 
     def fields(self) -> dict[str, Any]:
-        """Raises InvalidRequest: it has no end, or no picture."""
+        """Raises InvalidRequest if it has no end, or no picture."""
         try:
             self._parser.close()
         except multipart.MultipartError as fault:
@@ -188,7 +178,7 @@ class FormBody:
 
 
 def malformed(fault: multipart.MultipartError) -> InvalidRequest:
-    """The library's words are its own and name nothing of the request's."""
+    """The library's own words name nothing of the request."""
     text = str(fault.args[0]) if fault.args else "it cannot be read"
     message = f"The body is not a well-formed multipart/form-data body: {text}."
     return InvalidRequest(message, code="invalid_form")

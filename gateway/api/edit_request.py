@@ -27,22 +27,20 @@ from gateway.uploads.data_urls import index_of
 W = TypeVar("W")
 LONGEST_URL: Final = 8192
 Reference = tuple[str, str]
-"""Where a picture stands in a body, and its address: a mark, or the URL of one elsewhere."""
+"""Where a picture stands in a body, and its address: a mark, or a URL elsewhere."""
 
 
 class Form(Struct, Generic[W], frozen=True):
     """A kind of request that may have pictures."""
 
     take: Callable[[GatewayRequest, dict[str, Any], bool], W]
-    """What is asked for, checked, from the fields of a body; the last says whether it is JSON."""
+    """Checks the fields of a body; the last argument says whether it is JSON."""
     references: Callable[[W], Sequence[Reference]]
     is_multipart: bool = False
-    """Whether it may come as a form, too."""
+    """Whether it may also be a form."""
 
 
 class EditReader:
-    """Reads the edits of a worker."""
-
     def __init__(self, uploads: Uploads, max_text_bytes: int) -> None:
         self._uploads = uploads
         self._max_text_bytes = max_text_bytes
@@ -52,16 +50,11 @@ class EditReader:
         self._limiter = StartLimiter()
 
     def close(self) -> None:
-        """End its threads."""
         self._spools.close()
         self._examiner.close()
 
     async def read(self, request: GatewayRequest, form: Form[W]) -> tuple[W, Inputs]:
-        """What is asked for, and the pictures, which whoever calls this must close.
-
-        Raises:
-            GatewayError: the request cannot be read, or its pictures cannot.
-        """
+        """The fields and the pictures, which the caller must close. Raises GatewayError."""
         spool = self._spools.open()
         reading = self._budget.begin(request.user.tenant.name)
 
@@ -115,11 +108,7 @@ class EditReader:
         return body.fields(), body.strict
 
     def _body(self, scope: Scope, pictures: Pictures, form: Form[W]) -> Body:
-        """By its declared type; an undeclared one is read as JSON.
-
-        Raises:
-            UnsupportedMediaType: it is neither a form, where one is taken, nor JSON.
-        """
+        """By its declared type, JSON if undeclared. Raises UnsupportedMediaType."""
         if not form.is_multipart:
             require_json(scope)
             return JsonBody(pictures, self._max_text_bytes)
@@ -136,7 +125,7 @@ class EditReader:
     async def _given(
         self, request: GatewayRequest, reading: BodyReading, given: Upload | str
     ) -> Picture | str:
-        """A picture, examined; what is written anew counts beside what came."""
+        """Examine a picture; if it is rewritten, its copy counts beside the original."""
         if isinstance(given, str):
             return given
         picture = await self._examiner.examine(request.user.tenant.name, given)
@@ -146,11 +135,7 @@ class EditReader:
 
 
 def named(references: Sequence[Reference], uploads: list[Upload]) -> list[Upload | str]:
-    """What the references of a body mean, in their order.
-
-    Raises:
-        InvalidRequest: one means nothing, or a picture stands where none is expected.
-    """
+    """The references of a body resolved, in order. Raises InvalidRequest for a bad one."""
     sources = [source(url, name, uploads) for name, url in references]
     if sum(isinstance(each, Upload) for each in sources) < len(uploads):
         message = "An image stands where none is expected. Send images in 'images' alone."
@@ -159,11 +144,7 @@ def named(references: Sequence[Reference], uploads: list[Upload]) -> list[Upload
 
 
 def references_of(wanted: ImageEditRequest) -> list[Reference]:
-    """The pictures of an edit.
-
-    Raises:
-        InvalidRequest: one has no address.
-    """
+    """Raises InvalidRequest for a picture without an address."""
     return [
         (f"images[{index}].image_url", address_in(reference, f"images[{index}]"))
         for index, reference in enumerate(wanted.images)
@@ -171,7 +152,7 @@ def references_of(wanted: ImageEditRequest) -> list[Reference]:
 
 
 def address_in(reference: ImageReference, name: str) -> str:
-    """Raises InvalidRequest: it names a file, or nothing."""
+    """Raises InvalidRequest for a file id, or nothing."""
     if reference.file_id is not None:
         message = f"There are no stored files here. Send '{name}.image_url' instead of a file_id."
         raise InvalidRequest(message, param=f"{name}.file_id", code="unsupported_parameter")
@@ -189,11 +170,7 @@ EDIT: Final = Form(
 
 
 def source(url: str, name: str, uploads: list[Upload]) -> Upload | str:
-    """What a reference of the body means: a picture that came with it, or an address.
-
-    Raises:
-        InvalidRequest: neither.
-    """
+    """A picture that came with the body, or an address. Raises InvalidRequest for neither."""
     index = index_of(url)
     if index is not None and index < len(uploads):
         return uploads[index]
@@ -207,7 +184,7 @@ def source(url: str, name: str, uploads: list[Upload]) -> Upload | str:
 
 
 def is_address(url: str) -> bool:
-    """Whether the vendor could read it; nothing here ever does."""
+    """Whether the vendor could read it; the gateway never does."""
     if not (url.isascii() and url.isprintable()) or " " in url:
         return False
     try:

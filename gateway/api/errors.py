@@ -37,7 +37,7 @@ BY_STATUS: dict[int, tuple[type[GatewayError], str]] = {
 UNEXPECTED = (errors.InternalFault, "The gateway could not handle the request.")
 
 read = partial(route, http_method=("GET", "HEAD"))
-"""The decorator of handlers that load balancers may ask by HEAD: the server sends no body then."""
+"""For handlers that load balancers may ask by HEAD: the server sends no body then."""
 
 
 def error_response(
@@ -54,7 +54,7 @@ def error_response(
 def respond(
     scope: Scope, error: GatewayError, headers: dict[str, str] | None = None
 ) -> Response[Any]:
-    """The same, or below the vendor's own path its error object."""
+    """OpenAI's error object, or the vendor's below the vendor's own path."""
     response: Response[Any] = error_response(error, headers)
     if is_native(scope["path"]):
         response.content = to_error(error, context_of(scope).request_id)
@@ -62,12 +62,11 @@ def respond(
 
 
 def to_detail(error: GatewayError) -> ErrorDetail:
-    """What OpenAI says of an error."""
     return ErrorDetail(error.message, error.type, error.param, error.code)
 
 
 def error_answer(scope: Scope, error: GatewayError) -> ASGIResponse:
-    """The same as an ASGI application, for an answer that no handler makes."""
+    """An ASGI application, for an answer that no handler makes."""
     response = respond(scope, error)
     return ASGIResponse(
         body=msgspec.json.encode(response.content),
@@ -78,7 +77,7 @@ def error_answer(scope: Scope, error: GatewayError) -> ASGIResponse:
 
 
 def retry_headers(error: GatewayError) -> dict[str, str]:
-    """`retry-after` in whole seconds and exact milliseconds, and the verdict on retrying at all."""
+    """`retry-after` in whole seconds and exact milliseconds, and whether to retry at all."""
     headers: dict[str, str] = {}
     if error.retry_after_s is not None and error.should_retry is not False:
         headers["retry-after"] = str(math.ceil(error.retry_after_s))
@@ -89,13 +88,12 @@ def retry_headers(error: GatewayError) -> dict[str, str]:
 
 
 def on_gateway_error(request: AnyRequest, error: GatewayError) -> Response[Any]:
-    """A failure with its own words."""
     context_of(request.scope).outcome = error.label()
     return respond(request.scope, error)
 
 
 def on_framework_error(request: AnyRequest, error: HTTPException) -> Response[Any]:
-    """Litestar's refusals, in words of ours: its own may repeat what the caller sent."""
+    """Litestar's refusals in our words: its own may repeat what the caller sent."""
     allow = {k.lower(): v for k, v in (error.headers or {}).items() if k.lower() == "allow"}
     failure = to_failure(request.scope["method"], request.scope["path"], error.status_code, allow)
     context_of(request.scope).outcome = failure.label()
@@ -103,7 +101,6 @@ def on_framework_error(request: AnyRequest, error: HTTPException) -> Response[An
 
 
 def to_failure(method: str, path: str, status: int, allow: Mapping[str, str]) -> GatewayError:
-    """The gateway's own error for a refusal of the framework's."""
     if status == 404:
         return unserved(method, path)
     if status == 405:
@@ -113,7 +110,7 @@ def to_failure(method: str, path: str, status: int, allow: Mapping[str, str]) ->
 
 
 def on_defect(request: AnyRequest, error: Exception) -> Response[Any]:
-    """A bug: the client gets the request id, the log gets the cause."""
+    """The client gets the request id, the log gets the cause."""
     context = context_of(request.scope)
     context.outcome = errors.InternalFault.label()
     context.log.error("defect", exc_info=error)

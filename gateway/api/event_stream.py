@@ -28,7 +28,7 @@ from gateway.translate.request import Plan
 
 T = TypeVar("T")
 COMMENT = b":\n\n"
-"""No client takes it for an event; proxies see that the answer goes on."""
+"""Keeps proxies from timing out; clients ignore it."""
 AS_IT_COMES = {"cache-control": "no-cache", "x-accel-buffering": "no"}
 """For proxies, among them nginx."""
 
@@ -42,11 +42,11 @@ class StreamedRequest(Struct, frozen=True, kw_only=True):
     cache_s: float
     """How long its tenant's cache keeps its images."""
     silence_s: float
-    """How long its answer may say nothing."""
+    """How long its answer may be silent."""
 
 
 class EventStream(Response[ImagesResponse]):
-    """For a handler to return."""
+    """Returned by a handler."""
 
     def __init__(self, request: StreamedRequest, answers: Answers, headers: dict[str, str]) -> None:
         super().__init__(ImagesResponse(created=0, data=[]), headers=headers)
@@ -54,15 +54,14 @@ class EventStream(Response[ImagesResponse]):
         self._answers = answers
 
     def to_asgi_response(self, *_: Any, **__: Any) -> ASGIResponse:  # noqa: ANN401 - Litestar's own
-        """What serves it."""
         return StreamedEvents(self._request, self._answers, self.headers)
 
 
 class StreamedEvents(ASGIResponse):
-    """Has the request served, and its images sent meanwhile.
+    """Serves the request, and sends its images meanwhile (0025).
 
-    The answer begins with the first image, or the first comment. What fails before is an error
-    with its own status; after that it is the last event.
+    The first image or comment begins the answer. A failure before is an error with its own status;
+    after it, the last event.
     """
 
     _should_set_content_length = False
@@ -73,11 +72,7 @@ class StreamedEvents(ASGIResponse):
         self._answers = answers
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Serve it; the client may leave meanwhile, and the work goes on.
-
-        Raises:
-            GatewayError: it failed before anything was sent.
-        """
+        """The work goes on if the client leaves. Raises GatewayError if nothing was sent yet."""
         context, asked = context_of(scope), self._request
         events = ImageEvents(self._answers, asked.event, asked.plan, asked.cache_s, context)
         sender = EventSender(self, send, events, context, asked.silence_s)
@@ -127,7 +122,7 @@ class StreamedEvents(ASGIResponse):
 
 
 class EventSender:
-    """Sends what it is given, in that order, and a comment where nothing was sent for long."""
+    """Sends images in the order given, and a comment after a long silence."""
 
     def __init__(
         self,
@@ -155,7 +150,6 @@ class EventSender:
         """Why not all images were sent, or will be: the first reason."""
 
     def start(self, client: Client) -> asyncio.Task[None]:
-        """Send what comes."""
         self._client = client
         self._task = asyncio.create_task(self._run())
         self._task.add_done_callback(self._cut_off)
@@ -170,7 +164,6 @@ class EventSender:
             self._context.answer_early(error)
 
     def hang_up(self) -> None:
-        """The client has left."""
         self._context.is_client_gone = True
         self._stop()
         if self._client is not None:
@@ -183,14 +176,13 @@ class EventSender:
         self._queue.put_nowait(part)
 
     def end_with(self, result: Result) -> None:
-        """There are no more images; all came in parts, or none did."""
+        """All images came in parts, or none did."""
         self._client = None
         if not self._has_parts:
             self._queue.put_nowait(result)
         self._queue.put_nowait(None)
 
     def end(self, failure: GatewayError) -> None:
-        """There will be no more images."""
         self._client = None
         self._fail(failure)
 
@@ -207,17 +199,12 @@ class EventSender:
             self._task.cancel()
 
     def _cut_off(self, task: asyncio.Task[None]) -> None:
-        """What comes after a failure can no longer be sent: begin nothing more for it."""
+        """What comes after a failure cannot be sent: begin nothing more."""
         if not task.cancelled() and task.exception() is not None and self._client is not None:
             self._client.hang_up()
 
     async def _run(self) -> None:
-        """Send until the end.
-
-        Raises:
-            GatewayError: nothing was sent, or an event cannot be completed.
-            TimeoutError: the client takes nothing.
-        """
+        """Raises TimeoutError for a stalled client, GatewayError if an event cannot be sent."""
         try:
             while (images := await self._meanwhile(self._queue.get())) is not None:
                 try:
@@ -239,7 +226,7 @@ class EventSender:
                 await self._delivery.aclose()
 
     async def _note_gone(self) -> None:
-        """Some images are missing: this request, sent again at once, is given what is there."""
+        """Some images are missing: a retry gets those that exist."""
         self._context.is_client_gone = True
         if self._client is None:  # it has been served, so this is all that is left to note
             if self._context.after_answer is not None:
@@ -262,7 +249,7 @@ class EventSender:
         self._delivery = None
 
     async def _next(self, pieces: AsyncGenerator[bytes, None]) -> bytes | None:
-        """The next piece, None at the end; an image may be converted for long before its first."""
+        """The next piece, None at the end; converting an image may delay its first."""
 
         async def next_or_none() -> bytes | None:
             return await anext(pieces, None)
@@ -272,11 +259,11 @@ class EventSender:
         )
 
     async def _open(self, images: Part | Result) -> None:
-        """Kept where `_run` closes it, should its end come while this one's result is under way."""
+        """Stored where `_run` closes it, even if that ends while this is under way."""
         self._delivery = await self._events.open(images, has_begun=self.has_begun)
 
     async def _meanwhile(self, work: Coroutine[Any, Any, T]) -> T:
-        """The work's result, with comments until it is there."""
+        """The work's result; comments are sent until then."""
         task = asyncio.create_task(work)
         try:
             while not task.done():

@@ -53,7 +53,6 @@ def to_invalid(fault: msgspec.ValidationError, *types: type[Struct]) -> InvalidR
 
 
 def takes(path: str, types: tuple[type[Struct], ...]) -> str:
-    """What the field at the end of a path takes."""
     name = path.rpartition(".")[2]
     found = (wanted(type_)[name] for type_ in types if name in wanted(type_))
     return next(found, "an object" if name.endswith("]") else "something else")
@@ -61,12 +60,10 @@ def takes(path: str, types: tuple[type[Struct], ...]) -> str:
 
 @cache
 def wanted(type_: type[Struct]) -> dict[str, str]:
-    """What each field of a type takes."""
     return {field.encode_name: described(field.type) for field in msgspec.structs.fields(type_)}
 
 
 def described(type_: object) -> str:
-    """One type."""
     match inspect.type_info(type_):
         case inspect.UnionType(types=types):
             return next(in_words(each) for each in types if not isinstance(each, inspect.NoneType))
@@ -75,7 +72,7 @@ def described(type_: object) -> str:
 
 
 def in_words(info: inspect.Type) -> str:
-    """One that may not be null."""
+    """A type that may not be null."""
     if isinstance(info, inspect.LiteralType):
         return "one of " + ", ".join(str(value) for value in info.values)
     if isinstance(info, inspect.IntType) and info.ge is not None and info.le is not None:

@@ -33,18 +33,12 @@ class GatewayRequest(Request[Caller, None, State]):
     __slots__ = ("fields", "ignored")
 
     fields: dict[str, Any]
-    """What was sent in the body, for whatever tells two requests apart."""
+    """All of the body's fields, to tell two requests apart."""
     ignored: tuple[str, ...]
-    """Names of what was sent and has no meaning here."""
+    """Names of fields that have no meaning here."""
 
     async def body(self) -> bytes:
-        """The whole body, once.
-
-        Raises:
-            UnsupportedMediaType, BodyTooLarge, BodyTimeout: it cannot be read.
-            RateLimited, ServiceUnavailable: too much is being read.
-            InvalidRequest: there is none.
-        """
+        """The whole body, once. Raises as `read_body`, and InvalidRequest for none."""
         limit = cast("int", self.route_handler.resolve_request_max_body_size())
         budget: ReadBudget = self.route_handler.opt[READ_BUDGET]
         with budget.begin(self.user.tenant.name) as reading:
@@ -60,11 +54,7 @@ class GatewayRequest(Request[Caller, None, State]):
 def take_fields(
     request: GatewayRequest, fields: dict[str, Any], kind: type[R], *, strict: bool = True
 ) -> R:
-    """What was sent, checked; a form's fields are all text, so `strict` is for JSON.
-
-    Raises:
-        InvalidRequest: `param` names the field at fault.
-    """
+    """Check the fields; a form's are all text, so `strict` is for JSON. Raises InvalidRequest."""
     request.fields = fields
     deployment = request.path_params.get(DEPLOYMENT)
     if deployment is not None and fields.get("model") is None:
@@ -77,7 +67,7 @@ def take_fields(
 
 
 class OwnTypeDTO(AbstractDTO[T]):
-    """Of a type that stands in the document as it is; a subclass decodes it."""
+    """Documents a type as it is; a subclass decodes it."""
 
     asgi_connection: GatewayRequest
 
@@ -92,25 +82,21 @@ class OwnTypeDTO(AbstractDTO[T]):
         handler_id: str,  # noqa: ARG003 - of the base class
         schema_creator: Any,  # noqa: ANN401 - Litestar's, and not public
     ) -> Reference | Schema:
-        """The type's own."""
         return cast("Reference | Schema", schema_creator.for_field_definition(field_definition))
 
 
 class ImageRequestDTO(OwnTypeDTO[ImageRequest]):
-    """Decodes a body more strictly than Litestar would, and refuses it in words of OpenAI's."""
+    """Decodes a body more strictly than Litestar would, with OpenAI's words for refusals."""
 
     def decode_bytes(self, value: bytes) -> ImageRequest:
-        """Raises InvalidRequest: `param` names the field at fault."""
+        """Raises InvalidRequest, whose `param` names the field at fault."""
         return take_fields(self.asgi_connection, parse_json(value), ImageRequest)
 
 
 def body_options(
     middleware: Sequence[Middleware], max_body_bytes: int, read_budget: ReadBudget
 ) -> dict[str, Any]:
-    """For handlers that take a `GatewayRequest`.
-
-    Everything stands at the handlers: Litestar makes deep copies of what stands at a router.
-    """
+    """For handlers that take a `GatewayRequest`; Litestar deep-copies the options of routers."""
     return {
         "status_code": 200,
         "middleware": middleware,

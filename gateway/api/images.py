@@ -33,8 +33,6 @@ EDITS: Final = "/images/edits"
 
 
 class ImageRoutes:
-    """The image endpoints."""
-
     def __init__(
         self, pipeline: Pipeline, answers: Answers, edits: EditReader, *, deadline_s: float
     ) -> None:
@@ -44,7 +42,7 @@ class ImageRoutes:
         self._deadline_s = deadline_s
 
     def routes(self, options: dict[str, Any]) -> list[HTTPRouteHandler]:
-        """The routes, for Litestar; `options` are those of `body_options`."""
+        """`options` are those of `body_options`."""
 
         async def create_image(
             data: JSONBody[ImageRequest], request: GatewayRequest
@@ -69,7 +67,7 @@ class ImageRoutes:
         ]
 
     async def attach_rate_limit_headers(self, error: Exception, scope: Scope) -> None:
-        """Litestar's hook: say where the caller's limits stand where its request never met them."""
+        """Litestar's hook: add the caller's limits to a request that failed before."""
         context, caller = context_of(scope), scope.get("user")
         is_refused = isinstance(error, GatewayError) and not isinstance(error, ClientGone)
         if is_refused and caller is not None and context.is_image_request:
@@ -85,11 +83,7 @@ class ImageRoutes:
         event: ImageEvent = "image_generation.completed",
         inputs: Inputs = NO_INPUTS,
     ) -> Response[Any]:
-        """The whole road of a request whose body has been read, with the pictures that it edits.
-
-        Raises:
-            GatewayError: why there are no images for this client.
-        """
+        """Serve a request whose body and pictures have been read. Raises GatewayError."""
         caller, context = request.user, context_of(request.scope)
         context.bind(
             tenant=caller.tenant.name,
@@ -127,7 +121,7 @@ class ImageRoutes:
 async def serve_and_close(
     inputs: Inputs, serve: Callable[[Client], Awaitable[Result]], client: Client
 ) -> Result:
-    """Serve an edit; once that has ended, nothing is sent any more."""
+    """Serve an edit; once that has ended, nothing more of it is sent."""
     try:
         return await serve(client)
     finally:
@@ -139,7 +133,7 @@ def at_every_path(
     handler: Callable[..., Awaitable[Response[ImagesResponse]]],
     settings: dict[str, Any],
 ) -> list[HTTPRouteHandler]:
-    """The documented paths of an operation, OpenAI's and Azure's, and those that mean the same."""
+    """The documented paths of an operation, OpenAI's and Azure's, and their synonyms."""
     documented, *others = prefixed(operation)
     azure, *more = of_deployments(operation)
     return [

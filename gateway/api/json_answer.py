@@ -1,8 +1,4 @@
-"""An answer that is whole and JSON: what Litestar's own response can do besides, none of ours has.
-
-No cookies, no other media types, no tasks behind it. Litestar's takes as long to make as a tenth of
-a cache hit takes in all.
-"""
+"""A whole JSON answer; making Litestar's own would cost a tenth of a cache hit."""
 
 from __future__ import annotations
 
@@ -18,7 +14,7 @@ ENCODER = msgspec.json.Encoder()
 
 
 class JsonAnswer(Response[T]):
-    """Its headers' names are in lower case."""
+    """Header names are in lower case."""
 
     def to_asgi_response(
         self,
@@ -26,7 +22,7 @@ class JsonAnswer(Response[T]):
         status_code: int | None = None,
         **__: Any,  # noqa: ANN401 - Litestar's own
     ) -> ASGIResponse:
-        """What sends it: an ASGI application, of which Litestar asks no more."""
+        """Litestar needs only an ASGI application."""
         body = ENCODER.encode(self.content)
         headers = [
             *((name.encode(), value.encode("latin-1")) for name, value in self.headers.items()),

@@ -31,11 +31,10 @@ Observer = Callable[[Scope, RequestContext, int, float], None]
 
 
 class RequestMiddleware:
-    """Wraps the whole application, so that no answer, the framework's own included, lacks its id.
+    """Wraps the whole application, so that every answer has its id, the framework's included.
 
-    Litestar's own middleware runs behind its routing, where an unknown path never comes. The id is
-    always the gateway's own: one taken from a client could collide with another tenant's, or carry
-    characters that do not belong in a log.
+    Litestar's middleware misses unknown paths. The id is never the client's: it could collide with
+    another tenant's, or carry bad characters into the log.
     """
 
     def __init__(
@@ -45,18 +44,16 @@ class RequestMiddleware:
         self._readiness = readiness
         self._observers = observers
         self.operations: RequestMiddleware | None = None
-        """What is to be served at an address of its own."""
+        """What is served at a separate address."""
 
     def drain(self) -> None:
         """No longer ready: the process is about to end."""
         self._readiness.draining = True
 
     def give_up(self) -> None:
-        """Finish nothing more."""
         self._readiness.given_up.set()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Pass the request on, adding headers to its answer."""
         if scope["type"] != ScopeType.HTTP:
             await self._app(scope, receive, send)
             return
@@ -73,7 +70,7 @@ class RequestMiddleware:
 
 
 class ResponseRecorder:
-    """What is sent for one request."""
+    """Records what is sent for one request."""
 
     __slots__ = (
         "_context",
@@ -103,7 +100,7 @@ class ResponseRecorder:
         return self._send_on(message) if self._early is None else ignore()
 
     def answer_early(self, error: GatewayError) -> None:
-        """Send an error while the work for the client goes on; what comes later is not sent."""
+        """Send an error while the work for the client goes on; later messages are dropped."""
         if not self._status:
             self._context.is_client_gone = True
             self._context.outcome = error.label()
@@ -113,7 +110,6 @@ class ResponseRecorder:
         await error_answer(self._scope, error)(self._scope, never, self._send_on)
 
     def client_fate(self) -> ClientFate:
-        """What became of the client."""
         if self._context.is_client_gone or not self.is_complete:
             return "gone"
         return "delivered" if self._status < ERRORS else "answered"
@@ -131,7 +127,7 @@ class ResponseRecorder:
         return self._send(message)
 
     def record(self) -> None:
-        """Tell the observers of the answer, which is over."""
+        """Call the observers: the answer is over."""
         seconds = perf_counter() - self._started
         for observe in self._observers:
             observe(self._scope, self._context, self._status, seconds)
@@ -147,7 +143,7 @@ async def never() -> HTTPReceiveMessage:
 
 
 def added(context: RequestContext, started: float) -> list[tuple[bytes, bytes]]:
-    """The headers that every answer carries, and those of this one."""
+    """The headers that every answer carries, and this answer's own."""
     elapsed_ms = round((perf_counter() - started) * 1000)
     own = {**context.headers(), **context.answer_headers}
     return [

@@ -20,8 +20,6 @@ from gateway.tenants.keys import Caller, choose_model, usable
 
 
 class Models:
-    """The handlers of the model endpoints."""
-
     def __init__(self, catalogue: Catalogue) -> None:
         self._catalogue = catalogue
 
@@ -30,8 +28,6 @@ class Models:
         self._catalogue = catalogue
 
     def routes(self, middleware: Sequence[Middleware]) -> list[HTTPRouteHandler]:
-        """The routes, for Litestar."""
-
         async def list_models(request: Request[Caller, None, State]) -> Response[ModelList]:
             """The models that this key may use, aliases included."""
             models = [to_model(choice) for choice in usable(self._catalogue, request.user.tenant)]
@@ -62,5 +58,5 @@ class Models:
 
 
 def to_model(choice: Choice) -> Model:
-    """One entry as OpenAI shows it; an alias has the age of the model behind it."""
+    """An alias has the age of the model behind it."""
     return Model(id=choice.requested, created=choice.model.created, owned_by=choice.model.owned_by)

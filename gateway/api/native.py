@@ -1,8 +1,4 @@
-"""POST /api/v1/services/aigc/multimodal-generation/generation: for programs on the vendor's SDK.
-
-They move to the gateway by a change of their base URL and key. Behind the form of request, answer
-and errors it is the road of every image request.
-"""
+"""POST /api/v1/services/aigc/multimodal-generation/generation: for the vendor's SDK (0029)."""
 
 from __future__ import annotations
 
@@ -50,11 +46,7 @@ MODES = {
 
 
 def take_native(request: GatewayRequest, body: dict[str, Any], _: bool) -> NativeRequest:  # noqa: FBT001
-    """What was sent, checked by the tenant's rights.
-
-    Raises:
-        InvalidRequest: it says where the fault is.
-    """
+    """Check the request by the tenant's rights. Raises InvalidRequest."""
     request.fields = body
     request.ignored = ()
     is_strict = request.user.tenant.unknown_parameters == "refuse"
@@ -64,11 +56,7 @@ def take_native(request: GatewayRequest, body: dict[str, Any], _: bool) -> Nativ
 
 
 def to_native_request(body: dict[str, Any], *, strict: bool) -> NativeRequest:
-    """Check the form of a request; a null is the same as an absent key.
-
-    Raises:
-        InvalidRequest: it says where the fault is.
-    """
+    """Check the form of a request; a null is the same as an absent key. Raises InvalidRequest."""
     fields = given(body)
     refuse_unknown(fields, OUTER)
     if isinstance(parameters := fields.get("parameters"), dict):
@@ -84,14 +72,12 @@ NATIVE: Final = Form(take_native, references_of)
 
 
 class NativeRoutes:
-    """The vendor's own image endpoint."""
-
     def __init__(self, images: ImageRoutes, reader: EditReader) -> None:
         self._images = images
         self._reader = reader
 
     def routes(self, options: dict[str, Any]) -> list[HTTPRouteHandler]:
-        """The routes, for Litestar; `options` are those of `body_options`."""
+        """`options` are those of `body_options`."""
 
         @post(
             NATIVE_GENERATION,
@@ -124,7 +110,7 @@ class NativeRoutes:
 
 
 def refuse_other_modes(lines: Iterable[tuple[bytes, bytes]]) -> None:
-    """Raises CallModeForbidden: a header asks to answer later, or bit by bit."""
+    """Raises CallModeForbidden if a header asks to answer later, or bit by bit."""
     for name, value in lines:
         if name in MODES and value.strip().lower() == b"enable":
             raise CallModeForbidden(f"current user api does not support {MODES[name]}")

@@ -18,10 +18,7 @@ ERRORS = 400
 
 
 def log_answer(scope: Scope, context: RequestContext, status: int, seconds: float) -> None:
-    """The log line of a request; what asks every few seconds gets one only for its failures.
-
-    What `/readyz` says is logged when it changes.
-    """
+    """Log a request; of periodic probes only failures: `/readyz` logs its changes itself."""
     path = scope["path"]
     is_probe = path == READYZ or (path in PROBES and status < ERRORS)
     context.log.log(
@@ -45,7 +42,7 @@ class ImageRequests:
         self._tracer = tracer
 
     def middleware(self, app: ASGIApp) -> ASGIApp:
-        """For Litestar: what comes to a route is an image request."""
+        """For Litestar: all requests of a route with it are image requests."""
 
         def image_request(scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
             context = context_of(scope)
@@ -57,7 +54,7 @@ class ImageRequests:
         return image_request
 
     def _begin_trace(self, scope: Scope, context: RequestContext) -> None:
-        """The caller's trace id goes to the log, whether spans are made or not."""
+        """The caller's trace id goes to the log, with or without spans."""
         parent = parent_of(scope["headers"])
         trace_id = parent.trace_id if parent else None
         if self._tracer is not None:
@@ -67,7 +64,6 @@ class ImageRequests:
             context.bind(trace_id=trace_id)
 
     def observe(self, _: Scope, context: RequestContext, status: int, seconds: float) -> None:
-        """Count an image request that is over."""
         if not context.is_image_request:
             return
         self._metrics.in_flight.dec()

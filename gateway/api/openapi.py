@@ -1,8 +1,4 @@
-"""The document of the API, which Litestar generates from the handlers' own types.
-
-What a type cannot say is added from the tables that the code itself uses: the fate of each field of
-a request, and every error that a client can see.
-"""
+"""The document of the API, from the handlers' types and the tables of fields and errors."""
 
 from __future__ import annotations
 
@@ -43,7 +39,7 @@ from gateway.translate.fields import Field, fields_of
 from gateway.translate.native import code_of
 
 SECURITY: list[dict[str, list[str]]] = [{"bearer": []}, {"api-key": []}]
-"""For handlers that want a key: either header will do."""
+"""Either header will do."""
 SCHEMES: dict[str, SecurityScheme | Reference] = {
     "bearer": SecurityScheme(type="http", scheme="bearer"),
     "api-key": SecurityScheme(type="apiKey", name="api-key", security_scheme_in="header"),
@@ -70,12 +66,12 @@ BEYOND_TYPES: dict[str, dict[str, object]] = {
     "partial_images": {"minimum": 0},
     "seed": {"minimum": 0},
 }
-"""What is checked of a request's fields behind their types."""
+"""Checks of request fields beyond their types."""
 OF_3: dict[str, object] = {
     "required": ["model"],
     "properties": {"model": {"type": "string", "pattern": "^qwen-image-3\\.0"}},
 }
-"""The series that alone has some parameters, in the shipped catalogue."""
+"""Parameters of this series alone, in the shipped catalogue."""
 EXCLUDED: tuple[dict[str, object], ...] = (
     {
         "required": ["stream", "response_format"],
@@ -106,7 +102,7 @@ EXCLUDED: tuple[dict[str, object], ...] = (
         "not": OF_3,
     },
 )
-"""Of fields that are good by themselves, what is refused together."""
+"""Fields that are refused together."""
 HEADERS = {
     "x-request-id": "The gateway's own id of this request, for its operator.",
     "x-should-retry": "Whether an SDK should send the request again.",
@@ -145,7 +141,7 @@ def subclasses(kind: type[GatewayError]) -> Iterator[type[GatewayError]]:
 
 
 def seen(elsewhere: Container[type[GatewayError]]) -> tuple[type[GatewayError], ...]:
-    """What a client can see on a path of images: all but those."""
+    """What a client can see on an image path: all others."""
     return tuple(
         kind
         for kind in subclasses(GatewayError)
@@ -204,7 +200,6 @@ def sentence(kind: type[GatewayError]) -> str:
 
 
 def example(kind: type[GatewayError], form: ErrorForm) -> Example:
-    """Its error object."""
     value = msgspec.to_builtins(form.example(kind))
     return Example(id=kind.label(), summary=kind.code, value=value)
 
@@ -227,8 +222,6 @@ class ApiDocument:
         self._document = b""
 
     def route(self) -> HTTPRouteHandler:
-        """The route, for Litestar."""
-
         @get("/openapi.json", include_in_schema=False, sync_to_thread=True)
         def openapi() -> Response[bytes]:
             # Made when it is first asked for: nobody's start waits for it.
@@ -238,7 +231,7 @@ class ApiDocument:
         return openapi
 
     def build(self) -> dict[str, Any]:
-        """The document, by an application of Litestar's own that serves nothing."""
+        """Built by a Litestar application that serves nothing."""
         config = OpenAPIConfig(
             title="Image gateway",
             version=self._version,
@@ -283,7 +276,7 @@ EDIT_BODY = {
         for media, name in (("multipart/form-data", "ImageEditForm"), (JSON, "ImageEditRequest"))
     },
 }
-"""Read by the gateway itself, so that Litestar cannot tell."""
+"""The gateway itself reads this body, so Litestar cannot tell."""
 NATIVE_BODY = {
     "required": True,
     "content": {JSON: {"schema": {"$ref": REFERENCE.format(name=NativeRequest.__name__)}}},
@@ -291,7 +284,6 @@ NATIVE_BODY = {
 
 
 def add_edits(schemas: dict[str, Any]) -> None:
-    """The two forms of an edit's body."""
     _, components = msgspec.json.schema_components([ImageEditRequest], ref_template=REFERENCE)
     schemas |= {name: part for name, part in components.items() if name not in schemas}
     schema = schemas["ImageEditRequest"]
@@ -308,7 +300,7 @@ def add_edits(schemas: dict[str, Any]) -> None:
 
 
 def finish_request(schema: dict[str, Any], kind: type[ImageRequest]) -> None:
-    """Say what becomes of each field, and that there are no others."""
+    """Add the fate of each field, and that there are no others."""
     schema["additionalProperties"] = False
     schema["not"] = {"anyOf": [*EXCLUDED]}
     for row in fields_of(kind):
@@ -320,7 +312,6 @@ def finish_request(schema: dict[str, Any], kind: type[ImageRequest]) -> None:
 
 
 def add_native(schemas: dict[str, Any]) -> None:
-    """Requests in the vendor's own form."""
     _, components = msgspec.json.schema_components([NativeRequest], ref_template=REFERENCE)
     schemas |= components
     for type_ in NATIVE_TYPES:
@@ -335,14 +326,14 @@ def narrowed(row: Field, description: str) -> dict[str, Any]:
 
 
 def set_example(operation: dict[str, Any]) -> None:
-    """A body that works as it is, for whoever tries it out."""
+    """A body that works as it is, to try it out."""
     content = operation.get("requestBody", {}).get("content", {}).get(JSON, {})
     if content.get("schema", {}).get("$ref", "").endswith("/ImageRequest"):
         content["example"] = EXAMPLE
 
 
 def describe_stream(content: dict[str, Any]) -> None:
-    """Add the other form of an answer with images: each event in the words of OpenAPI 3.2."""
+    """Add the streamed form of an answer with images: each event in the words of OpenAPI 3.2."""
     schema = content.get(JSON, {}).get("schema", {})
     if schema.get("$ref", "").endswith("/ImagesResponse"):
         events = []
@@ -355,7 +346,6 @@ def describe_stream(content: dict[str, Any]) -> None:
 
 
 def describe_headers(responses: dict[str, Any]) -> None:
-    """Name the headers that answers carry."""
     for status, response in responses.items():
         more = OF_SUCCESSES if status == "200" else OF_FAILURES
         response["headers"] = {

@@ -1,4 +1,4 @@
-"""GET and HEAD /healthz, /readyz and /metrics: for whoever keeps the gateway running."""
+"""GET and HEAD /healthz, /readyz and /metrics, for operators."""
 
 from __future__ import annotations
 
@@ -26,17 +26,14 @@ PASSED_ON = (
 )
 """How their headers' names begin."""
 MAPPED_BITS = 96
-"""Of the prefix `::ffff:`, behind which IPv6 writes the addresses of IPv4."""
+"""The prefix length of `::ffff:`, with which IPv6 writes IPv4 addresses."""
 Network = IPv4Network | IPv6Network
 log = structlog.get_logger()
 NEVER = "The store has not done what this worker asked since its start. The log says why."
 
 
 class ScriptCheck:
-    """Whether the store runs a script of each kind; asked until it has done so once.
-
-    A server may answer PING and take writes, and refuse the scripts that decide on limits.
-    """
+    """Whether the store runs scripts; one may answer PING and refuse them. Asked until it does."""
 
     def __init__(self, store: Closable) -> None:
         self._store = store
@@ -60,10 +57,7 @@ def health_routes(
     *,
     has_reached: Callable[[], bool],
 ) -> list[HTTPRouteHandler]:
-    """/healthz and /readyz; `degraded` says which functions decide without the store.
-
-    `has_reached` says whether the store has ever done what this worker asked of it.
-    """
+    """`degraded`: functions that decide without the store; `has_reached`: it has ever answered."""
     scripts = ScriptCheck(store)
     reported = Reported()
 
@@ -97,7 +91,7 @@ def health_routes(
 
 
 def metrics_route(metrics: Metrics, allowed: Sequence[str] | None) -> HTTPRouteHandler:
-    """/metrics, for direct peers in these networks; None is everybody."""
+    """/metrics, for direct peers in these networks; None allows all."""
     networks = None if allowed is None else [network_of(text) for text in allowed]
 
     @read("/metrics", include_in_schema=False)
@@ -110,13 +104,12 @@ def metrics_route(metrics: Metrics, allowed: Sequence[str] | None) -> HTTPRouteH
 
 
 def is_direct(request: Request[Any, Any, Any], networks: Sequence[Network]) -> bool:
-    """Whether a peer of these networks asks for itself."""
+    """Whether the client itself is in these networks, not a proxy for it."""
     peer = request.client.host if request.client else ""
     return not is_forwarded(request.scope) and any(is_in(peer, network) for network in networks)
 
 
 async def state_of(store: Closable) -> str:
-    """Whether it answers."""
     try:
         await store.ping()
     except StoreUnavailable:
@@ -131,17 +124,16 @@ class Reported:
         self._status: str | None = None
 
     def change(self, status: str) -> None:
-        """Log it, if it is another."""
         if status != self._status:
             log.info("readiness_changed", status=status, before=self._status)
             self._status = status
 
 
 def is_forwarded(scope: Scope) -> bool:
-    """Whether a proxy is seen to stand in between, behind which anybody may be.
+    """Whether a proxy shows itself; anybody may be behind it.
 
-    One that is set to add nothing cannot be told from a direct peer, so proxies must deny the path
-    themselves. nginx adds nothing by default, but then speaks HTTP/1.0, which Prometheus does not.
+    A proxy that adds no header is not detected, so proxies must deny the path themselves. nginx
+    adds none by default, but then speaks HTTP/1.0, which Prometheus does not.
     """
     if scope["http_version"] != "1.1":
         return True
@@ -149,7 +141,7 @@ def is_forwarded(scope: Scope) -> bool:
 
 
 def network_of(text: str) -> Network:
-    """A network of the configuration; one of IPv4 inside IPv6 is the IPv4 one."""
+    """IPv4 inside IPv6 is unwrapped."""
     network = ip_network(text)
     mapped = getattr(network.network_address, "ipv4_mapped", None)
     if mapped is None or network.prefixlen < MAPPED_BITS:
@@ -158,7 +150,7 @@ def network_of(text: str) -> Network:
 
 
 def is_in(peer: str, network: Network) -> bool:
-    """Whether an address is one of a network's; an IPv4 one inside IPv6 is unwrapped."""
+    """IPv4 inside IPv6 is unwrapped."""
     try:
         address = ip_address(peer)
     except ValueError:

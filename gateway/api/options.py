@@ -17,11 +17,11 @@ from gateway.tenants.keys import Caller
 
 LONGEST_LEAD_S = 1.0
 SHORTEST_TOLD_S = 0.1
-"""No SDK that waits less could have its answer; the header is taken for a mistake."""
+"""A shorter SDK time-out is taken for a mistake."""
 GRACE_S = 1.0
 """A generation that ends at its own deadline has better words for it than "not ready"."""
 LONGEST_SILENCE_S = 15.0
-"""Many proxies end an answer that says nothing for 60 s, some after 30 s."""
+"""Many proxies end an answer that is silent for 60 s, some after 30 s."""
 LONGEST_IDEMPOTENCY_KEY = 255
 
 
@@ -33,14 +33,10 @@ def parse_options(
     *,
     streams: bool = False,
 ) -> RequestOptions:
-    """What the lines of the head say of caching, repeating and waiting.
+    """Several Cache-Control lines are one list (RFC 9110, section 5.3): a proxy may add its own.
 
-    A proxy may add a Cache-Control of its own: several lines are one list (RFC 9110, section 5.3).
-    `body` is what makes two requests the same; the order of its keys makes no difference.
-
-    Raises:
-        InvalidRequest: an Idempotency-Key that cannot be one, or two of them; a Cache-Control that
-            is too long.
+    `body` is what makes two requests the same, in any order of keys. Raises InvalidRequest for a
+    bad or second Idempotency-Key, or a Cache-Control that is too long.
     """
     headers = dict(lines)
     tenant = caller.tenant
@@ -65,14 +61,12 @@ def canonical(body: dict[str, Any]) -> bytes:
 
 
 def values_of(name: bytes, lines: Sequence[tuple[bytes, bytes]]) -> list[bytes]:
-    """Of every line of a name, in their order."""
     return [value for key, value in lines if key == name]
 
 
 def to_idempotency(
     keys: Sequence[bytes], tenant: Tenant, body: dict[str, Any]
 ) -> Idempotency | None:
-    """The client's key for this request, if it sent one."""
     texts = {key.decode("latin-1").strip() for key in keys}
     if not texts:
         return None
@@ -89,18 +83,17 @@ def to_idempotency(
 def client_timeout_s(sdk_timeout: bytes | None, allowed_s: float) -> float:
     """Seconds the client waits: what it is allowed, or the SDK's own time-out if shorter.
 
-    openai-python sends its read timeout as `x-stainless-read-timeout`. An answer after it is lost,
-    and the SDK sends the request again, so the gateway gives up a little earlier.
+    openai-python sends it as `x-stainless-read-timeout`, and repeats the request after it: the
+    gateway gives up a little earlier.
     """
     told = told_s(sdk_timeout)
     return allowed_s if told is None else min(allowed_s, told - min(told / 10, LONGEST_LEAD_S))
 
 
 def silence_s(headers: dict[bytes, bytes]) -> float:
-    """Seconds for which a streamed answer may say nothing.
+    """Seconds for which a streamed answer may be silent.
 
-    openai-python's read time-out counts from byte to byte, openai-node's until the answer's head:
-    neither ends while something is said in time. Node tells it where a call has its own.
+    openai-python's read time-out restarts with each byte, openai-node's ends at the answer's head.
     """
     names = (b"x-stainless-read-timeout", b"x-stainless-timeout")
     told = [s for s in map(told_s, map(headers.get, names)) if s is not None]
@@ -108,7 +101,7 @@ def silence_s(headers: dict[bytes, bytes]) -> float:
 
 
 def told_s(sdk_timeout: bytes | None) -> float | None:
-    """What a header of an SDK's says, if it may be meant."""
+    """None where the header can hardly be meant."""
     try:
         told = float(sdk_timeout or b"")
     except ValueError:

@@ -7,14 +7,13 @@ from typing import Final
 DEPLOYMENT: Final = "deployment"
 """Azure's name of a model, in the path."""
 PREFIXES: Final = ("/v1", "", "/openai/v1", "/openai")
-"""OpenAI's, what is left of it in a base URL that forgot it, and Azure's two."""
+"""OpenAI's, a base URL without it, and Azure's two."""
 NATIVE: Final = "/api/v1"
 """The base of the vendor's own paths, where answers and errors have the vendor's own form."""
 NATIVE_GENERATION: Final = f"{NATIVE}/services/aigc/multimodal-generation/generation"
 
 
 def is_native(path: str) -> bool:
-    """Whether a path is below it."""
     return path.startswith(f"{NATIVE}/")
 
 
@@ -24,6 +23,6 @@ def prefixed(operation: str) -> list[str]:
 
 
 def of_deployments(operation: str) -> list[str]:
-    """Azure's paths; its SDK puts `/deployments/NAME` behind any base URL that it is given."""
+    """Azure's SDK puts `/deployments/NAME` behind any base URL."""
     paths = [f"{prefix}/deployments/{{{DEPLOYMENT}:str}}{operation}" for prefix in PREFIXES]
     return paths[::-1]

@@ -1,4 +1,4 @@
-"""What bodies may take before anybody has admitted their requests."""
+"""What bodies may take before their requests are admitted."""
 
 from __future__ import annotations
 
@@ -23,15 +23,11 @@ class ReadBudget:
         self.timeout_s = limits.body_timeout_s
 
     def begin(self, tenant: str) -> BodyReading:
-        """A context in which a body of the tenant is read, and given back at its end."""
+        """A context in which a body of the tenant is read; given back at its end."""
         return BodyReading(self, tenant)
 
     def wait(self, tenant: str) -> None:
-        """A body has not come whole.
-
-        Raises:
-            RateLimited: too many of this tenant's have not.
-        """
+        """Count an incomplete body. Raises RateLimited if the tenant has too many."""
         if self._unfinished[tenant] >= self._limits.tenant_requests:
             message = (
                 f"{self._limits.tenant_requests} requests of yours have not sent their whole body. "
@@ -41,12 +37,7 @@ class ReadBudget:
         self._unfinished[tenant] += 1
 
     def add(self, tenant: str, size: int) -> None:
-        """So many bytes more have come.
-
-        Raises:
-            RateLimited: the tenant has too many bytes here.
-            ServiceUnavailable: all tenants together have.
-        """
+        """Count more bytes. Raises RateLimited for the tenant, ServiceUnavailable for all."""
         if self._bytes[tenant] + size > self._limits.tenant_bytes:
             message = (
                 f"Your requests hold {self._limits.tenant_bytes} bytes here until they are done. "
@@ -92,15 +83,11 @@ class BodyReading:
 
     @property
     def timeout_s(self) -> float:
-        """For the whole of it."""
+        """For the whole body."""
         return self._budget.timeout_s
 
     def add(self, size: int, *, more: bool) -> None:
-        """A part has come; `more` says that it is not the last.
-
-        Raises:
-            RateLimited, ServiceUnavailable: there is no room for it.
-        """
+        """`more`: this part is not the last. Raises RateLimited or ServiceUnavailable."""
         self._budget.add(self._tenant, size)
         self._size += size
         if more and not self._is_unfinished:

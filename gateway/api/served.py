@@ -1,8 +1,4 @@
-"""Serving a request in the part of Litestar that sends answers.
-
-A handler returns before the wait: its frame, and what Litestar keeps around the call of one, would
-be held by each of the thousands of requests that wait.
-"""
+"""Serving where Litestar sends answers, so that waiting requests hold no handler's frame (0008)."""
 
 from __future__ import annotations
 
@@ -25,10 +21,7 @@ Serve = Callable[[Client], Awaitable[Result]]
 
 
 class ServedRequest:
-    """An ASGI application: has a request served, then answers it.
-
-    `ignored` are fields of the request that the answer names as such.
-    """
+    """An ASGI application: has a request served, then answers it, naming its `ignored` fields."""
 
     __slots__ = ("_answers", "_describe", "_ignored", "_serve")
 
@@ -41,11 +34,7 @@ class ServedRequest:
         self._ignored = ignored
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """The client may leave meanwhile, and the work goes on.
-
-        Raises:
-            GatewayError: why there are no images for this client.
-        """
+        """The work goes on if the client leaves. Raises GatewayError: why it has no images."""
         context = context_of(scope)
         client = Client(context.answer_early)
 
@@ -63,19 +52,19 @@ class ServedRequest:
 
 
 class ServedImages(Response[ImagesResponse]):
-    """For a handler to return."""
+    """Returned by a handler."""
 
     def __init__(self, request: ServedRequest) -> None:
         super().__init__(ImagesResponse(created=0, data=[]))
         self._request = request
 
     def to_asgi_response(self, *_: Any, **__: Any) -> ASGIResponse:  # noqa: ANN401 - Litestar's own
-        """What serves it; of an answer Litestar asks no more than to be an ASGI application."""
+        """Litestar needs only an ASGI application."""
         return cast("ASGIResponse", self._request)
 
 
 def noted(answer: AnyResponse, ignored: Sequence[str]) -> AnyResponse:
-    """Named in the answer what was sent and has no meaning here."""
+    """The answer, naming fields that have no meaning here."""
     before = answer.headers.get("x-gateway-ignored")
     names = [*([before] if before else []), *ignored]
     if names:

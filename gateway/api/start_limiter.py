@@ -6,8 +6,7 @@ import asyncio
 from collections import deque
 
 AT_ONCE = 8
-"""Requests begun in one turn, under a millisecond each: whatever is due meanwhile, such as a call
-whose slot has come, waits no longer than that."""
+"""Requests begun in one turn, under a millisecond each: other work waits no longer than that."""
 
 
 class StartLimiter:

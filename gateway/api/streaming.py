@@ -47,7 +47,7 @@ NO_EVENTS = Events()
 
 
 class ImagesStream(Response[ImagesResponse]):
-    """For a handler to return: what it stands for is written while it is sent."""
+    """Returned by a handler; its content is written while it is sent."""
 
     def __init__(
         self, delivery: OpenDelivery, headers: dict[str, str], events: Events = NO_EVENTS
@@ -57,7 +57,6 @@ class ImagesStream(Response[ImagesResponse]):
         self._events = events
 
     def to_asgi_response(self, *_: Any, **__: Any) -> ASGIResponse:  # noqa: ANN401 - Litestar's own
-        """What sends it."""
         return StreamedImages(self._delivery, self.headers, self._events)
 
 
@@ -79,11 +78,7 @@ class StreamedImages(ASGIResponse):
         self._begun = self._ended = False
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Send it, or break off: the server closes a connection whose answer is incomplete.
-
-        Raises:
-            GatewayError: the first image failed before anything was sent.
-        """
+        """Raises GatewayError if the first image fails; a later failure closes the connection."""
         async with aclosing(self._delivery):
             task = asyncio.create_task(self._send(send))
             self._delivery.on_cut = task.cancel
@@ -151,11 +146,7 @@ def why_stopped(delivery: OpenDelivery | None) -> tuple[str, str]:
 async def send_piece(
     send: Send, piece: bytes, delivery: OpenDelivery | None = None, *, more: bool = True
 ) -> None:
-    """Send some of the body, and of a delivery if it is that.
-
-    Raises:
-        TimeoutError: the client does not take it.
-    """
+    """Send some of the body, or of a delivery. Raises TimeoutError if the client takes nothing."""
     message: Any = {"type": "http.response.body", "body": piece, "more_body": more}
     if delivery is None:
         async with asyncio.timeout(STALLED_S):

@@ -1,4 +1,4 @@
-"""What a path is answered at which nothing is: OpenAI may have it, or a base URL is wrong."""
+"""Answers at paths that nothing serves: OpenAI may have them, or a base URL is wrong."""
 
 from __future__ import annotations
 
@@ -27,7 +27,6 @@ FAMILIES = frozenset(
 
 
 def unserved(method: str, path: str) -> GatewayError:
-    """The error for a path that no route has."""
     parts = behind_prefix([part for part in path.split("/") if part])
     asked = f"{method} {path[:SHOWN_PATH].encode(errors='replace').decode()}"
     if is_native(path):
@@ -50,7 +49,6 @@ def unserved(method: str, path: str) -> GatewayError:
 
 
 def unserved_natively(path: str, asked: str) -> GatewayError:
-    """The error for a path of the vendor's."""
     if path.startswith(ASYNCHRONOUS):
         return CallModeForbidden(
             "current user api does not support asynchronous calls. "
@@ -63,7 +61,7 @@ def unserved_natively(path: str, asked: str) -> GatewayError:
 
 
 def behind_prefix(parts: list[str]) -> list[str]:
-    """A path's parts without `v1`, or what Azure puts before its own."""
+    """A path's parts without `v1`, or Azure's prefix."""
     while parts and parts[0] in {"openai", "v1"}:
         parts = parts[1:]
     return parts[2:] if parts[:1] == ["deployments"] else parts
