@@ -1,4 +1,4 @@
-"""Images as base64 inside JSON, written while they download, in bounded memory."""
+"""Images as base64 inside JSON, written while they download, in bounded memory (0020)."""
 
 from gateway.delivery.base64_json import in_events, in_one_answer
 from gateway.delivery.conversion import Converter, Encoding

@@ -1,8 +1,4 @@
-"""What is written around the images, and base64 in pieces.
-
-The encoder that writes every other answer writes this one too, with a placeholder for each image:
-what stands between the placeholders is sent as it is.
-"""
+"""The JSON around the images, from the usual encoder with placeholders, and base64 in pieces."""
 
 from __future__ import annotations
 
@@ -24,7 +20,7 @@ Framing = Callable[[Sequence[Size | None]], list[Frame]]
 
 
 def in_one_answer(describe: Callable[[list[Image], Size | None], ImagesResponse]) -> Framing:
-    """All images in the answer that is made of them, and of the size that they share."""
+    """All images in one answer, with their common size."""
 
     def frames(sizes: Sequence[Size | None]) -> list[Frame]:
         shared = sizes[0] if len(set(sizes)) == 1 else None
@@ -36,7 +32,7 @@ def in_one_answer(describe: Callable[[list[Image], Size | None], ImagesResponse]
 
 
 def in_events(describe: Callable[[str, Size | None], ImageCompleted]) -> Framing:
-    """Each image in an event of its own, which is made of its base64 and its size."""
+    """Each image in an event of its own."""
 
     def frame(size: Size | None) -> Frame:
         event = describe(PLACEHOLDER, size)
@@ -47,7 +43,7 @@ def in_events(describe: Callable[[str, Size | None], ImageCompleted]) -> Framing
 
 
 def split(text: bytes, images: int) -> list[bytes]:
-    """The JSON before, between and after its placeholders, one for each image."""
+    """The JSON before, between and after the placeholders."""
     pieces = text.split(PLACEHOLDER.encode())
     if len(pieces) != images + 1:
         raise ValueError("the answer holds the placeholder elsewhere too")
@@ -55,7 +51,6 @@ def split(text: bytes, images: int) -> list[bytes]:
 
 
 def base64_length(length: int) -> int:
-    """How long so many bytes become."""
     return (length + 2) // 3 * 4
 
 
@@ -66,7 +61,7 @@ class Base64Writer:
         self._rest = b""
 
     def add(self, block: bytes | memoryview) -> bytes:
-        """As much as can be encoded; up to two bytes wait for the next block."""
+        """Up to two bytes wait for the next block."""
         if self._rest:
             block = self._rest + block
         end = len(block) - len(block) % 3
@@ -75,5 +70,5 @@ class Base64Writer:
         return b64encode(view[:end])
 
     def end(self) -> bytes:
-        """What waited, padded."""
+        """The waiting bytes, padded."""
         return b64encode(self._rest)

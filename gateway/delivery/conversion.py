@@ -1,11 +1,7 @@
-"""Images in another format than the vendor's, which is PNG: made by Pillow, in threads.
+"""Images in another format than the vendor's PNG: made by Pillow, in threads (0026).
 
-A conversion needs the whole PNG, its pixels and room for what comes out. All conversions of a
-worker share one budget for that, of their own. Who waits for it holds no connection, which is all
-that who has it may wait for: so nobody waits for somebody who waits.
-
-Pillow lets other threads run while it decodes and encodes; but for JPEG only if it writes to a real
-file, so one in memory is given to it.
+A conversion waits for its budget without a connection, so nobody waits for somebody who waits.
+Pillow writes JPEG without blocking other threads only into a real file.
 """
 
 from __future__ import annotations
@@ -36,17 +32,17 @@ THREADS = 2
 BUDGET_BYTES = 256 * 1024 * 1024
 NICE = 10
 BYTES_PER_PIXEL = 20
-"""What a conversion takes at its peak, of whatever PNG and into whatever format; beside the PNG."""
+"""A conversion's peak, beside the PNG, for any PNG and format."""
 BLOCK_BYTES = 256 * 1024
 FINE = 90
 """From this quality on, JPEG keeps a colour for every pixel instead of one for four."""
 LARGEST_SIDE = {"jpeg": 65_535, "webp": 16_383}
 NAMES = {"jpeg": JpegImageFile.format, "webp": WebPImageFile.format}
 WEBP_METHOD = 2
-"""One more takes twice the memory and time, for a fifth fewer bytes at quality 100 alone."""
+"""Method 3 takes twice the memory and time, for a fifth fewer bytes at quality 100 alone."""
 GREY = frozenset(("1", "L", "LA", "I;16", "I;16B", "I"))
 SPACES = {"L": b"GRAY", "RGB": b"RGB "}
-"""How a profile names the colours that it is for."""
+"""How a profile names its colour space."""
 SIXTEEN_BITS = ("I;16", "I;16B", "I")
 DEEPEST = 255
 
@@ -64,7 +60,7 @@ PNG = Encoding()
 
 
 Spent = Callable[[float], object]
-"""Told how long something took."""
+"""Called with the seconds that something took."""
 
 
 class Original(NamedTuple):
@@ -74,11 +70,11 @@ class Original(NamedTuple):
     length: int
     size: Size
     rest: Callable[[], object]
-    """Gives back what those may wait for who have room here already."""
+    """Gives back what holders of room here may wait for."""
 
 
 class Converter:
-    """The conversions of a worker; `took` is told how long each one waited and worked."""
+    """The conversions of a worker; `took` is called with the wait and the work of each."""
 
     def __init__(
         self,
@@ -95,18 +91,14 @@ class Converter:
         self._pool = ThreadPoolExecutor(threads, "convert", os.nice, (NICE,))
 
     def takes(self, size: Size, wanted: OutputFormat, length: int = 0) -> bool:
-        """Whether a PNG of that size, and so many bytes, can be converted at all."""
+        """Whether a PNG of that size and length can be converted at all."""
         fits = max(size.width, size.height) <= LARGEST_SIDE[wanted]
         return fits and room_for(size, length) <= self.budget.total
 
     async def convert(
         self, png: Original, spent: Spent, *, encoding: Encoding, until: Deadline
     ) -> AsyncGenerator[memoryview, None]:
-        """The image in blocks, once it has come whole and there was room for it.
-
-        Raises:
-            ImageUnavailable: it is damaged or too large, or there was no room in time.
-        """
+        """Once it is whole and there is room. Raises ImageUnavailable: damaged, large or late."""
         if not self.takes(png.size, encoding.format, png.length):
             raise never(f"A generated image is too large to be made {encoding.format}.")
         held = room_for(png.size, png.length)
@@ -163,18 +155,14 @@ def room_for(size: Size, length: int) -> int:
 
 
 def never(message: str) -> ImageUnavailable:
-    """What a repeat does not help against; the image itself is kept, as what it is."""
+    """An error without use of a retry; the PNG is kept."""
     error = ImageUnavailable(f"{message} Send 'output_format' as png to have it as it is.")
     error.should_retry = False
     return error
 
 
 def converted(png: BytesIO, size: Size, encoding: Encoding) -> bytes:
-    """The same picture, without anything but its pixels and their colour profile.
-
-    Raises:
-        ImageUnavailable: it cannot be read.
-    """
+    """Pixels and colour profile, nothing else. Raises ImageUnavailable if it cannot be read."""
     try:
         picture, profile = read(png, size, encoding.format)
         return encoded(picture, profile, encoding)
@@ -187,11 +175,7 @@ def converted(png: BytesIO, size: Size, encoding: Encoding) -> bytes:
 
 
 def read(png: BytesIO, size: Size, wanted: OutputFormat) -> tuple[Image.Image, bytes | None]:
-    """The picture in a mode that the format has, and its profile if that still fits.
-
-    Raises:
-        ValueError: a picture of another size than the file began with; it may take any memory.
-    """
+    """In a mode of the format, with its profile. Raises ValueError for a size unlike the head's."""
     png.seek(0)
     with PngImageFile(png) as image:
         if image.size != (size.width, size.height):
@@ -207,7 +191,7 @@ def read(png: BytesIO, size: Size, wanted: OutputFormat) -> tuple[Image.Image, b
 
 
 def in_eight_bits(image: Image.Image) -> Image.Image:
-    """Pillow reads colours of sixteen bits so by itself, but not shades of grey."""
+    """Pillow does this by itself for colours, but not for grey."""
     key = image.info.get("transparency")
     if image.mode in SIXTEEN_BITS:
         image = image.convert("I").point(lambda shade: shade / 257 + 0.5).convert("L")
@@ -218,7 +202,7 @@ def in_eight_bits(image: Image.Image) -> Image.Image:
 
 
 def flattened(image: Image.Image, mode: str) -> Image.Image:
-    """Without transparency, on white as paper is: answers say that images are opaque."""
+    """On white, without transparency: answers say that images are opaque."""
     if not image.has_transparency_data:
         return image.convert(mode)
     alpha = image.convert("RGBA").getchannel("A")
@@ -228,7 +212,7 @@ def flattened(image: Image.Image, mode: str) -> Image.Image:
 
 
 def in_srgb(image: Image.Image, profile: bytes) -> Image.Image:
-    """Shades of grey in the colours that everybody assumes where none are named."""
+    """Grey with its own profile, as sRGB."""
     try:
         own = ImageCms.ImageCmsProfile(BytesIO(profile))
         srgb = ImageCms.createProfile("sRGB")
@@ -239,7 +223,7 @@ def in_srgb(image: Image.Image, profile: bytes) -> Image.Image:
 
 
 def encoded(image: Image.Image, profile: bytes | None, encoding: Encoding) -> bytes:
-    """The file. What else the PNG told of itself would go into it by Pillow's own choice."""
+    """The file, without anything else that the PNG contained."""
     image.info = {}
     options: dict[str, Any] = {"quality": max(1, encoding.quality), "icc_profile": profile}
     if encoding.format == "jpeg":

@@ -1,4 +1,4 @@
-"""Copies of the images that are sent, for whoever wants them whole: a cache."""
+"""Copies of the images that are sent, for a cache."""
 
 from __future__ import annotations
 
@@ -17,10 +17,9 @@ Missed = Literal["no_memory", "too_large"]
 class CopySink(Struct, frozen=True):
     """Who wants the images that were sent, and up to which size.
 
-    `receive` is given an image's number and its bytes, which are no longer valid once it returns.
-    It must not raise. An image for which the budget has no room just then is not kept: waiting
-    for room while holding some would be a deadlock between requests. `missed` is told why an
-    image is not kept, and its size.
+    `receive` gets an image's index and its bytes, valid until it returns; it must not raise. An
+    image without room in the budget is not kept: waiting while holding some would be a deadlock.
+    `missed` gets the reason and the size.
     """
 
     receive: Callable[[int, memoryview], Awaitable[None]]
@@ -44,7 +43,6 @@ class ImageCopier:
         self._filled = 0
 
     def begin(self, length: int) -> None:
-        """The next image begins."""
         sink = self._sink
         if sink is None:
             return
@@ -57,7 +55,6 @@ class ImageCopier:
             self._filled = 0
 
     def add(self, block: bytes | memoryview) -> None:
-        """Some of the image."""
         if self._copy is not None:
             end = self._filled + len(block)
             self._copy[self._filled : end] = block
@@ -71,13 +68,11 @@ class ImageCopier:
         self.drop()
 
     def close(self) -> None:
-        """Give everything back."""
         self.drop()
         self._budget.release(self._reserved)
         self._reserved = 0
 
     def drop(self) -> None:
-        """Forget the image at hand."""
         if self._copy is not None:
             self._budget.release(len(self._copy))
             self._copy = None

@@ -1,8 +1,7 @@
 """Delivers the images of a request: all are measured first, then sent one after the other.
 
-The length of the answer follows from the lengths that the hosts declare, so it is known before the
-first byte is sent. Whatever is hopeless until then is an error like any other; afterwards the
-answer stays shorter than declared, which no client takes for a complete one.
+The hosts' lengths give the answer's (0020). A hopeless image is an error before the first byte;
+after it, the answer stays shorter than declared.
 """
 
 from __future__ import annotations
@@ -29,19 +28,19 @@ from gateway.upstream.images import ImageFetcher
 
 BUDGET_BYTES = 64 * 1024 * 1024
 SENDING_S = 300.0
-"""What may be spent on waiting for image hosts once an answer has begun."""
+"""Longest wait for image hosts once an answer has begun."""
 AHEAD_BYTES = 1024 * 1024
 """When no more is left of an image, the next one is opened."""
 MEASURED_AT_ONCE = 128
 """Images of all answers: each takes a connection for a moment."""
 ROOM_S = 10.0
-"""How long is waited for room in the budget."""
+"""Longest wait for room in the budget."""
 SENDING = Sending()
 
 Fetch = Callable[..., Awaitable[Download]]
 """Opens the download of a URL."""
 Convert = Callable[[Original, Spent], AsyncGenerator[bytes | memoryview, None]]
-"""Makes another format of a PNG, and tells how long that took."""
+"""Makes another format of a PNG, and reports how long that took."""
 
 
 class ResultImages(Struct, frozen=True):
@@ -53,7 +52,6 @@ class ResultImages(Struct, frozen=True):
     reserved: int = 0
     """Bytes of the budget that were taken for those in memory."""
     encoding: Encoding = PNG
-    """How they are to be sent."""
 
 
 class Delivery:
@@ -87,12 +85,8 @@ class Delivery:
     ) -> OpenDelivery:
         """Open the first image, and measure the others, by `deadline` on the steady clock.
 
-        The caller reads `body` or calls `aclose`. What is reserved of the budget is given back in
-        any case.
-
-        Raises:
-            ImageUnavailable: one of them cannot be had.
-            ServiceUnavailable: there is no memory for another answer.
+        The caller reads `body` or calls `aclose`; either gives back what is reserved. Raises
+        ImageUnavailable for a missing image, ServiceUnavailable without memory for another answer.
         """
         started = self._steady()
         until = Deadline(deadline, self._steady)
@@ -154,11 +148,7 @@ class Delivery:
         return FetchedImage(download, self.rooms, until, is_connected=True)
 
     async def _hold_unmeasured(self, images: list[Source], until: Deadline) -> None:
-        """Read the images whose hosts declare no length into memory.
-
-        One request of the worker at a time: two that hold some and wait for more would wait
-        for each other. Everybody else who holds bytes gives them back without waiting for any.
-        """
+        """Read images without a length into memory, one request at a time to avoid a deadlock."""
         unmeasured = [i for i in images if isinstance(i, FetchedImage) and not i.has_length]
         if not unmeasured:
             return
@@ -187,7 +177,7 @@ class OpenDelivery:
         self._images = images
         self._readers = readers
         self.room = 0
-        """What it has taken for itself."""
+        """Bytes of the budget that it holds itself."""
         self._pace: ClientPace | None = None
         self.on_cut: Callable[[], object] = nothing
         """Ends the sending."""
@@ -198,25 +188,23 @@ class OpenDelivery:
         self._copier = copier
         self._convert: Convert | None = None
         self.download_s = 0.0
-        """How long image hosts were waited for."""
+        """Time spent waiting for image hosts."""
         self.conversion_s = 0.0
-        """How long images were made another format, or waited for it."""
+        """Time spent on conversions, waits included."""
         self.client_s = 0.0
-        """How long the client was waited for."""
+        """Time spent waiting for the client."""
         self.downloaded_bytes = 0
         self._frames = framing([image.size for image in images])
         self.content_length: int | None = sum(
             len(before) + len(after) for before, after in self._frames
         ) + sum(base64_length(image.length) for image in images)
-        """None where it is known only once the last image has become another format."""
+        """None until the last image is converted."""
 
     async def body(self) -> AsyncGenerator[bytes, None]:
         """The answer in pieces of at most 256 KiB and a little; closes what it holds at its end.
 
-        What closes an image ends a piece, so that nobody waits for it until the next image comes.
-
-        Raises:
-            ImageUnavailable: hopeless. Once a piece was sent, the connection must be broken off.
+        No piece of an image waits for the next image. Raises ImageUnavailable if it is hopeless:
+        after a first piece the connection must be broken off.
         """
         try:
             text = b""
@@ -242,12 +230,12 @@ class OpenDelivery:
             await self.aclose()
 
     def convert_by(self, convert: Convert) -> None:
-        """Send the images in another format; how long that is, is known only at its end."""
+        """Send the images in another format, without a known length."""
         self._convert = convert
         self.content_length = None
 
     def _blocks(self, index: int, image: Source) -> AsyncGenerator[bytes | memoryview, None]:
-        """Of the image as it is sent."""
+        """As they are sent."""
         original = self._original(index, image)
         if self._convert is None or image.size is None:
             return original
@@ -261,7 +249,7 @@ class OpenDelivery:
     async def _original(
         self, index: int, image: Source
     ) -> AsyncGenerator[bytes | memoryview, None]:
-        """The image as its host has it, copied for whoever wants that."""
+        """As its host has it, copied to the sink."""
         await image.begin()
         self._copier.begin(image.length)
         left = image.length
@@ -280,7 +268,7 @@ class OpenDelivery:
 
     @contextmanager
     def waits_for_client(self, size: int) -> Iterator[float]:
-        """While a piece of so many bytes is sent; gives until when, on the loop's clock."""
+        """While a piece of so many bytes is sent; yields its deadline, on the loop's clock."""
         now = asyncio.get_running_loop().time()
         if self._pace is None:
             self._pace = ClientPace(self._readers.sending, now)
@@ -293,7 +281,6 @@ class OpenDelivery:
             image.rest()
 
     def cut(self) -> None:
-        """End."""
         self.is_cut = True
         self.on_cut()
 
@@ -312,7 +299,7 @@ class OpenDelivery:
         self._until.restart(SENDING_S)
 
     async def aclose(self) -> None:
-        """Give up connections and bytes; harmless when there are none left."""
+        """Give up connections and bytes; may be repeated."""
         self._copier.close()
         self._readers.leaves(self.room)
         self.room = 0
@@ -320,11 +307,7 @@ class OpenDelivery:
 
 
 async def take(room: ByteBudget, count: int, patience_s: float = ROOM_S) -> None:
-    """Wait for room in memory, but not for as long as a slow client may hold it.
-
-    Raises:
-        ServiceUnavailable: there is none.
-    """
+    """Wait for memory, but not as long as a slow client holds it. Raises ServiceUnavailable."""
     try:
         async with asyncio.timeout(patience_s):
             await room.acquire(count)
@@ -338,5 +321,4 @@ def nothing() -> None:
 
 
 async def close_all(images: Sequence[Source]) -> None:
-    """Close images that are open."""
     await asyncio.gather(*(image.aclose() for image in images))

@@ -1,4 +1,4 @@
-"""The clients that take deliveries: how fast they must be, and who goes where memory is short."""
+"""The clients that take deliveries: how fast they must be, and who is cut if memory is short."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from gateway.config import Sending
 from gateway.delivery.budget import ANSWER_BYTES, Rooms
 
 SLOW_S = 0.05
-"""A client that takes longer over one piece leaves its connection to others that wait for one."""
+"""A client slower than this over a piece leaves its connection to others that wait for one."""
 RESTING_S = 1.0
-"""… and after so long it gives it up in any case; it may be cut where memory is short."""
+"""After this it rests in any case; it may be cut where memory is short."""
 
 
 class Reading(Protocol):
@@ -27,10 +27,7 @@ class Reading(Protocol):
 
 
 class ClientPace:
-    """Whether a client takes its answer at the least rate, averaged over a window.
-
-    Each piece may take what it should at that rate, and what the client was faster before.
-    """
+    """Whether a client takes its answer at the least rate; being faster before counts."""
 
     def __init__(self, sending: Sending, now: float) -> None:
         self._sending = sending
@@ -44,7 +41,7 @@ class ClientPace:
 
 
 class Readers:
-    """Of one worker; those that have taken nothing for longest make room for others."""
+    """All of a worker; those that have taken nothing for longest make room for others."""
 
     def __init__(self, sending: Sending, rooms: Rooms) -> None:
         self.sending = sending
@@ -71,7 +68,6 @@ class Readers:
             self._resting.pop(reading, None)
 
     def leaves(self, count: int) -> None:
-        """An answer has ended."""
         self._rooms.answers.release(count)
 
     def _is_slow(self, reading: Reading) -> None:
@@ -89,7 +85,7 @@ class Readers:
             self._resting[reading] = None
 
     def _make_connections(self, _: int) -> None:
-        """Every slow one: which of them have any is not worth to know."""
+        """All slow ones: some may have no connection."""
         slow, self._slow = self._slow, {}
         for reading in slow:
             reading.rest()

@@ -33,7 +33,7 @@ class Source(Protocol):
         """It is this image's turn: from now on it waits for no budget."""
 
     async def read(self) -> bytes | memoryview:
-        """The next block; none at the end."""
+        """The next block; empty at the end."""
 
     async def aclose(self) -> None:
         """Give up what is held."""
@@ -67,7 +67,7 @@ class StoredImage:
 
 
 class FetchedImage:
-    """An image that downloads while it is sent, and before that as far as there is plenty."""
+    """Downloads while it is sent, and before that as far as there is plenty."""
 
     def __init__(
         self, download: Download, rooms: Rooms, until: Deadline, *, is_connected: bool = False
@@ -140,7 +140,7 @@ class FetchedImage:
             self._buffer.clear()
 
     async def _connect(self) -> None:
-        """Wait for room for a connection; whoever has one gives it back without waiting."""
+        """Wait for room for a connection; its holders give it back without waiting."""
         if self._is_connected:
             return
         try:
@@ -163,7 +163,7 @@ class FetchedImage:
                 pass
 
     def _has_plenty(self) -> bool:
-        """Half of the room is for those who cannot do without."""
+        """Half of the room is for images that need it."""
         if not self._is_connected:
             self._is_connected = self._connections.try_acquire(CONNECTION_BYTES)
         if not self._is_connected:
