@@ -1,7 +1,6 @@
 """Which DashScope account takes the next call: the first that is not known to be unfit.
 
-What is known of an account, its rates and its breakers are kept by the catalogue's entry. Callers
-may name snapshots that do not exist; each must not have a pace and a state of its own.
+Rates and breakers belong to a catalogue entry: callers may name snapshots that do not exist.
 """
 
 from __future__ import annotations
@@ -15,9 +14,9 @@ from gateway.translate.failure import Remedy, Source, UpstreamFailure
 from gateway.upstream.breaker import Breaker
 
 SLOW = 1 / 60
-"""Calls a second where nobody knows the rate any more: slower than that of any model."""
+"""Calls a second after the rate became unknown: slower than any model."""
 UNFIT_S = 60.0
-"""How long an account that lacks credit or rights is used only if no other is left."""
+"""How long an account without credit or rights is used only if no other is left."""
 THROTTLED_S = 5.0
 """The same for an account over its rate."""
 
@@ -32,7 +31,7 @@ class Route:
 
 
 class Accounts:
-    """All accounts. `clock` gives seconds and only moves forward."""
+    """`clock` gives seconds and only moves forward."""
 
     def __init__(
         self, accounts: Iterable[Account], catalogue: Catalogue, clock: Callable[[], float]
@@ -52,7 +51,7 @@ class Accounts:
         self._before, self._routes = self._routes, {}
 
     def routes(self, model: str) -> dict[str, Route]:
-        """The routes for a model and its snapshots by the account's name, in the file's order."""
+        """By account name, in the file's order, for a model and its snapshots."""
         family = self._family(model)
         if family not in self._routes:
             covers = self._catalogue.covers
@@ -61,7 +60,7 @@ class Accounts:
         return self._routes[family]
 
     def _family(self, model: str) -> str:
-        """The catalogue's entry; of what was taken out of it while its calls wait, the name."""
+        """The catalogue's entry; for a removed one whose calls still wait, the name."""
         return self._catalogue.family_of(model) or model
 
     def _route(self, family: str, account: Account) -> Route:
@@ -69,14 +68,11 @@ class Accounts:
         return known if known and known.account == account else Route(account, self._clock)
 
     def known(self) -> Iterable[tuple[str, dict[str, Route]]]:
-        """The catalogue's entries that were asked for so far, with their routes."""
+        """Entries that were asked for so far."""
         return self._routes.items()
 
     def rate(self, model: str, account: str) -> float | None:
-        """Calls a second that an account may be sent of a model and its snapshots together.
-
-        None is no limit.
-        """
+        """Calls a second of a model and its snapshots together; None is no limit."""
         key = (self._family(model), account)
         if key not in self._rates:
             self._rates[key] = self._own_or_published(*key).per_second
@@ -92,11 +88,7 @@ class Accounts:
         return self._catalogue.models[family].rate
 
     def untried(self, model: str, tried: Collection[str]) -> list[str]:
-        """The accounts that the next call may wait for; those tried already only if all were.
-
-        Raises:
-            UpstreamRefused: no account serves the model.
-        """
+        """Those for the next call; tried ones only if all were. Raises UpstreamRefused for none."""
         names = [n for n, route in self.routes(model).items() if serves(route.account, model)]
         if not names:
             message = "No account of this gateway serves this model."
@@ -104,7 +96,7 @@ class Accounts:
         return [name for name in names if name not in tried] or names
 
     def fit(self, model: str, names: Sequence[str]) -> list[str]:
-        """Of these accounts the fittest at this moment: not failing, and not resting."""
+        """The fittest of these accounts now: not failing, and not resting."""
         now, routes = self._clock(), self.routes(model)
         fitness = {
             name: (route.breaker.rest_s() > 0, route.last_choice_until > now)
@@ -115,15 +107,10 @@ class Accounts:
         return [name for name, its in fitness.items() if its == best]
 
     def names(self, model: str) -> list[str]:
-        """Those that serve the model, or a snapshot of it."""
         return list(self.routes(model))
 
     def admit(self, model: str, account: str, probe_s: float) -> Route | None:
-        """Take the route; None where the account serves the model no longer.
-
-        Raises:
-            ServiceUnavailable: its breaker is open; the error says for how long.
-        """
+        """None where the account no longer serves it. Raises ServiceUnavailable if it is broken."""
         route = self.routes(model).get(account)
         if route is None or not serves(route.account, model):
             return None
@@ -146,10 +133,7 @@ class Accounts:
     def record(
         self, route: Route, failure: UpstreamFailure | None, *, of_snapshot: bool = False
     ) -> None:
-        """Learn from an answer; None is a success.
-
-        That an account refuses a snapshot says nothing of the model: there may be no such one.
-        """
+        """None is a success. A refused snapshot says nothing of the model: it may not exist."""
         if failure is None:
             route.last_choice_until = 0.0
             route.breaker.succeeded()
@@ -174,5 +158,4 @@ class Accounts:
 
 
 def is_unpaid(failure: UpstreamFailure) -> bool:
-    """Whether an account is out of credit."""
     return isinstance(failure.error, UpstreamBilling)

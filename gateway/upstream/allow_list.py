@@ -1,8 +1,7 @@
 """Which addresses images may come from: an allow-list of hosts, at public addresses only.
 
-A result URL is untrusted: whoever could put one into an answer would otherwise make the gateway
-read from inside its own network. The URL is used byte for byte, because its signature covers them,
-and the same parsed object is checked and fetched, so that no two parsers can disagree on its host.
+A result URL is untrusted: it could lead into the own network. It is used byte for byte, since its
+signature covers the bytes; the checked object is fetched, so no two parsers can disagree.
 """
 
 from __future__ import annotations
@@ -23,7 +22,7 @@ PLAIN_HTTP = re.compile(r"(?i:http)://([^/?#:@]+)(?::80)?([/?#].*)?")
 """Without a port of its own: what answers there need not speak TLS."""
 PLAIN_URL = re.compile(r"[!-~]{1,4096}")
 HOST_NAME = re.compile(r"[a-z0-9-]+(\.[a-z0-9-]+)*")
-"""Letters, digits and hyphens only: readers disagree on what an escape in a host means."""
+"""No escapes: parsers disagree on what one in a host means."""
 
 NEVER_PUBLIC = tuple(
     ipaddress.IPv6Network(network)
@@ -34,20 +33,20 @@ NEVER_PUBLIC = tuple(
         "fec0::/10",  # site-local, which some networks still route
     )
 )
-"""What a release of Python or another takes to be global, and is not."""
+"""What some releases of Python take to be global, and is not."""
 
 
 METADATA = frozenset(
     map(ipaddress.ip_address, ("169.254.169.254", "100.100.100.200", "fd00:ec2::254"))
 )
-"""Where clouds hand out credentials: no wider network is ever meant to hold it."""
+"""Cloud credentials: no `trusted` network is meant to hold them."""
 
 Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 
 
 class PrivateAddress(OSError):
-    """A name leads into a network that is not known to be meant."""
+    """A name leads into a network that is not `trusted`."""
 
     def __init__(self, host: str, addresses: Sequence[str]) -> None:
         super().__init__(f"{host} has no public address")
@@ -56,8 +55,6 @@ class PrivateAddress(OSError):
 
 
 class AllowList:
-    """The hosts of the configuration."""
-
     def __init__(self, images: Images) -> None:
         hosts = images.allowed_hosts
         self._exact = frozenset(host for host in hosts if not host.startswith("."))
@@ -97,8 +94,8 @@ class AllowList:
 class PublicResolver(AbstractResolver):
     """Resolves names, and refuses private addresses at the moment of connecting.
 
-    The addresses it returns are the ones connected to, so a name cannot change its mind in between.
-    `exempt` hosts may be anywhere; the others at public addresses, or in the `trusted` networks.
+    The returned addresses are connected to, so a name cannot change meanwhile. `exempt` hosts may
+    be anywhere; the others at public addresses, or in the `trusted` networks.
     """
 
     def __init__(
@@ -114,12 +111,7 @@ class PublicResolver(AbstractResolver):
     async def resolve(
         self, host: str, port: int = 0, family: socket.AddressFamily = socket.AF_INET
     ) -> list[ResolveResult]:
-        """Addresses of `host`.
-
-        Raises:
-            OSError: there is none.
-            PrivateAddress: there is none that may be connected to.
-        """
+        """Raises OSError for none, PrivateAddress for none that may be connected to."""
         found = await self._resolver.resolve(host, port, family)
         if host in self._exempt:
             return found
@@ -132,12 +124,11 @@ class PublicResolver(AbstractResolver):
         return is_public(address) or is_in(self._trusted, address)
 
     async def close(self) -> None:
-        """Nothing is held."""
         await self._resolver.close()
 
 
 def is_public(address: str) -> bool:
-    """Whether anybody can reach an IP address; one wrapped inside IPv6 is unwrapped first."""
+    """IPv4 inside IPv6 is unwrapped first."""
     ip = read_address(address)
     if any(ip in network for network in NEVER_PUBLIC):
         return False
@@ -146,7 +137,7 @@ def is_public(address: str) -> bool:
 
 
 def is_in(networks: Sequence[Network], address: str) -> bool:
-    """Whether one of the networks holds an IP address, as it stands or unwrapped."""
+    """As it stands or unwrapped."""
     ip = read_address(address)
     forms = {ip, unwrapped(ip)}
     if forms & METADATA:
@@ -155,12 +146,12 @@ def is_in(networks: Sequence[Network], address: str) -> bool:
 
 
 def read_address(text: str) -> Address:
-    """An address without its zone."""
+    """Without its zone."""
     return ipaddress.ip_address(text.partition("%")[0])
 
 
 def unwrapped(ip: Address) -> Address:
-    """The IPv4 address that an IPv6 one stands for, if it does."""
+    """The IPv4 address inside an IPv6 one, if any."""
     if isinstance(ip, ipaddress.IPv6Address):
         return ip.ipv4_mapped or ip.sixtofour or nat64(ip) or ip
     return ip
@@ -175,7 +166,7 @@ def nat64(ip: ipaddress.IPv6Address) -> ipaddress.IPv4Address | None:
 
 @lru_cache(maxsize=1024)  # the vendor has few, and to find that one is none takes microseconds
 def is_literal(host: str) -> bool:
-    """Whether a host is an IP address, which no resolver would get to see."""
+    """An IP address, which no resolver would see."""
     try:
         ipaddress.ip_address(host)
     except ValueError:

@@ -1,13 +1,4 @@
-"""A circuit breaker per account and model: closed → open → probing, on a given clock.
-
-           too many failures in a row
-    closed ──────────────────────────▶ open ◀───────────┐
-      ▲                                 │ after its rest │ the probe failed: twice the rest
-      │ the probe succeeded             ▼                │
-      └────────────────────────────── probing ───────────┘
-
-While probing, exactly one call is let through.
-"""
+"""A circuit breaker per account and model: closed → open → probing, with one call let through."""
 
 from __future__ import annotations
 
@@ -39,7 +30,7 @@ class Breaker:
         return "open" if self._clock() < self._probe_from else "probing"
 
     def rest_s(self) -> float:
-        """Seconds until a call may be tried; 0 where one may be now."""
+        """Seconds until a call may be tried; 0 for now."""
         if self.state == "closed":
             return 0.0
         return max(self._probe_from - self._clock(), self._probe_until - self._clock(), 0.0)
@@ -53,7 +44,6 @@ class Breaker:
         return True
 
     def succeeded(self) -> None:
-        """The account answered: close."""
         self._failures = 0
         self._rest_s = FIRST_REST_S
 

@@ -1,10 +1,7 @@
 """The body of a call, with the pictures of an edit put in while it is sent.
 
-    {"model": "…", "input": {"messages": [{"role": "user", "content":
-        [{"image": "sha256:9f86…"}, {"text": "a hat"}]}]}, …}
-
-leaves as the same with `"image": "data:image/png;base64,…"`. No picture is ever whole in memory:
-its blocks become base64 as the connection takes them.
+`"image": "sha256:9f86…"` becomes `"image": "data:image/png;base64,…"`, block by block: no picture
+is ever whole in memory.
 """
 
 from __future__ import annotations
@@ -18,7 +15,7 @@ import pybase64
 from gateway.domain.pictures import Picture
 
 REFERENCE: Final = re.compile(rb'"image":"(sha256:[0-9a-f]{64})"')
-"""In JSON it can stand in no text, in which each quote would have a backslash before it."""
+"""Text cannot contain it: JSON puts a backslash before each quote."""
 BLOCK: Final = 192 * 1024
 """Bytes of a picture; three of them are four of base64."""
 
@@ -26,7 +23,6 @@ Piece = bytes | Picture
 
 
 def pieces(body: bytes, stored: Mapping[str, Picture]) -> list[Piece]:
-    """What is sent, in its order."""
     found: list[Piece] = []
     at = 0
     for reference in REFERENCE.finditer(body):
@@ -37,7 +33,6 @@ def pieces(body: bytes, stored: Mapping[str, Picture]) -> list[Piece]:
 
 
 def length(sent: Sequence[Piece]) -> int:
-    """How many bytes that is."""
     return sum(
         len(piece) if isinstance(piece, bytes) else piece.data_uri_bytes - len(piece.data_uri_start)
         for piece in sent
@@ -45,7 +40,6 @@ def length(sent: Sequence[Piece]) -> int:
 
 
 async def stream(sent: Sequence[Piece]) -> AsyncIterator[bytes]:
-    """All of it in blocks."""
     for piece in sent:
         if isinstance(piece, bytes):
             yield piece

@@ -1,9 +1,4 @@
-"""One DashScope call over HTTP, and what its outcome means.
-
-The transport is called directly: httpx's client on top of it (cookies, redirects, auth hooks, none
-of which this needs) costs more than the call, and so do its headers and URL if made anew for each
-(docs/decisions/0003-httpx-over-aiohttp.md).
-"""
+"""One DashScope call over HTTP, without httpx's client (0003), and what its outcome means."""
 
 from __future__ import annotations
 
@@ -42,10 +37,10 @@ NEVER_SENT = (
     aiohttp.ConnectionTimeoutError,
     aiohttp.ClientHttpProxyError,
 )
-"""What aiohttp raises before a connection stands."""
+"""What aiohttp raises before a connection is established."""
 
 OWN = (Transport, RoutedTransport)
-"""Those that say when a call is sent."""
+"""Those that report when a call is sent."""
 
 
 class Prepared:
@@ -77,8 +72,6 @@ class Streamed(httpx.AsyncByteStream):
 
 
 class DashScope:
-    """Sends calls over a transport."""
-
     def __init__(self, upstream: Upstream, transport: httpx.AsyncBaseTransport) -> None:
         self._connect_timeout_s = upstream.connect_timeout_s
         self._timeout = {"connect": self._connect_timeout_s, "read": None, "pool": None}
@@ -111,11 +104,8 @@ class DashScope:
     ) -> GenerationReply:
         """Send one call and read its answer, within `timeout_s` seconds.
 
-        `inputs` are the pictures that it refers to.
-        `sent` is called in the moment the call is written, a connection having been made.
-
-        Raises:
-            UpstreamFailure: anything but a success; it says whether the call may be sent again.
+        `inputs` has its pictures; `sent` is called in the moment the call is written. Raises
+        UpstreamFailure, which says whether the call may be sent again.
         """
         wire = WhetherSent(sent)
         request = self._request(account, call, wire, inputs)
@@ -190,7 +180,6 @@ class DashScope:
             return None
 
     async def aclose(self) -> None:
-        """Close the pool."""
         for task in self._connecting.values():
             task.cancel()
         await self._transport.aclose()
@@ -211,10 +200,7 @@ async def read(response: httpx.Response) -> bytes | None:
 
 
 def unpacked(body: bytes, coding: str) -> bytes | None:
-    """The body without its coding: none was asked for, and an edge may pack all the same.
-
-    None for a coding that is not known, and for what is damaged or unpacks to too much.
-    """
+    """None for an unknown coding, damage or too much; an edge may use one unasked."""
     match coding.strip().lower():
         case "" | "identity":
             return body
@@ -242,7 +228,6 @@ def broken(fault: Exception) -> UpstreamFailure:
 
 
 def unreachable() -> UpstreamFailure:
-    """A call that was never sent."""
     error = errors.UpstreamUnreachable(UNREACHABLE)
     return UpstreamFailure(error, Remedy.RESEND, label="unreachable")
 

@@ -74,10 +74,8 @@ class Download:
     async def open(self, *, measured_only: bool = False) -> None:
         """Connect, and read as far as the picture's size.
 
-        With `measured_only` no connection is held afterwards where the host declares a length.
-
-        Raises:
-            ImageUnavailable: not there, not a PNG, too large, or out of attempts or time.
+        With `measured_only` no connection is kept where the host declares a length. Raises
+        ImageUnavailable: not there, not a PNG, too large, or out of attempts or time.
         """
         while True:
             try:
@@ -91,10 +89,9 @@ class Download:
                 await self._retry.pause(cause, 0)
 
     async def read(self) -> bytes:
-        """The next bytes; none at the end. The last ones come only if they do end a PNG.
+        """The next bytes; empty at the end. The last ones come only if they do end a PNG.
 
-        Raises:
-            ImageUnavailable: the rest cannot be had, or would not fit what came before.
+        Raises ImageUnavailable if the rest cannot be had, or does not fit what came before.
         """
         while self._length is not None and self._received < self._length:
             try:
@@ -107,11 +104,7 @@ class Download:
         return b""
 
     async def read_all(self, sink: Sink) -> None:
-        """Put the whole image on a sink, from its first byte; its `length` is known afterwards.
-
-        Raises:
-            ImageUnavailable: as `open`.
-        """
+        """Put the whole image on a sink, then know its `length`. Raises ImageUnavailable."""
         while True:
             try:
                 await self._collect(self._response or await self._begin(), sink)
@@ -122,7 +115,7 @@ class Download:
                 await self._retry.pause(cause, 0)
 
     def close(self) -> None:
-        """Give the connection up; what was received stays."""
+        """Give the connection up; received bytes stay."""
         if self._response is not None:
             self._response.close()
             self._response = None
@@ -167,7 +160,7 @@ class Download:
         return response
 
     async def _require(self, response: aiohttp.ClientResponse, *statuses: int) -> None:
-        """Refuse any other status; of a new image, "not there" may yet become otherwise."""
+        """Refuse any other status; a new image may yet appear."""
         if self._retry.is_fresh and response.status in {403, 404}:
             words = await self._retry.limit(response.content.read(MOST_ERROR_BYTES))
             if b"expired" not in words.lower():
@@ -229,7 +222,7 @@ def require(response: aiohttp.ClientResponse, *statuses: int) -> None:
 
 
 def declared_length(response: aiohttp.ClientResponse, limit: int) -> int | None:
-    """The length that an answer promises, within the limits."""
+    """The promised length, within the limits."""
     length = response.content_length
     if response.status == 206:
         found = CONTENT_RANGE.fullmatch(response.headers.get("content-range", ""))
@@ -266,6 +259,5 @@ def require_overlap(repeated: int) -> None:
 
 
 def too_large(limit: int) -> ImageUnavailable:
-    """The refusal of an image above `limit` bytes."""
     message = f"A generated image is larger than this gateway's {limit} bytes."
     return ImageUnavailable(message, for_good=True)

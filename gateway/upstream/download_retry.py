@@ -26,7 +26,7 @@ T = TypeVar("T")
 
 
 class NotThere(Exception):
-    """The host says that it has no such image, and may say so of one that was made just now."""
+    """The host has no such image, or does not show a new one yet."""
 
 
 class Deadline:
@@ -40,7 +40,7 @@ class Deadline:
         return self._at - self._steady()
 
     def restart(self, allowed_s: float) -> None:
-        """Count anew from now."""
+        """Count again from now."""
         self._at = self._steady() + allowed_s
 
     def extend(self, by_s: float) -> None:
@@ -49,7 +49,7 @@ class Deadline:
 
 
 class DownloadRetry:
-    """What the download of one image may take; `fresh` says that it was made just now."""
+    """What one download may take; `fresh`: the image was made just now."""
 
     def __init__(
         self,
@@ -70,20 +70,12 @@ class DownloadRetry:
         self.is_fresh = fresh
 
     async def limit(self, step: Awaitable[T]) -> T:
-        """Wait for one step.
-
-        Raises:
-            TimeoutError: nothing happened for too long, or the deadline passed.
-        """
+        """Raises TimeoutError if nothing happened for too long, or the deadline passed."""
         async with asyncio.timeout(min(self._idle_s, self._deadline.left_s())):
             return await step
 
     async def pause(self, cause: Exception, received: int) -> None:
-        """Wait before the next attempt, after one that ended at `received` bytes.
-
-        Raises:
-            ImageUnavailable: no attempt is left, or no time for one.
-        """
+        """Before the next attempt. Raises ImageUnavailable if no attempt or no time is left."""
         if isinstance(cause, NotThere):
             await self._wait_until_seen(cause)
             return

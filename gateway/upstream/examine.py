@@ -1,8 +1,4 @@
-"""Whether the vendor, the proxies on the way and the image hosts can be reached: asked for real.
-
-No request here makes an image: the vendor is asked for a task that does not exist, which is free,
-first without a key and then with it.
-"""
+"""Whether the vendor, the proxies and the image hosts can be reached, without making an image."""
 
 from __future__ import annotations
 
@@ -30,7 +26,7 @@ WITHIN_S = 15.0
 NO_TASK = "/tasks/00000000-0000-4000-8000-000000000000"
 SKEW_NOTICED_S = 5.0
 SKEW_HARMFUL_S = 60.0
-"""Signed addresses of images would be believed alive, or dead, for so much too long."""
+"""A larger skew takes dead image URLs for alive, or the reverse, for too long."""
 MOST_READ = 64 * 1024
 NAMES = "mend the name, or this machine's name server; behind a proxy set egress.proxy"
 RESULTS = {"cn-beijing": "dashscope-result-bj", "ap-southeast-1": "dashscope-result-sgp"}
@@ -42,8 +38,6 @@ LOCAL = frozenset(("127.0.0.1", "localhost", "::1"))
 
 
 class Reply(NamedTuple):
-    """What a host answered."""
-
     status: int
     server: str
     date: str
@@ -60,7 +54,6 @@ class Unreached(Exception):
 
 
 async def examine_proxies(proxies: Proxies) -> list[Finding]:
-    """Whether each proxy can be connected to."""
     ordered = sorted(proxies.each(), key=lambda proxy: proxy.url)
     return list(await asyncio.gather(*map(examine_proxy, ordered)))
 
@@ -96,11 +89,7 @@ async def examine_account(
 
 
 async def way_to(url: str, proxies: Proxies) -> str:
-    """How a host is reached, in words; of one that is reached directly, with its addresses.
-
-    Raises:
-        Unreached: its name has no address.
-    """
+    """How a host is reached, in words; directly, with its addresses. Raises Unreached for none."""
     parts = urlsplit(url)
     proxy = proxies.find(url)
     if proxy is not None:
@@ -119,7 +108,7 @@ async def addresses_of(host: str) -> list[str]:
 
 
 def judge_host(subject: str, reply: Reply, way: str) -> Finding:
-    """Any refusal of a request without a key is as good as an answer."""
+    """A refused request without a key is as good as an answer."""
     server = f", server {reply.server[: foreign.CODE]}" if reply.server else ""
     answered = f"{way} answers {reply.status}{server}"
     if reply.status >= 500:
@@ -149,7 +138,7 @@ def judge_clock(subject: str, reply: Reply, now: float) -> list[Finding]:
 
 
 async def try_key(account: Account, base: str, proxies: Proxies) -> Finding:
-    """Ask for a task that does not exist: whoever may ask is told so, at no cost."""
+    """Ask for a task that does not exist: a valid key gets that answer, at no cost."""
     subject = f"account {account.name}"
     headers = {"authorization": f"Bearer {account.api_key.reveal()}"}
     try:
@@ -167,7 +156,7 @@ async def try_key(account: Account, base: str, proxies: Proxies) -> Finding:
 
 
 def code_of(body: bytes) -> str:
-    """The vendor's error code in a body; empty for none."""
+    """Empty for none."""
     try:
         reply = msgspec.json.decode(body, type=GenerationReply)
     except msgspec.DecodeError:
@@ -176,7 +165,7 @@ def code_of(body: bytes) -> str:
 
 
 async def examine_image_hosts(config: Config) -> list[Finding]:
-    """Whether results could be downloaded: the address of a host, and an answer."""
+    """Whether results could be downloaded: a host's address, and an answer."""
     allowed = AllowList(config.images)
     names = list(dict.fromkeys(image_hosts(config.images, config.accounts)))
     asked = (examine_image_host(name, config, allowed) for name in names)
@@ -224,11 +213,7 @@ async def ask(
     method: str = "GET",
     resolver: AbstractResolver | None = None,
 ) -> Reply:
-    """One request, as the gateway itself would send it.
-
-    Raises:
-        Unreached: there is no answer.
-    """
+    """One request, as the gateway itself would send it. Raises Unreached."""
     proxy, parts = proxies.find(url), urlsplit(url)
     more = {} if proxy is None else request_headers(proxy, parts.scheme)
     connector = aiohttp.TCPConnector(resolver=resolver)

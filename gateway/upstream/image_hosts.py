@@ -1,8 +1,7 @@
-"""Image hosts that this gateway cannot reach as it is set up: known before more is paid for.
+"""Image hosts that cannot be reached from here: known before more is paid for.
 
-A name server that answers with private addresses, or a proxy that lets no image host through, fails
-every download, and each costs a generation. So after the first one, requests whose images would
-have to be downloaded are refused until a look shows that a host can be reached.
+Private addresses or a strict proxy fail every download. After the first one, requests that need
+downloads are refused until a host can be reached.
 """
 
 from __future__ import annotations
@@ -16,10 +15,7 @@ MOST_HOSTS = 16
 
 
 class ImageHosts:
-    """The hosts that could not be reached.
-
-    `reach` tries one, and raises ImageHostsUnreachable if that fails.
-    """
+    """The unreachable hosts. `reach` tries one, and raises ImageHostsUnreachable if that fails."""
 
     def __init__(
         self,
@@ -29,7 +25,7 @@ class ImageHosts:
         self._reach = reach
         self._steady = steady
         self._blocked: dict[str, str] = {}
-        """What to tell clients, by host."""
+        """Messages for clients, by host."""
         self._look_at = 0.0
 
     def block(self, host: str, message: str) -> None:
@@ -43,11 +39,7 @@ class ImageHosts:
         self._blocked.pop(host, None)
 
     async def require(self) -> None:
-        """Return where images can be downloaded as far as is known; at no cost in the usual case.
-
-        Raises:
-            ImageHostsUnreachable: they cannot; it says what to set.
-        """
+        """Raises ImageHostsUnreachable, which says what to set; costs nothing in the usual case."""
         if self._blocked and self._steady() >= self._look_at:
             self._look_at = self._steady() + LOOK_AGAIN_S  # others do not look meanwhile
             await self._look()

@@ -1,7 +1,4 @@
-"""Fetching result images from the hosts that are allowed, over one pool of connections.
-
-Nothing but the signed URL travels there: no key, no cookie, and no redirect is followed.
-"""
+"""Fetching result images from allowed hosts: no key, no cookie, and no redirect is followed."""
 
 from __future__ import annotations
 
@@ -45,8 +42,6 @@ PROXY_AUTHENTICATION_REQUIRED = 407
 
 
 class ImageFetcher:
-    """Checks and downloads result URLs."""
-
     def __init__(self, images: Images, clock: Clock, proxies: Proxies = DIRECT) -> None:
         self._images = images
         self._allowed = AllowList(images)
@@ -56,11 +51,7 @@ class ImageFetcher:
         self._session: aiohttp.ClientSession | None = None
 
     def check(self, text: str) -> URL:
-        """Parse a result URL.
-
-        Raises:
-            ImageUnavailable: it may not be fetched, nor handed to a client.
-        """
+        """Raises ImageUnavailable if the URL may not be fetched, nor handed to a client."""
         url = self._allowed.parse(text)
         if url is None:
             message = "The image service returned an image address that is not allowed."
@@ -68,20 +59,12 @@ class ImageFetcher:
         return url
 
     def checked(self, text: str) -> str:
-        """The result URL as clients are given it: by https, where plain HTTP is not allowed.
-
-        Raises:
-            ImageUnavailable: as `check`.
-        """
+        """The result URL for clients: https where plain HTTP is not allowed. Raises as `check`."""
         self.check(text)
         return self._allowed.secure(text)
 
     async def require_hosts(self) -> None:
-        """To be asked before images are paid for that would have to be downloaded.
-
-        Raises:
-            ImageHostsUnreachable: downloads fail because of our own network.
-        """
+        """Raises ImageHostsUnreachable. Call it before paying for images to be downloaded."""
         await self._hosts.require()
 
     async def open(
@@ -93,12 +76,10 @@ class ImageFetcher:
         fresh: bool = False,
         measured_only: bool = False,
     ) -> Download:
-        """Begin a download; `fresh`: of an image made just now. The caller closes it.
+        """Begin a download, which the caller closes; `fresh`: the image was made just now.
 
-        With `measured_only` it is begun, and let go until it is read.
-
-        Raises:
-            ImageUnavailable: not allowed, not there, not a PNG, too large, or broken every time.
+        With `measured_only` its connection is let go until it is read. Raises ImageUnavailable: not
+        allowed, not there, not a PNG, too large, or broken every time.
         """
         connect = partial(self._get, self.check(text))
         retry = DownloadRetry(deadline, self._images.timeout_s, self._clock, log, fresh=fresh)
@@ -111,7 +92,6 @@ class ImageFetcher:
         return download
 
     async def aclose(self) -> None:
-        """Close the pool."""
         if self._session is not None:
             await self._session.close()
 
@@ -131,7 +111,7 @@ class ImageFetcher:
         return PublicResolver(exempt, self._allowed.trusted)
 
     async def _reach(self, origin: str) -> None:
-        """Look whether a host can be asked for an image; what it would answer does not matter."""
+        """Ask a host for an image; its answer does not matter."""
         url = URL(f"{origin}/")
         try:
             async with asyncio.timeout(CONNECT_S):
@@ -146,11 +126,7 @@ class ImageFetcher:
             raise ImageHostsUnreachable(UNKNOWN) from fault
 
     async def _send(self, method: str, url: URL, headers: dict[str, str]) -> aiohttp.ClientResponse:
-        """One request, to the host or to the proxy that leads there.
-
-        Raises:
-            ImageHostsUnreachable: our own network, or its proxy, does not let it through.
-        """
+        """One request, to the host or its proxy. Raises ImageHostsUnreachable for our network."""
         proxy = self._proxies.find(str(url))
         try:
             if proxy is not None:
@@ -206,11 +182,7 @@ def log_private(fault: PrivateAddress) -> None:
 
 
 def require_way(proxy: Proxy, url: URL, status: int) -> None:
-    """Say that a proxy refused to connect us, and whether it will go on to.
-
-    Raises:
-        ImageHostsUnreachable: it will.
-    """
+    """Raises ImageHostsUnreachable for a proxy that will go on refusing."""
     log_refusal(proxy, url.raw_host or "", status)
     if status in ADVICE:
         raise ImageHostsUnreachable(PROXY)

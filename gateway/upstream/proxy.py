@@ -1,8 +1,4 @@
-"""A forward proxy as aiohttp takes it, and what its refusals mean.
-
-To a host of TLS it opens a tunnel (CONNECT), and is sent its credentials with that. A request to
-one of plain HTTP goes to the proxy itself, and carries them.
-"""
+"""A forward proxy as aiohttp takes it, whose credentials go with CONNECT or the request."""
 
 from __future__ import annotations
 
@@ -18,11 +14,11 @@ ADVICE = {
     403: "the proxy does not allow this host",
     407: "the proxy does not take the user and password",
 }
-"""The statuses by which a proxy says that it will go on refusing, and what they mean."""
+"""The statuses of a lasting refusal by a proxy, and what they mean."""
 
 
 def credentials(proxy: Proxy) -> dict[str, str]:
-    """The header with its user and password, if it has any."""
+    """The header with its user and password, if any."""
     password = proxy.password.reveal()
     if not proxy.user and not password:
         return {}
@@ -40,7 +36,7 @@ def request_headers(proxy: Proxy, scheme: str) -> dict[str, str]:
 
 
 def log_refusal(proxy: Proxy, host: str, status: int) -> None:
-    """For the operator: what the proxy said, and where it was named."""
+    """For the operator: the proxy's answer, and where the proxy is set."""
     structlog.get_logger().error(
         "proxy_refused",
         proxy=proxy.url,

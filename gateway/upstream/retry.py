@@ -9,7 +9,7 @@ FIRST_WAIT_S = 0.5
 LONGEST_WAIT_S = 8.0
 JITTER = 0.25
 PATIENCE_S = 10.0
-"""A longer wait is the client's to decide on: it is told how long."""
+"""The client decides on a longer wait."""
 
 RESENDABLE = frozenset({Remedy.RESEND, Remedy.THROTTLED, Remedy.OTHER_ACCOUNT})
 """Failures after which nothing was generated, so that sending again cannot pay twice."""
@@ -20,9 +20,8 @@ def wait_s(
 ) -> float | None:
     """Seconds to wait before sending again; None if the failure is to be shown.
 
-    `attempt` counts from 1, `chance` is in [0, 1), `left_s` is what remains until the deadline,
-    `other_account` says that another account can take the call at once.
-    The vendor's own Retry-After is obeyed in full, or passed on to the client at once.
+    `attempt` counts from 1, `chance` is in [0, 1), `left_s` is the time to the deadline. The
+    vendor's own Retry-After is obeyed in full, or passed on to the client at once.
     """
     if failure.remedy not in RESENDABLE or attempt >= ATTEMPTS:
         return None

@@ -20,12 +20,12 @@ from gateway.upstream.proxy import DIRECT, log_refusal, request_headers, tunnel_
 
 OpenSession = Callable[[], aiohttp.ClientSession]
 SENT = "gateway.sent"
-"""The extension of a request that is told when it is written, head and body together."""
+"""The request extension that is called when head and body are written."""
 CHUNK_BYTES = 16 * 1024
 
 
 class WhetherSent:
-    """Of one call: told when its body is written, and remembers it."""
+    """Notes when the body of one call is written."""
 
     __slots__ = ("_tell", "is_sent")
 
@@ -39,7 +39,7 @@ class WhetherSent:
 
 
 class Content(BytesPayload):
-    """A body that says when it is written."""
+    """A body that reports when it is written."""
 
     def __init__(self, content: bytes, sent: Callable[[], None]) -> None:
         super().__init__(content)
@@ -48,13 +48,13 @@ class Content(BytesPayload):
     async def write_with_length(
         self, writer: AbstractStreamWriter, content_length: int | None
     ) -> None:
-        """Of aiohttp: the head goes out with the body."""
+        """aiohttp's: the head goes out with the body."""
         self._sent()
         await super().write_with_length(writer, content_length)
 
 
 class StreamedContent(AsyncIterablePayload):
-    """One that is read while it is written; its length stands in the request's headers."""
+    """Read while it is written; the request's headers have its length."""
 
     def __init__(self, content: AsyncIterable[bytes], sent: Callable[[], None]) -> None:
         super().__init__(content)
@@ -63,13 +63,12 @@ class StreamedContent(AsyncIterablePayload):
     async def write_with_length(
         self, writer: AbstractStreamWriter, content_length: int | None
     ) -> None:
-        """Of aiohttp: the head goes out with the first block."""
+        """aiohttp's: the head goes out with the first block."""
         self._sent()
         await super().write_with_length(writer, content_length)
 
 
 def content_of(request: httpx.Request) -> Content | StreamedContent:
-    """The body, as aiohttp writes it."""
     sent = request.extensions[SENT]
     if isinstance(request.stream, httpx.ByteStream):
         return Content(request.content, sent)
@@ -91,7 +90,7 @@ class Answer(httpx.AsyncByteStream):
 
 
 class Transport(httpx.AsyncBaseTransport):
-    """One that can be told to connect before there is something to send, perhaps by a proxy."""
+    """A transport that can connect ahead of a request, also by a proxy."""
 
     def __init__(
         self, open_session: OpenSession, way: Proxy | None = None, scheme: str = ""
@@ -111,11 +110,7 @@ class Transport(httpx.AsyncBaseTransport):
         return self._session
 
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
-        """Send a request, and return once the head of its answer is there.
-
-        Raises:
-            aiohttp.ClientError, OSError, TimeoutError: there is none.
-        """
+        """Returns at the answer's head. Raises aiohttp.ClientError, OSError or TimeoutError."""
         timeout = request.extensions["timeout"]
         if self._way is not None:
             request.headers.update(self._headers)
@@ -144,11 +139,7 @@ class Transport(httpx.AsyncBaseTransport):
         )
 
     async def connect(self, url: str, timeout_s: float) -> None:
-        """Have a connection to the host of `url` stand idle, opening one if there is none.
-
-        Raises:
-            aiohttp.ClientError, OSError, TimeoutError: it cannot be opened.
-        """
+        """Keep an idle connection ready. Raises aiohttp.ClientError, OSError or TimeoutError."""
         connector = self._opened().connector
         if connector is None:  # closed meanwhile
             return
@@ -164,7 +155,6 @@ class Transport(httpx.AsyncBaseTransport):
         connection.release()
 
     async def aclose(self) -> None:
-        """Close the pool."""
         if self._session is not None:
             await self._session.close()
 
@@ -184,30 +174,24 @@ class RoutedTransport(httpx.AsyncBaseTransport):
         return self._pools[way, scheme]
 
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
-        """As the way out does."""
         return await self._pool(str(request.url)).handle_async_request(request)
 
     async def connect(self, url: str, timeout_s: float) -> None:
-        """As the way out does."""
         await self._pool(url).connect(url, timeout_s)
 
     async def aclose(self) -> None:
-        """Close every pool."""
         for pool in self._pools.values():
             await pool.aclose()
 
 
 def with_tunnel(timeout: dict[str, Any]) -> dict[str, Any]:
-    """Have the time to connect hold for the proxy's answer to CONNECT and for TLS, too.
-
-    Of the limits that can be set, only the one for a place in the pool spans all three.
-    """
+    """Bound connecting, CONNECT and TLS together: only the limit of the pool spans all three."""
     steps = 3
     return timeout | {"pool": steps * timeout["connect"]}
 
 
 def open_transport(upstream: Upstream, proxies: Proxies = DIRECT) -> Transport | RoutedTransport:
-    """The connection pool that all calls of a worker share; it opens inside the running loop."""
+    """The connection pool of a worker; opens inside the running loop."""
 
     def open_session() -> aiohttp.ClientSession:
         return aiohttp.ClientSession(
