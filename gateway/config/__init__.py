@@ -1,6 +1,6 @@
 """The configuration file: one YAML document, typed, unknown keys refused, every fault at once.
 
-`${NAME}` in any value is replaced from the environment; a `Secret` may also be `{file: PATH}`.
+`${NAME}` in any value comes from the environment; a `Secret` may also be `{file: PATH}`.
 `gateway.config.decode` finds the faults of form; this module adds those of meaning.
 """
 

@@ -27,7 +27,7 @@ NAME = re.compile(r"[A-Za-z0-9._:/-]{1,200}")
 
 
 def faults_of_meaning(config: Config) -> Iterator[Fault]:
-    """Every such fault, in the order of the file."""
+    """In the order of the file."""
     if not config.accounts:
         yield Fault("accounts", "at least one account is needed")
     for index, account in enumerate(config.accounts):
@@ -95,7 +95,7 @@ def origin_faults(origins: tuple[str, ...]) -> Iterator[Fault]:
 
 
 def alias_faults(config: Config) -> Iterator[Fault]:
-    """Aliases that lead nowhere; one of another alias would hide which model answers."""
+    """Aliases that lead nowhere; an alias of an alias would hide which model answers."""
     for name, alias in config.aliases.items():
         if not NAME.fullmatch(name):
             yield Fault(f"aliases.{name!r}", "expected letters, digits and . _ : / -")
@@ -127,7 +127,7 @@ def target_faults(config: Config, path: str, place: str, alias: Alias) -> Iterat
 
 
 def edits(catalogue: Catalogue, name: str) -> bool:
-    """Whether it is the name of a model, or of a snapshot, that edits."""
+    """Whether this model, or snapshot, edits."""
     family = catalogue.family_of(name)
     return family is not None and catalogue.models[family].edits > 0
 
@@ -211,7 +211,6 @@ def split_url(url: str) -> SplitResult | None:
 
 
 def is_network(text: str) -> bool:
-    """Whether a text names an IP network."""
     try:
         ip_network(text)
     except ValueError:
@@ -220,7 +219,7 @@ def is_network(text: str) -> bool:
 
 
 def image_cache_faults(config: Config) -> Iterator[Fault]:
-    """Bytes that the other workers would be told of and could not find."""
+    """Bytes that other workers would look for and not find."""
     cache = config.image_cache
     if cache is None:
         return
@@ -255,7 +254,7 @@ def default_model_faults(config: Config) -> Iterator[Fault]:
 
 
 def key_faults(config: Config) -> Iterator[Fault]:
-    """A key that would open two doors, or a time whose zone has to be guessed."""
+    """A key of two tenants, or a time without its zone."""
     seen: dict[str, str] = {}
     for index, tenant in enumerate(config.tenants):
         for number, key in enumerate(tenant.keys):
@@ -268,7 +267,7 @@ def key_faults(config: Config) -> Iterator[Fault]:
 
 
 def repeated(section: str, names: list[str]) -> Iterator[Fault]:
-    """Names that stand twice in a section."""
+    """Names that appear twice in a section."""
     for index, name in enumerate(names):
         if name in names[:index]:
             yield Fault(f"{section}[{index}].name", f"{name!r} is already taken")

@@ -37,7 +37,7 @@ SHOWN = 200
 FASTEST: type[Any] = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 MAX_FAST_DEPTH = 100
 MAX_NODES = 1_000_000
-"""Of a configuration; more than that is a mistake, or an attack by aliases of aliases."""
+"""More is a mistake, or an attack by aliases of aliases."""
 
 FILES: ContextVar[set[Path] | None] = ContextVar("FILES", default=None)
 """Where `files_read` collects."""
@@ -74,11 +74,7 @@ class Secret:
 
     @classmethod
     def parse(cls, value: object) -> Secret:
-        """Take a string, or read `{file: PATH}` without its trailing line end.
-
-        Raises:
-            ValueError: neither, or the file cannot be read; the value itself is never shown.
-        """
+        """A string, or `{file: PATH}` without its last line end. ValueError hides the value."""
         if isinstance(value, str):
             return cls(value)
         if isinstance(value, dict) and set(value) == {"file"}:
@@ -86,11 +82,10 @@ class Secret:
         raise ValueError("expected a string or {file: PATH}")
 
     def __reduce__(self) -> NoReturn:
-        """Refuse to be written anywhere: a pickle holds the text in the clear."""
+        """A pickle would hold the text in the clear."""
         raise TypeError("a Secret cannot be pickled")
 
     def reveal(self) -> str:
-        """The text itself."""
         return self._value
 
     def __repr__(self) -> str:
@@ -104,11 +99,7 @@ class Secret:
 
 
 def read_secret(path: Path) -> str:
-    """A secret's file, at most 64 KiB.
-
-    Raises:
-        ValueError: it cannot be read, is not UTF-8 text or is too long.
-    """
+    """At most 64 KiB. Raises ValueError if it cannot be read, or is not UTF-8."""
     try:
         content = read_regular(path, MAX_SECRET_BYTES + 1)
     except OSError as fault:
@@ -122,11 +113,7 @@ def read_secret(path: Path) -> str:
 
 
 def read_regular(path: Path, limit: int = -1) -> bytes:
-    """A file's content. A pipe or a device is not opened: it could keep its reader for ever.
-
-    Raises:
-        OSError: it cannot be read, or is no file.
-    """
+    """Raises OSError; a pipe or a device is not opened, as it could block its reader for ever."""
     files = FILES.get()
     if files is not None:
         files.add(path)
@@ -159,9 +146,7 @@ REPORTED = object()
 
 
 class Strictness(yaml.constructor.SafeConstructor):
-    """YAML's safe subset; a key that stands twice is an error instead of the last one winning.
-
-    So is half a character, which JSON can write: no file, log or answer could hold it.
+    """YAML's safe subset; a repeated key is an error, and so is half a character.
 
     Only `true` and `false` are booleans, as in YAML 1.2: `off` is the name of a mode.
     """
@@ -194,7 +179,7 @@ class Strictness(yaml.constructor.SafeConstructor):
 
 
 class FastLoader(Strictness, FASTEST):  # type: ignore[misc]  # which it is, is known here alone
-    """In C, which descends on a stack that nobody watches: what nests deeply is not for it."""
+    """In C, whose stack nobody watches: deep nesting is not for it."""
 
     _depth = 0
 
@@ -214,11 +199,7 @@ class UniqueKeyLoader(Strictness, yaml.SafeLoader):
 
 
 def parsed(text: str) -> object:
-    """A document, by libyaml where PyYAML was built with it: that takes a fifth of the time.
-
-    Raises:
-        yaml.YAMLError: it is none; always in the same words.
-    """
+    """By libyaml where PyYAML has it: a fifth of the time. Raises YAMLError in the same words."""
     with suppress(yaml.YAMLError):
         return yaml.load(text, FastLoader)  # noqa: S506 - a subclass of CSafeLoader
     return yaml.load(text, UniqueKeyLoader)  # noqa: S506 - a subclass of SafeLoader
@@ -227,7 +208,7 @@ def parsed(text: str) -> object:
 def read_yaml(
     path: Path, environment: Mapping[str, str], faults: list[Fault], where: str = ""
 ) -> object:
-    """Parse a file and fill in `${NAME}`; what goes wrong is added to `faults` as at `where`."""
+    """Parse a file and fill in `${NAME}`; faults are added to `faults`, below `where`."""
     try:
         document = parsed(read_regular(path).decode())
         if expanded(document, {}) > MAX_NODES:
@@ -248,7 +229,7 @@ def read_yaml(
 
 
 def beside(value: object, folder: Path) -> object:
-    """Let the relative paths of secrets' files start where the configuration file is."""
+    """Make the relative paths of secrets' files start at the configuration file."""
     if isinstance(value, dict):
         if set(value) == {"file"} and isinstance(value["file"], str):
             return {"file": str(folder / value["file"])}
@@ -259,7 +240,7 @@ def beside(value: object, folder: Path) -> object:
 
 
 def expanded(value: object, known: dict[int, int]) -> int:
-    """How many values a document has once every alias is written out; aliases may nest."""
+    """Number of values once every alias is written out; aliases may nest."""
     if not isinstance(value, dict | list):
         return 1
     if id(value) not in known:
@@ -269,7 +250,7 @@ def expanded(value: object, known: dict[int, int]) -> int:
 
 
 def described(fault: yaml.YAMLError) -> str:
-    """The line and what is wrong; names of anchors and tags may be mistyped secrets."""
+    """The line and the problem, without names of anchors and tags: mistyped secrets."""
     mark = getattr(fault, "problem_mark", None)
     problem = str(getattr(fault, "problem", fault))
     if "alias" in problem or "tag" in problem or "anchor" in problem:
@@ -280,7 +261,6 @@ def described(fault: yaml.YAMLError) -> str:
 def fill_in(
     value: object, environment: Mapping[str, str], path: str, faults: list[Fault]
 ) -> object:
-    """Replace `${NAME}` in every string below `value`."""
     if isinstance(value, dict):
         return {k: fill_in(v, environment, join(path, k), faults) for k, v in value.items()}
     if isinstance(value, list):
@@ -298,22 +278,18 @@ def fill_in(
 
 
 def join(path: str, key: object) -> str:
-    """The path of a key below `path`."""
     return f"{path}.{key}" if path else str(key)
 
 
 def decode(value: object, type_: type[T], path: str, faults: list[Fault]) -> T | None:
-    """Build a `type_` from plain values; None, and at least one new fault, if it cannot be.
-
-    What it does not know is a fault, too, and left out.
-    """
+    """Build a `type_` from plain values; None, with a new fault, if it cannot be."""
     before = len(faults)
     built = build(value, type_, path, faults)
     return None if breaks(faults, before) or value is REPORTED else cast("T", built)
 
 
 def breaks(faults: list[Fault], since: int) -> bool:
-    """Whether one of the faults since then leaves nothing to go on with."""
+    """Whether a fault since then leaves nothing to go on with."""
     return not all(fault.leaves_rest for fault in faults[since:])
 
 
@@ -347,7 +323,7 @@ def plain(type_: Any) -> Any:  # noqa: ANN401
 
 
 def arm_for(value: object, type_: Any) -> Any:  # noqa: ANN401
-    """Of a union of a list and a mapping, the one that a value is; anything else as it is."""
+    """The list or the mapping of a union, by the value; anything else as it is."""
     kinds: dict[type, Any] = {list: tuple, dict: dict}
     kind = kinds.get(type(value)) if get_origin(type_) in {Union, UnionType} else object
     return next((arm for arm in get_args(type_) if kind and get_origin(arm) is kind), type_)
@@ -355,7 +331,7 @@ def arm_for(value: object, type_: Any) -> Any:  # noqa: ANN401
 
 @cache
 def shape(type_: type[Struct]) -> tuple[dict[str, FieldInfo], dict[str, Any]]:
-    """A Struct's fields and their types, which take long to find: thousands of tenants have one."""
+    """Fields and their types, cached: thousands of tenants have one."""
     fields = {field.encode_name: field for field in msgspec.structs.fields(type_)}
     return fields, get_type_hints(type_, include_extras=True)
 
@@ -363,7 +339,7 @@ def shape(type_: type[Struct]) -> tuple[dict[str, FieldInfo], dict[str, Any]]:
 def build_struct(
     value: dict[Any, Any], type_: type[Struct], path: str, faults: list[Fault]
 ) -> object:
-    """A Struct from a mapping; unknown and missing keys are faults."""
+    """Unknown and missing keys are faults."""
     fields, hints = shape(type_)
     before = len(faults)
     unknown = (join(path, k) for k in value if k not in fields)
@@ -391,7 +367,7 @@ def parse(value: object, type_: Any, path: str, faults: list[Fault]) -> object: 
 
 
 def convert(value: object, type_: Any, path: str, faults: list[Fault]) -> object:  # noqa: ANN401
-    """A leaf, or a union told apart by a tag. Text from the environment may stand for a number."""
+    """A leaf, or a tagged union. Text from the environment may stand for a number."""
     try:
         return msgspec.convert(value, type_, strict=not isinstance(value, FromEnvironment))
     except msgspec.ValidationError as fault:

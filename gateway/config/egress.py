@@ -1,9 +1,8 @@
 """Which proxy leads out, and what is reached without one.
 
-The rules are those that programs share, as far as they agree: names in lower case come before
-those in upper case; HTTPS_PROXY and HTTP_PROXY are for the scheme of the address that is asked,
-ALL_PROXY is for either. In NO_PROXY `*` is everything, `example.com` and `.example.com` are that
-host and all below it, and an address or a network holds for hosts that are written as addresses.
+As most programs do: lower-case names first; HTTPS_PROXY and HTTP_PROXY go by the scheme of the URL,
+ALL_PROXY covers both. In NO_PROXY `*` is everything, `example.com` and `.example.com` are that host
+and all below it, and addresses and networks match hosts written as addresses.
 """
 
 from __future__ import annotations
@@ -29,7 +28,7 @@ RULE_FORM = "expected a host, a .suffix, an address or a network, perhaps with a
 
 
 class Proxy(Struct, frozen=True):
-    """A forward proxy. `setting` is where it was named, for those who have to change it."""
+    """A forward proxy. `setting` is where it is set, for messages."""
 
     url: str
     """Without user and password."""
@@ -53,7 +52,7 @@ class Bypass(Struct, frozen=True):
     port: int | None = None
 
     def covers(self, host: str, port: int) -> bool:
-        """Whether it holds for a host in lower case."""
+        """`host` in lower case."""
         if self.port not in {None, port}:
             return False
         if self.network is not None:
@@ -62,7 +61,7 @@ class Bypass(Struct, frozen=True):
 
 
 class Proxies(Struct, frozen=True):
-    """The proxies by the scheme of what is asked for."""
+    """By the scheme of the URL."""
 
     https: Proxy | None = None
     http: Proxy | None = None
@@ -83,7 +82,6 @@ class Proxies(Struct, frozen=True):
         return frozenset(urlsplit(proxy.url).hostname or "" for proxy in self.each())
 
     def each(self) -> set[Proxy]:
-        """All of them."""
         return {proxy for proxy in (self.https, self.http) if proxy is not None}
 
 
@@ -99,11 +97,7 @@ def holds(network: IPv4Network | IPv6Network, host: str) -> bool:
 
 
 def parse_proxy(text: str, setting: str) -> Proxy:
-    """A proxy's address; `host:port` alone is one of plain HTTP.
-
-    Raises:
-        ValueError: it is none, in words that do not show it.
-    """
+    """`host:port` alone is plain HTTP. Raises ValueError in words that do not show it."""
     text = text if "://" in text else f"http://{text}"
     try:
         parts = urlsplit(text)
@@ -128,11 +122,7 @@ def is_proxy_url(text: str, parts: SplitResult) -> bool:
 
 
 def parse_bypass(text: str) -> Bypass:
-    """One rule of NO_PROXY.
-
-    Raises:
-        ValueError: it is none.
-    """
+    """One rule of NO_PROXY. Raises ValueError."""
     name = text.strip().lower()
     if name == "*":
         return Bypass()
@@ -147,7 +137,7 @@ def parse_bypass(text: str) -> Bypass:
 
 
 def split_port(text: str) -> tuple[str, int | None]:
-    """A host and its port; colons inside an IPv6 address are none of its business."""
+    """Colons inside an IPv6 address are not a port's."""
     if found := re.fullmatch(r"\[([^\[\]]*+)\](?::(\d{1,5}))?", text):
         return found[1], int(found[2]) if found[2] else None
     if found := re.fullmatch(r"([^:]*):(\d{1,5})", text):
@@ -156,7 +146,7 @@ def split_port(text: str) -> tuple[str, int | None]:
 
 
 def from_environment(environment: Mapping[str, str], faults: list[Fault]) -> Proxies:
-    """What the environment says, of which rules that nobody can read are passed over."""
+    """Unreadable rules are ignored."""
     return Proxies(
         https=proxy_of(environment, ("HTTPS_PROXY", "ALL_PROXY"), faults),
         http=proxy_of(environment, ("HTTP_PROXY", "ALL_PROXY"), faults),
@@ -167,7 +157,7 @@ def from_environment(environment: Mapping[str, str], faults: list[Fault]) -> Pro
 def proxy_of(
     environment: Mapping[str, str], names: tuple[str, str], faults: list[Fault]
 ) -> Proxy | None:
-    """The proxy that the first variable names which is set."""
+    """The proxy of the first variable that is set."""
     found, text = next(filter(any, (value_of(environment, name) for name in names)), ("", ""))
     if not text:
         return None
@@ -180,7 +170,7 @@ def proxy_of(
 
 
 def value_of(environment: Mapping[str, str], name: str) -> tuple[str, str]:
-    """A variable's name as it is set, and its value; an empty one in lower case counts, too."""
+    """A variable's name as it is set, and its value; an empty lower-case one counts, too."""
     for found in (name.lower(), name):
         if found in environment:
             return found, environment[found].strip()
@@ -188,7 +178,6 @@ def value_of(environment: Mapping[str, str], name: str) -> tuple[str, str]:
 
 
 def readable(rules: Iterable[str]) -> Iterator[Bypass]:
-    """The rules that can be read."""
     for rule in rules:
         try:
             yield parse_bypass(rule)

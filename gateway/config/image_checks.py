@@ -14,7 +14,7 @@ EXTREMES = (Size(1, 1), Size(16, 1), Size(1, 16))
 
 
 def image_warnings(config: Config) -> Iterator[Fault]:
-    """Such settings, for `gateway check-config`; none of them is a fault."""
+    """For `gateway check-config`; none is a fault."""
     limit = config.images.max_bytes
     for name, model in config.catalogue.models.items():
         most = max(map(largest_png, sizes_of(model)), default=0)

@@ -18,7 +18,7 @@ from gateway.domain.catalogue import Alias, Catalogue, Model, matches
 from gateway.domain.prices import PriceLists, region_of
 
 FILLED = ("catalogue", "proxies")
-"""Of the whole configuration, what is no key of its file."""
+"""Fields that are not keys of the file."""
 
 
 class CatalogueFile(Struct, frozen=True):
@@ -29,11 +29,7 @@ class CatalogueFile(Struct, frozen=True):
 
 
 def load_config(path: Path, environment: Mapping[str, str] = os.environ) -> Config:
-    """Read and check a configuration file.
-
-    Raises:
-        ConfigError: every fault in it, each with its path.
-    """
+    """Raises ConfigError with every fault, each with its path."""
     faults: list[Fault] = []
     document = read_yaml(path, environment, faults)
     for name in FILLED:
@@ -54,7 +50,7 @@ def load_config(path: Path, environment: Mapping[str, str] = os.environ) -> Conf
 def with_catalogue(
     config: Config, folder: Path = Path(), faults: list[Fault] | None = None
 ) -> Config:
-    """The same with its models and aliases filled in; `folder` is where `models` is relative to."""
+    """With its models and aliases filled in; `models` is relative to `folder`."""
     faults = [] if faults is None else faults
     return replace(config, catalogue=load_catalogue(config, folder, faults))
 
@@ -62,7 +58,7 @@ def with_catalogue(
 def with_proxies(
     config: Config, environment: Mapping[str, str], faults: list[Fault] | None = None
 ) -> Config:
-    """The same with the proxies filled in; the file comes before the environment."""
+    """With the proxies filled in; the file comes before the environment."""
     faults = [] if faults is None else faults
     egress = config.egress
     proxies = from_environment(environment if egress.environment else {}, faults)
@@ -78,7 +74,7 @@ def with_proxies(
 
 
 def bypasses(rules: tuple[str, ...], faults: list[Fault]) -> Iterator[Bypass]:
-    """The file's own rules, of which none is passed over."""
+    """The file's own rules; an unreadable one is a fault."""
     for index, rule in enumerate(rules):
         try:
             yield parse_bypass(rule)
@@ -103,7 +99,7 @@ def load_catalogue(config: Config, folder: Path, faults: list[Fault]) -> Catalog
 
 
 def with_prices(catalogue: Catalogue, accounts: Iterable[Account]) -> Catalogue:
-    """The same with what each model costs on each of the accounts that serve it."""
+    """With the price of each model on each account that serves it."""
     used = tuple(accounts)
     prices = {
         name: {
@@ -117,7 +113,7 @@ def with_prices(catalogue: Catalogue, accounts: Iterable[Account]) -> Catalogue:
 
 
 def price_lists(account: Account, name: str, model: Model) -> PriceLists:
-    """What a model costs on an account: as that says, else in its region, else the dearest."""
+    """The account's price for a model, else its region's, else the dearest."""
     for glob, tiers in account.prices.items():
         if matches((glob,), name):
             return (tiers,)
@@ -125,7 +121,7 @@ def price_lists(account: Account, name: str, model: Model) -> PriceLists:
 
 
 def region_of_account(account: Account) -> str | None:
-    """Where an account makes its images; None where nobody knows."""
+    """Where an account makes its images; None if unknown."""
     try:
         host = urlsplit(account.base_url).hostname or ""
     except ValueError:  # which is a fault of its own

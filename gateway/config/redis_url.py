@@ -1,13 +1,7 @@
-"""Addresses of Redis, taken apart and checked.
+"""Addresses of Redis, taken apart and checked; docs/configuration.md has the forms.
 
-    redis://[user:password@]host[:port][/db]                     rediss:// with TLS
-    unix://[user:password@]/path/to.sock[?db=0]
-    redis+sentinel://[user:password@]host[:port],…/service[/db]  rediss+sentinel:// with TLS
-    redis+cluster://[user:password@]host[:port],…                rediss+cluster:// with TLS
-
-User and password of a Sentinel URL are those of the Redis servers behind it; Sentinels that ask for
-their own are given `sentinel_username` and `sentinel_password`, as options. What is wrong is said
-without repeating anything of the URL: whatever is misread may be a part of its password.
+User and password of a Sentinel URL are those of the Redis servers; `sentinel_username` and
+`sentinel_password` are options. Messages repeat nothing of a URL: a misread part may be a password.
 """
 
 from __future__ import annotations
@@ -40,7 +34,7 @@ Host = tuple[str, int]
 
 
 class RedisUrl(Struct, frozen=True, kw_only=True):
-    """Where Redis is: a socket, or hosts; one, several Sentinels of a service, or a cluster."""
+    """A socket, or hosts; one, several Sentinels of a service, or a cluster."""
 
     socket: str | None
     hosts: tuple[Host, ...]
@@ -57,11 +51,7 @@ class RedisUrl(Struct, frozen=True, kw_only=True):
 
 
 def parse(url: str) -> RedisUrl:
-    """Take an address apart.
-
-    Raises:
-        ValueError: it is none, in words that are safe to show.
-    """
+    """Raises ValueError in words that are safe to show."""
     parts = split(url)
     form = parts.scheme.rpartition("+")[2]
     login, _, place = parts.netloc.rpartition("@")
@@ -88,7 +78,7 @@ def parse(url: str) -> RedisUrl:
 
 
 def passwords(url: str) -> Iterator[str]:
-    """Every password of an address as it is written there, and as it is meant."""
+    """Every password of an address, as written and as meant."""
     parts = urlsplit(url)
     asked = (pair.partition("=") for pair in parts.query.split("&"))
     own = (value for name, _, value in asked if unquote_plus(name) == SENTINEL_PASSWORD)
@@ -98,7 +88,6 @@ def passwords(url: str) -> Iterator[str]:
 
 
 def split(url: str) -> SplitResult:
-    """The parts of a URL with a known scheme."""
     if not any(url.startswith(f"{scheme}://") for scheme in SCHEMES):
         raise ValueError(f"expected one of {', '.join(f'{scheme}://' for scheme in SCHEMES)}")
     if not url.isprintable() or " " in url:
@@ -113,7 +102,6 @@ def split(url: str) -> SplitResult:
 
 
 def to_options(parts: SplitResult) -> dict[str, str]:
-    """What the query says."""
     try:
         pairs = parse_qsl(parts.query, keep_blank_values=True, strict_parsing=bool(parts.query))
     except ValueError:
@@ -133,7 +121,6 @@ def to_options(parts: SplitResult) -> dict[str, str]:
 
 
 def to_hosts(place: str, form: str) -> tuple[Host, ...]:
-    """The hosts, each with its port."""
     default = SENTINEL_PORT if form == "sentinel" else PORT
     hosts = tuple(to_host(one, default) for one in place.split(","))
     if len(hosts) > 1 and form in {"redis", "rediss"}:
@@ -142,7 +129,6 @@ def to_hosts(place: str, form: str) -> tuple[Host, ...]:
 
 
 def to_host(text: str, default: int) -> Host:
-    """One host."""
     try:
         parts = urlsplit(f"//{text}")
         host, port = parts.hostname, parts.port
@@ -156,21 +142,18 @@ def to_host(text: str, default: int) -> Host:
 
 
 def to_socket(place: str, path: str) -> str:
-    """The path of a Unix socket."""
     if place or not path.strip("/"):
         raise ValueError("expected a path from the root: unix:///path/to.sock")
     return unquote(path)
 
 
 def to_service(names: Sequence[str]) -> str:
-    """What Sentinels are asked for."""
     if not names:
         raise ValueError("expected the name of the service: redis+sentinel://host/service")
     return unquote(names[0])
 
 
 def to_db(given: Sequence[str], form: str) -> int:
-    """The number of the database."""
     if not given:
         return 0
     if len(given) > 1 or not given[0].isascii() or not given[0].isdecimal():

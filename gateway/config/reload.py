@@ -1,9 +1,8 @@
 """Applying a changed configuration file without a restart.
 
-Every worker looks at the file, and at those that it names, twice a second and at once on SIGHUP. A
-file with faults is reported and changes nothing; it is read again until it is followed. Tenants,
-keys, limits, models, aliases and accounts follow the file; everything else (where it listens,
-Redis, time-outs) is read at start only, and a change there is reported.
+Every worker looks at the file, and at the files that it names, twice a second and on SIGHUP. Faults
+change nothing. Tenants, keys, limits, models, aliases and accounts follow the file; other changes
+are reported and need a restart.
 """
 
 from __future__ import annotations
@@ -36,11 +35,7 @@ class BeingWritten(ConfigError):
 
 
 def read_whole(path: Path) -> Config:
-    """A configuration, whatever its file does to those who read it.
-
-    Raises:
-        ConfigError: its faults.
-    """
+    """Any failure to read it is a ConfigError."""
     try:
         return load_config(path)
     except ConfigError:
@@ -65,21 +60,17 @@ class Follower:
         self._seen = ()
 
     def has_changed(self) -> bool:
-        """Whether it differs from what was read last."""
+        """Since it was read last."""
         return self._fingerprint() != self._seen
 
     def is_due(self) -> bool:
-        """Whether a look at it is due: others may have found a refused file whole."""
+        """A refused file is due, too: others may have found it whole."""
         return self.has_changed() or (
             self._again_at is not None and time.monotonic() >= self._again_at
         )
 
     def read(self) -> Config:
-        """What it says now.
-
-        Raises:
-            ConfigError: its faults; BeingWritten where it is to be read again.
-        """
+        """Raises ConfigError for its faults, BeingWritten where it is to be read again."""
         seen, started = self._fingerprint(), time.monotonic()
         with files_read() as files:
             try:
@@ -93,7 +84,7 @@ class Follower:
         return config
 
     def refuse(self, took_s: float = 0.0) -> None:
-        """Have what was read last read again after a while, even if nothing changes."""
+        """Read it again after a while, even if nothing changes."""
         self._again_at = time.monotonic() + max(AGAIN_S, AGAIN_SHARE * took_s)
 
     def _keep(self, seen: tuple[object, ...], files: set[Path]) -> None:
@@ -109,10 +100,7 @@ class Follower:
 
 
 class Reloader:
-    """Watches one configuration file for one worker.
-
-    `apply` is given each new configuration; `tell_faults` the number of those in what is there.
-    """
+    """`apply` gets each new configuration, `tell_faults` the number of faults in the file."""
 
     def __init__(
         self,
@@ -133,7 +121,7 @@ class Reloader:
         self._task: asyncio.Task[None] | None = None
 
     def start(self) -> None:
-        """Watch in the background, from within a running event loop."""
+        """Watch in the background; needs a running event loop."""
         self._task = asyncio.create_task(self._run(), name="reload")
 
     def trigger(self) -> None:
@@ -142,7 +130,6 @@ class Reloader:
         self._wake.set()
 
     async def aclose(self) -> None:
-        """Stop."""
         if self._task is not None:
             self._task.cancel()
             await asyncio.wait([self._task])
@@ -187,7 +174,7 @@ class Reloader:
             )
 
     def _tell(self, event: str, **what: object) -> None:
-        """Once: the file is read again and again."""
+        """Log once: the file is read again and again."""
         if (event, what) != self._told:
             log.error(event, path=str(self._path), **what)
         self._told = event, what
@@ -199,13 +186,13 @@ class Reloader:
         )
 
     def _needs_restart(self, config: Config) -> list[str]:
-        """Sections that differ from what the worker started with and are not followed."""
+        """Changed sections that only a restart follows."""
         would_be = replace(config, listen=self._listens(config.listen))
         names = [n for n in config.__struct_fields__ if n not in {*FOLLOWED, *FILLED}]
         return [n for n in names if getattr(would_be, n) != getattr(self._started_with, n)]
 
     def _listens(self, file: Listen) -> Listen:
-        """Where it would listen once started again: the command line may have had its own words."""
+        """Where a restart would listen: the command line may override the file."""
         now, first = self._started_with.listen, self._listen or file
         return Listen(
             file.host if now.host == first.host else now.host,

@@ -43,8 +43,8 @@ class Auth(Struct, frozen=True):
     """Where callers put their key."""
 
     header: HeaderName | None = None
-    """The one header that is read, as `KEY` or `Bearer KEY`: for gateways behind a proxy that has
-    `Authorization` to itself. Absent: `Authorization: Bearer KEY` and `api-key: KEY`."""
+    """The only header read for a key, as `KEY` or `Bearer KEY`, where a proxy has `Authorization`
+    to itself. Absent: `Authorization: Bearer KEY` and `api-key: KEY`."""
 
 
 class Cors(Struct, frozen=True):
@@ -73,12 +73,12 @@ class Redis(Struct, frozen=True, kw_only=True):
     connect_timeout_ms: Count = 100
     command_timeout_ms: Count = 50
     replicas: Count = 1
-    """Gateways that share it; used for the local share until Redis has told the number."""
+    """Gateways that share it; used for the local share until Redis knows the number."""
     on_loss: OnLoss = OnLoss()
 
 
 class MetricsListen(Struct, frozen=True, kw_only=True):
-    """An address of its own for whoever keeps the gateway running."""
+    """A separate address for metrics and health."""
 
     port: Port
     host: str = "127.0.0.1"
@@ -88,14 +88,14 @@ class Metrics(Struct, frozen=True):
     """Where /metrics is, and who may read it."""
 
     listen: MetricsListen | None = None
-    """`{host, port}` that serve /metrics, /healthz and /readyz, and nothing else, to the end of a
-    drain. Absent: the main address. /healthz and /readyz are there in any case."""
+    """`{host, port}` that serve only /metrics, /healthz and /readyz, to the end of a drain. Absent:
+    the main address. /healthz and /readyz are there in any case."""
     allow: tuple[str, ...] | None = None
-    """Networks of direct peers. A proxy in them must deny the path: not every one can be told.
-    Absent: this machine; with `listen`, whoever reaches that address."""
+    """Networks of direct peers. A proxy in them must deny the path: we cannot detect every proxy.
+    Absent: this machine; with `listen`, all that reach that address."""
 
     def networks(self) -> tuple[str, ...] | None:
-        """Those that may read; None for everybody."""
+        """None for everybody."""
         return LOOPBACK if self.allow is None and self.listen is None else self.allow
 
 
@@ -105,19 +105,19 @@ class Reading(Struct, frozen=True, kw_only=True):
     head_timeout_s: Positive = 20.0
     body_timeout_s: Positive = 30.0
     unread_bytes: Count = 16 * 1024 * 1024
-    """Of unfinished heads, and of requests sent ahead: nobody's yet."""
+    """Bytes of unfinished heads and of requests sent ahead, before their tenant is known."""
     worker_bytes: Count = 64 * 1024 * 1024
-    """Of the bodies of all tenants."""
+    """Bytes of the bodies of all tenants."""
     tenant_bytes: Count = 16 * 1024 * 1024
-    """Of one tenant's bodies."""
+    """Bytes of one tenant's bodies."""
     tenant_requests: Count = 1_000
-    """Of one tenant, whose bodies have not come whole."""
+    """Requests of one tenant whose bodies are incomplete."""
 
 
 class Sending(Struct, frozen=True, kw_only=True):
-    """How fast the images of a `b64_json` answer must be taken; who is slower is cut off.
+    """How fast the images of a `b64_json` answer must be taken; a slower client is cut off.
 
-    What was made is kept: a retry is given it.
+    The images are kept for a retry.
     """
 
     least_bytes_per_s: Annotated[int, Meta(ge=4_096)] = 16 * 1024
@@ -135,25 +135,24 @@ class Uploads(Struct, frozen=True, kw_only=True):
     """
 
     directory: str | None = None
-    """Where those files are; absent: as TMPDIR says, or /tmp. On a disk, not in memory."""
+    """Where those files are: on a disk, not in memory. Absent: TMPDIR, or /tmp."""
     max_image_bytes: Annotated[int, Meta(ge=1, le=64 * 1024 * 1024)] = 10 * 1024 * 1024
     """The largest picture; those over 7.5 MiB are written smaller for the vendor."""
     max_pixels: Count = 16_777_216
-    """Width times height, of a PNG or a progressive JPEG. Half as many of a WebP, four times as
-    many of another JPEG: so a worker needs much the same memory to decode them, one at a time."""
+    """Width times height of a PNG or a progressive JPEG; half as much for a WebP, four times as
+    much for another JPEG, so that decoding takes much the same memory."""
     max_body_bytes: Count = 64 * 1024 * 1024
     """The largest body of an edit."""
     body_timeout_s: Positive = 120.0
     worker_bytes: Count = 1024 * 1024 * 1024
-    """Of the edits of all tenants that are read, wait, or are being sent."""
+    """Bytes of all tenants' edits that are read, wait, or are being sent."""
     tenant_bytes: Count = 512 * 1024 * 1024
-    """Of one tenant's."""
+    """Bytes of one tenant's edits."""
     tenant_requests: Count = 100
-    """Of one tenant, whose pictures have not all come and been examined."""
+    """Edits of one tenant whose pictures have not all come and been examined."""
 
     @property
     def reading(self) -> Reading:
-        """The same as bounds of what is read."""
         return Reading(
             body_timeout_s=self.body_timeout_s,
             worker_bytes=self.worker_bytes,
@@ -167,7 +166,7 @@ class Pacing(Struct, frozen=True):
 
     waiting_per_model: Count = 10_000
     waiting_per_tenant: Count = 5_000
-    """Of one tenant for one model."""
+    """Calls of one tenant for one model."""
 
 
 class Account(Struct, frozen=True, kw_only=True):
@@ -203,14 +202,14 @@ class Images(Struct, frozen=True):
     max_bytes: Count = 72 * 1024 * 1024
     """The largest image, in bytes. A PNG of noise of 4096x4096 has 65 MiB."""
     timeout_s: Positive = 60.0
-    """Without a byte of an image."""
+    """Abort a download after this long without data."""
     budget_bytes: Annotated[int, Meta(ge=1024 * 1024)] = 64 * 1024 * 1024
-    """Of images in a worker's memory at once, whatever their number and size. Each answer under
-    way takes 256 KiB of one half; a quarter is for connections to image hosts, and a quarter for
-    images that are read ahead, held because they have no length, copied or cached."""
+    """Bytes of images in a worker's memory at once: half for answers (256 KiB each), a quarter for
+    connections to image hosts, a quarter for images that are read ahead, held without a length,
+    copied or cached."""
     conversion_bytes: Annotated[int, Meta(ge=32 * 1024 * 1024)] = 256 * 1024 * 1024
-    """What a worker may take to make images jpeg or webp: 20 bytes a pixel, beside the PNG. A
-    larger image is refused before it is paid for."""
+    """Bytes a worker may take to convert images: 20 a pixel, beside the PNG. An image that needs
+    more is refused before it is paid for."""
     conversion_threads: Annotated[int, Meta(ge=1, le=64)] = 2
     """How many images a worker makes jpeg or webp at once."""
 
@@ -277,7 +276,7 @@ class Budgets(Struct, frozen=True, kw_only=True):
 
 
 class UnknownOutcome(Struct, frozen=True, kw_only=True):
-    """What becomes of calls of which nobody knows whether they were billed."""
+    """What becomes of calls that may have been billed."""
 
     book: Literal["reserve", "nothing"] = "reserve"
     """`reserve`: their images count against the tenant's budgets, as if they had been made."""
@@ -292,7 +291,7 @@ class ImageCache(Struct, frozen=True, kw_only=True):
     max_image_bytes: Count = 8 * 1024 * 1024
     """Larger images are not kept."""
     budget_bytes: Count = 256 * 1024 * 1024
-    """For each tenant or cache group; what ends first makes room."""
+    """For each tenant or cache group; images that expire first make room."""
 
 
 class Tenant(Struct, frozen=True, kw_only=True):
@@ -308,8 +307,8 @@ class Tenant(Struct, frozen=True, kw_only=True):
     response_format: ResponseFormat | None = None
     """`url` or `b64_json`, where a request and its alias do not say; absent: `url`."""
     unknown_parameters: Literal["refuse", "ignore"] = "refuse"
-    """`ignore` names them in `x-gateway-ignored`, reads well-known names of other vendors' (such as
-    `image_size`, `batch_size`) as the gateway's own, and numbers that are sent as text."""
+    """`ignore` names them in `x-gateway-ignored`, and reads other vendors' names (`image_size`,
+    `batch_size`) and numbers sent as text."""
     deadline_s: Positive | None = None
     limits: Limits = Limits()
     cache: Cache = Cache()
@@ -348,12 +347,10 @@ class Config(Struct, frozen=True, kw_only=True):
     models: str | None = None
     """A catalogue to use instead of the shipped one; relative to this file."""
     aliases: dict[str, Alias] = field(default_factory=dict)
-    """OpenAI's names, or your own, and the models behind them: `{model, response_format, size}`,
-    other models by a request's quality: `quality: {low: MODEL, high: MODEL}`, and another one for
-    edits: `edits: MODEL`."""
+    """OpenAI's names, or your own, for models: `{model, response_format, size}`; other models by
+    quality (`quality: {low: MODEL, high: MODEL}`) and for edits (`edits: MODEL`)."""
     max_body_bytes: Count = 128 * 1024
-    """The largest JSON body, beside the pictures of an edit; a prompt has at most 32,000
-    characters."""
+    """The largest JSON body, beside an edit's pictures; a prompt has at most 32,000 characters."""
     lame_duck_s: Annotated[float, Meta(ge=0)] = 1.0
     """After SIGTERM: how long new requests are still taken, while /readyz says 503."""
     drain_s: Positive = DRAIN_S
@@ -364,7 +361,7 @@ class Config(Struct, frozen=True, kw_only=True):
     """Filled by `load_config` from `egress` and the environment; not a key of the file."""
 
     def secrets(self) -> Iterator[str]:
-        """What must never be printed, as it would appear."""
+        """All that must never be printed, as it would appear."""
         yield from (account.api_key.reveal() for account in self.accounts)
         urls = [part.url for part in (self.redis, self.image_cache) if part is not None]
         for url in filter(None, urls):

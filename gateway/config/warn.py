@@ -16,14 +16,14 @@ from gateway.domain.prices import region_of
 
 NAMED_MAX = 5
 WIDEST_NETWORK = 8
-"""Bits of the prefix of the widest network in which one may know everybody."""
+"""Prefix length of the widest network whose members one may know."""
 SHORTEST_IDLE_S = 60.0
 """The default of AWS' and Alibaba's balancers; docs/operations.md has the others."""
 READER_SIGNS = frozenset(("replica", "reader", "readonly", "ro"))
 
 
 def warnings_of(config: Config) -> Iterator[Fault]:
-    """Every such setting, in the order of the file."""
+    """In the order of the file."""
     for index, account in enumerate(config.accounts):
         path = f"accounts[{index}]"
         yield from region_warnings(account, path)
@@ -58,7 +58,7 @@ def is_local(account: Account) -> bool:
 
 
 def price_warnings(account: Account, config: Config, path: str) -> Iterator[Fault]:
-    """Models whose price in the account's region nobody told."""
+    """Models without a known price in the account's region."""
     region = region_of_account(account)
     if is_local(account):
         return
@@ -152,7 +152,7 @@ def address_warnings(url: RedisUrl, path: str) -> Iterator[Fault]:
 
 
 def is_same_server(one: Secret | None, other: Secret | None) -> bool:
-    """Whether two addresses lead to one server, whichever its database."""
+    """Whichever the database."""
     if one is None or other is None:
         return False
     first, second = parse(one.reveal()), parse(other.reveal())
@@ -171,7 +171,7 @@ def network_warnings(config: Config) -> Iterator[Fault]:
 
 
 def drain_warnings(config: Config) -> Iterator[Fault]:
-    """A stop that gives up what is paid for."""
+    """A drain that gives up what is paid for."""
     deadlines = [config.upstream.deadline_s, *(t.deadline_s or 0.0 for t in config.tenants)]
     if config.drain_s <= max(deadlines):
         message = (
