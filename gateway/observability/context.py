@@ -13,14 +13,12 @@ from structlog.typing import FilteringBoundLogger
 from gateway.observability.tracing import RequestSpan
 
 ClientFate = Literal["delivered", "gone", "answered"]
-"""Sent all of a good answer; without it; told an error."""
+"""Sent all of a good answer; left without it; sent an error."""
 UNKNOWN = "other"
 STATE_KEY = "gateway.observability.context"
 
 
 class Histogram(Protocol):
-    """Takes seconds."""
-
     def observe(self, amount: float) -> None: ...
 
 
@@ -29,7 +27,7 @@ def nothing(*_: object) -> None:
 
 
 class RequestContext:
-    """The request's id, and what is to be said of it."""
+    """The request's id, and what log, metrics and answer say of it."""
 
     __slots__ = (
         "_waiting_since",
@@ -53,7 +51,7 @@ class RequestContext:
     def __init__(self, request_id: str) -> None:
         self.request_id = request_id
         self.headers: Callable[[], Mapping[str, str]] = dict
-        """Those that its answer carries, failure or not; made when it is answered."""
+        """Headers of its answer, failure or not; made when it is answered."""
         self.answer_headers: dict[str, str] = {}
         """Further ones."""
         self.after_answer: Callable[[ClientFate], Awaitable[None]] | None = None
@@ -63,40 +61,36 @@ class RequestContext:
         self.is_client_gone = False
         """Whether it has hung up, or was answered while the work goes on."""
         self.is_image_request = False
-        """Whether it came to a route of images."""
         self.tenant = self.model = UNKNOWN
         self.outcome = "ok"
         """`ok`, or the label of the error."""
         self._waiting_since: float | None = None
         self.external_wait_s = 0.0
-        """How much of its time others took: slots, the vendor, downloads, the client."""
+        """Time that others took: slots, the vendor, downloads, the client."""
         self.timings: dict[str, float] = {}
-        """Seconds by phase; the longest, where a request passes one several times."""
+        """Seconds by phase; the longest of a repeated one."""
         self.upstream_ids: tuple[str, ...] = ()
         """The vendor's ids of this request's calls."""
         self.log_fields: dict[str, object] = {}
-        """What else its log lines say."""
+        """Further fields of its log lines."""
         self.span: RequestSpan | None = None
-        """Where traces are on."""
+        """With traces only."""
 
     @property
     def log(self) -> FilteringBoundLogger:
-        """Bound to the request's facts; made anew, as one that is held while it waits is 1 KiB.
-
-        By its class, since `structlog.get_logger().bind` takes four times as long.
-        """
+        """Made for each use: a kept one takes 1 KiB. `structlog.get_logger().bind` is slower."""
         config = structlog.get_config()
         facts = {"request_id": self.request_id, **self.log_fields}
         log = config["wrapper_class"](config["logger_factory"](), config["processors"], facts)
         return cast("FilteringBoundLogger", log)
 
     def bind(self, **timing_fields: object) -> None:
-        """Have the log lines from here on say this, too."""
+        """Add fields to all later log lines."""
         self.log_fields |= timing_fields
 
     @contextmanager
     def phase(self, name: str, metric: Histogram | None = None) -> Iterator[None]:
-        """Time a part of the request: for its log line, its span and perhaps a metric."""
+        """Time a phase for the log line, the span and perhaps a metric."""
         started = perf_counter()
         try:
             yield
@@ -111,17 +105,16 @@ class RequestContext:
         self._waiting_since = perf_counter()
 
     def goes_on(self) -> None:
-        """It waits no longer."""
         self.external_wait_s = self.external_s()
         self._waiting_since = None
 
     def external_s(self) -> float:
-        """How much of the request's time others took until now."""
+        """Time that others took until now."""
         since = self._waiting_since
         return self.external_wait_s + (0.0 if since is None else perf_counter() - since)
 
     def others_took(self, seconds: float) -> None:
-        """What they take while it waits for them is counted already."""
+        """Does not count while it waits for them, as that is counted already."""
         if self._waiting_since is None:
             self.external_wait_s += seconds
 
@@ -131,7 +124,7 @@ class RequestContext:
         return self.headers is not dict
 
     def record_timing(self, phase: str, seconds: float) -> None:
-        """A phase that took so long has just ended."""
+        """A phase of this length has just ended."""
         self.timings[phase] = max(seconds, self.timings.get(phase, 0.0))
         if self.span is not None:
             self.span.passed(phase, seconds)
@@ -145,7 +138,6 @@ class RequestContext:
 
 
 def ms(seconds: float) -> float:
-    """For people to read."""
     return round(seconds * 1000, 1)
 
 
@@ -157,5 +149,4 @@ def open_context(scope: Any, request_id: str) -> RequestContext:  # noqa: ANN401
 
 
 def context_of(scope: Any) -> RequestContext:  # noqa: ANN401 - any ASGI scope
-    """The context that a request belongs to."""
     return cast("RequestContext", scope[STATE_KEY])

@@ -1,7 +1,6 @@
 """Where finished log lines go: to standard error, by a thread of their own.
 
-Whoever logs never waits and never fails for it: a full disk, a reader that is gone and one that
-does not read cost lines, which are counted, and no request.
+Logging never waits and never fails: a full disk or a stuck reader costs lines, which are counted.
 """
 
 from __future__ import annotations
@@ -30,10 +29,10 @@ FLUSH_S: Final = 1.0
 
 
 class LogWriter:
-    """Writes lines in their order; those of several processes do not mix, however long they are.
+    """Writes lines in order; lines of several processes do not mix, however long they are.
 
-    Standard error stays as blocking as it was, since others share it. The thread is begun with the
-    first line, in each process after its fork.
+    Standard error, which others share, stays blocking. The thread begins with the first line, in
+    each process after its fork.
     """
 
     def __init__(self) -> None:
@@ -75,7 +74,7 @@ class LogWriter:
         return self._dropped + self._failed
 
     def _begin(self) -> None:
-        """Anew in a forked process: the other's lines are the other's, and its thread is not here.
+        """Start over in a forked process: the parent keeps its lines, and its thread is not here.
 
         The lock is reentrant, since a signal's handler may log in the middle of a line.
         """
@@ -140,10 +139,7 @@ class LogWriter:
 
     @contextmanager
     def _taking_turns(self) -> Iterator[None]:
-        """One process at a time: a pipe keeps no more than 4,096 bytes together.
-
-        A lock of this kind belongs to a process, though the file is inherited, and dies with it.
-        """
+        """One process at a time: a pipe keeps 4,096 bytes together; a lock ends with its owner."""
         if self._turn is None:
             yield
             return
@@ -155,4 +151,4 @@ class LogWriter:
 
 
 log_writer = LogWriter()
-"""The process' own, as standard error is."""
+"""The process' own."""

@@ -1,7 +1,7 @@
 """Structured logs: JSON lines, or readable ones on a terminal, the libraries' own included.
 
-Of a prompt, only its length and hash appear, unless its tenant wants it whole. Whatever looks like
-a key, and every secret of the configuration, is masked in the finished line.
+Of a prompt, only length and hash appear, unless its tenant wants it whole. Whatever looks like a
+key, and every secret of the configuration, is masked in the finished line.
 """
 
 from __future__ import annotations
@@ -30,10 +30,10 @@ PLAIN_QUERY = (
     r"(?:Expires|x-oss-(?:date|expires|signature-version)|(?:(?i:X-Amz)-(?:Date|Expires|Algorithm))"
     r"|api-version)="
 )
-"""What a signed URL says that opens nothing. Anything else in a query may: vendors name it as they
+"""Harmless parts of a signed URL's query. Any other may be a secret, as vendors name it as they
 like (Signature, OSSAccessKeyId, x-oss-credential, security-token, X-Amz-Signature …)."""
 IN_QUERY = r"(?:(?<=[?&;])|(?<=\\u0026)|(?<=%3[Ff])|(?<=%26))"
-"""Behind what parts a query, be it spelt as in JSON or inside another URL."""
+"""A separator of a query, also as in JSON or inside another URL."""
 PATTERNS = (
     r"\bsk-[\w-]{8,}",  # keys of the vendor, of OpenAI and of this gateway
     r"(?<=[Bb]earer )[^\s\"'\\]{6,}",
@@ -45,7 +45,7 @@ SIGNS = ("sk-", "earer ", "://", "?", "&", "0026", "%", "ignature=")
 """A line without any of these, and without a known secret, matches none of the above."""
 
 UNSEEN = r"\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069"
-"""What a terminal obeys, or takes for the end of a line, or for another direction; in a class."""
+"""Terminals obey these, end a line or change direction at them; in a class."""
 UNSEEN_IN_JSON = re.compile(f"[{UNSEEN}]")
 UNSEEN_IN_TEXT = re.compile(rf"[\x00-\x1f{UNSEEN}]")
 UNSEEN_IN_TRACE = re.compile(rf"[\x00-\x08\x0b-\x1f{UNSEEN}]")
@@ -69,7 +69,7 @@ class Masker:
         self._compile()
 
     def hide(self, secrets: Iterable[str]) -> None:
-        """Mask these from now on, wherever they appear; in JSON a text may be spelt otherwise."""
+        """Mask these from now on, wherever they appear, also as JSON spells them."""
         for secret in secrets:
             if len(secret) >= SHORTEST_SECRET:
                 spelt = {json.dumps(secret)[1:-1], to_json(secret)[1:-1], repr(secret)[1:-1]}
@@ -121,7 +121,7 @@ def configure_logs(*, json_lines: bool, level: str = "info", secrets: Iterable[s
 
 
 def silence_logs() -> None:
-    """For a command that says itself what it found."""
+    """For a command that prints its own findings."""
     logging.getLogger().addHandler(logging.NullHandler())
     structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.CRITICAL))
 
@@ -130,7 +130,6 @@ class LineHandler(logging.Handler):
     """Gives Python's own logging the same way out."""
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Write one record."""
         try:
             log_writer.write(self.format(record))
         except Exception:  # noqa: BLE001 - whatever a library's arguments raise when printed
@@ -138,7 +137,7 @@ class LineHandler(logging.Handler):
 
 
 def route_libraries(facts: list[Processor], renderers: list[Processor]) -> None:
-    """Write what comes by Python's own logging, and its warnings, in the same form."""
+    """Write records of Python's own logging, and its warnings, in the same form."""
     handler = LineHandler()
     handler.setFormatter(
         structlog.stdlib.ProcessorFormatter(
@@ -165,7 +164,7 @@ def with_time(_: WrappedLogger, __: str, line: EventDict) -> EventDict:
 
 
 def with_values_cut(_: WrappedLogger, __: str, line: EventDict) -> EventDict:
-    """Bound what a line holds of others' texts, before anything looks at each character."""
+    """Bound others' texts in a line, before patterns read each character."""
     for name, value in line.items():
         kind = type(value)
         if kind is str:
@@ -194,7 +193,7 @@ def with_parts_cut(value: object) -> object:
 
 
 def to_json(line: object, **_: object) -> str:
-    """As JSON; what has no form there, as it would print. One line, whoever splits it."""
+    """Values without a JSON form as they print. Always one line."""
     text = msgspec.json.encode(line, enc_hook=repr).decode()
     if text.isascii() and "\x7f" not in text:
         return text
@@ -202,7 +201,7 @@ def to_json(line: object, **_: object) -> str:
 
 
 def escaped(text: str, unseen: re.Pattern[str] = UNSEEN_IN_TEXT) -> str:
-    """With such characters spelt out."""
+    """With such characters as escapes."""
     return unseen.sub(lambda found: f"\\u{ord(found[0]):04x}", text)
 
 
@@ -217,10 +216,7 @@ def without_escapes(_: WrappedLogger, __: str, line: EventDict) -> EventDict:
 
 
 def prompt_facts(prompt: str, *, whole: bool = False) -> dict[str, object]:
-    """What a log may say of a prompt: enough to recognise a repeat, nothing of what it says.
-
-    `whole` adds the prompt itself.
-    """
+    """Enough of a prompt to recognise a repeat, and nothing of its text unless `whole`."""
     digest = hashlib.sha256(prompt.encode(errors="surrogatepass")).hexdigest()
     facts: dict[str, object] = {"prompt_length": len(prompt), "prompt_sha256": digest[:16]}
     return facts | {"prompt": prompt} if whole else facts

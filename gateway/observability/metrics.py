@@ -1,8 +1,7 @@
 """Every metric, declared once with its meaning; docs/metrics.md shows this table.
 
-Labels are bounded by construction: tenants and accounts come from the configuration, models from
-the catalogue (anything else is `other`), outcomes from the error classes, vendor codes from the
-table of those it documents. No prompt, key, user or request id is a label.
+Labels are bounded: tenants, accounts, models (others are `other`), error classes and documented
+vendor codes. No prompt, key, user or request id is a label.
 """
 
 from __future__ import annotations
@@ -27,7 +26,7 @@ AGES = (1, 10, 60, 300, 900, 3600, 10800, 21600, 43200, 86400)
 
 
 def forget(gauge: Gauge, *labels: str) -> None:
-    """Show no more what is gone; 0 where workers share their values, whose files keep it."""
+    """Stop showing it; it is 0 where workers share their values, whose files keep it."""
     if FOLDER in os.environ:
         gauge.labels(*labels).set(0)
     else:
@@ -44,10 +43,7 @@ class Declared(Struct, frozen=True):
 
 
 class Tally:
-    """A histogram with one label whose observations wait in plain numbers for `flush`.
-
-    Each would otherwise take locks and write to a file that workers share, many times a request.
-    """
+    """A histogram that holds observations until `flush`: each would lock and write a file."""
 
     def __init__(self, histogram: Histogram, bounds: tuple[float, ...]) -> None:
         self.histogram = histogram
@@ -56,13 +52,12 @@ class Tally:
         """By label: how many in each bucket, those beyond the last, and the sum of all."""
 
     def observe(self, label: str, amount: float) -> None:
-        """One observation."""
         seen = self._seen[label]
         seen[bisect_left(self._bounds, amount)] += 1
         seen[-1] += amount
 
     def flush(self) -> None:
-        """Show what was observed since the last time."""
+        """Add what was observed since the last flush."""
         for label, (*counts, total) in self._seen.items():
             child = self.histogram.labels(label)
             # The library has no way to add several at once.
@@ -86,7 +81,7 @@ class Metrics:
         info.labels(version).set(1)
         self.heartbeat = self._gauge(
             "heartbeat_timestamp_seconds",
-            "Unix time at which each worker had last found time for its upkeep; the oldest.",
+            "Last heartbeat of the slowest worker, in Unix time.",
             mode="min",
         )
 
@@ -148,7 +143,7 @@ class Metrics:
         )  # fmt: skip
         self.doubtful = self._counter(
             "doubtful_images",
-            "Images of calls whose outcome nobody knows: they may have been billed.",
+            "Images of calls with unknown outcome: they may have been billed.",
             "tenant", "model",
         )  # fmt: skip
         self.usage_lost = self._counter(
@@ -237,7 +232,7 @@ class Metrics:
         return Histogram(full, meaning, labels, registry=self.registry, buckets=buckets)
 
     def _gauge(self, name: str, meaning: str, *labels: str, mode: str = "sum") -> Gauge:
-        """`mode` says what the values of several workers become; a dead worker's never counts."""
+        """`mode`: how the values of several workers combine; a dead worker's never counts."""
         full = self._declare(name, "gauge", labels, meaning)
         live: Any = f"live{mode}"
         return Gauge(full, meaning, labels, registry=self.registry, multiprocess_mode=live)

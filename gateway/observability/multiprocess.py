@@ -1,8 +1,7 @@
-"""The metrics of several workers, kept in files that all of them map (prometheus-client's way).
+"""The metrics of several workers, in files that all of them map (prometheus-client's way).
 
-A scrape of any worker sees all, a killed worker's counts included: each worker has a slot, whose
-files the next worker of that slot goes on with. So there are never more files than there have been
-workers at one time.
+A scrape of any worker sees all, also a killed worker's counts: its slot's next worker goes on with
+its files, so files never outnumber workers.
 """
 
 from __future__ import annotations
@@ -24,22 +23,18 @@ FOLDER: Final = "PROMETHEUS_MULTIPROC_DIR"
 """The library's own variable."""
 PREFIX: Final = "gateway-metrics-"
 OWNER: Final = "owner"
-"""A file that is locked for as long as a process of the folder's gateway lives."""
+"""A file that is locked while a process of the folder's gateway lives."""
 WORKER_BYTES: Final = 8 * 1024 * 1024
 """Six files of a mebibyte, and room to grow."""
 ATTEMPTS: Final = 3
-"""At reading all files, of which one may go meanwhile."""
+"""Reads of all files, of which one may go meanwhile."""
 UNREADABLE: Final = (OSError, RuntimeError, ValueError, struct_error)
-"""What the library raises over a file that is gone, or not whole."""
+"""The library's exceptions for a file that is gone, or not whole."""
 
 
 @contextmanager
 def shared_folder(workers: int) -> Iterator[None]:
-    """Keep values in a folder of their own meanwhile; before any `Metrics` and any fork.
-
-    Raises:
-        OSError: there is no room for it. Without room a worker that writes would be killed.
-    """
+    """Share values in a folder from here on, before any fork. Raises OSError without room."""
     parent = Path(gettempdir())
     remove_abandoned(parent)
     needed = workers * WORKER_BYTES
@@ -59,7 +54,7 @@ def shared_folder(workers: int) -> Iterator[None]:
 
 
 def remove_abandoned(parent: Path) -> None:
-    """Remove what gateways left that were killed: in a tmpfs it would pile up in memory."""
+    """Remove the folders of killed gateways: in a tmpfs they would pile up in memory."""
     for folder in parent.glob(f"{PREFIX}*"):
         with suppress(OSError), (folder / OWNER).open("rb") as owner:
             fcntl.flock(owner, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -90,7 +85,7 @@ class AllWorkers:
     """Collects what the files of the shared folder have."""
 
     def collect(self) -> Iterable[Metric]:
-        """As the library's own, of which it is a part; a file may go while it is read."""
+        """A file may go while it is read."""
         for _ in range(ATTEMPTS):
             with suppress(*UNREADABLE):
                 return self._read()
@@ -103,7 +98,7 @@ class AllWorkers:
 
 
 def with_content(files: Iterable[Path]) -> list[str]:
-    """Those that are there; a new one is empty for a moment, over which the library fails."""
+    """Without empty files, over which the library fails: a new one is empty for a moment."""
     found = []
     for file in files:
         with suppress(FileNotFoundError):

@@ -1,7 +1,7 @@
 """Traces: W3C `traceparent` from clients, and OpenTelemetry spans where they are turned on.
 
-OpenTelemetry is an extra (`otel`), imported only by `open_tracer`. A request is one span; what it
-waited for (store, queue, upstream, download) are its children, each written when it has ended.
+Only `open_tracer` imports OpenTelemetry, an extra (`otel`). A request is one span; its waits
+(store, queue, upstream, download) are children, written when they end.
 """
 
 from __future__ import annotations
@@ -69,13 +69,10 @@ class Tracer:
         return RequestSpan(self._tracer, span, trace.set_span_in_context(span))
 
     def close(self) -> None:
-        """Send what has not been sent."""
         self._provider.shutdown()
 
 
 class RequestSpan:
-    """One request."""
-
     def __init__(self, tracer: Any, span: Any, context: Any) -> None:  # noqa: ANN401 - as above
         self._tracer = tracer
         self._span = span
@@ -89,17 +86,12 @@ class RequestSpan:
         self._tracer.start_span(name, self._context, start_time=start).end(end)
 
     def end(self, attributes: Mapping[str, str | int]) -> None:
-        """The request has been answered."""
         self._span.set_attributes(attributes)
         self._span.end()
 
 
 def open_tracer(endpoint: str, version: str) -> Tracer:
-    """Send spans to an OTLP collector over HTTP, in the background.
-
-    Raises:
-        ImportError: the extra `otel` is not installed.
-    """
+    """Send spans to an OTLP collector in the background. Raises ImportError without `otel`."""
     from opentelemetry.exporter.otlp.proto.http import trace_exporter  # noqa: PLC0415 - the extra
     from opentelemetry.sdk import resources, trace  # noqa: PLC0415 - of the extra
     from opentelemetry.sdk.trace.export import BatchSpanProcessor  # noqa: PLC0415 - of the extra
