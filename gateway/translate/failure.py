@@ -1,18 +1,10 @@
 """What a failed answer means: first who gave it, then one of two tables, first match wins.
 
-DashScope sits behind an edge (its answers say `server: istio-envoy`), and a proxy may stand on the
-way. Both answer in its place, and their 502 or 503 says nothing of whether the call had been passed
-on before. So only two kinds of words allow a call to be sent again: the upstream's own code that
-says "not generated", and an edge's words that prove the call was never passed on. Any other answer
-without the upstream's code is of unknown outcome (docs/decisions/0005-who-answered.md).
+Why only some answers allow another call: 0005. The upstream's code goes before its status, which
+varies (`Arrearage` under 400 and 403). No message is shown: it may name hosts and URLs.
 
-The upstream's code decides before its status, because the same code is seen under several statuses
-(`Arrearage` under 400 and 403, "Model not exist." under 400 and 404, anything under 200).
-Nobody's own message is shown: it may name hosts and URLs. The log has it.
-
-Source: Alibaba Cloud Model Studio, "Error messages"; `Remedy` follows its advice on retries, made
-stricter where a generation may have been billed. Envoy: `Http::Utility::resetReasonToString` and
-the router's and the connection manager's local replies.
+Sources: Alibaba Cloud Model Studio, "Error messages"; Envoy's `Http::Utility::resetReasonToString`
+and local replies of its router and connection manager.
 """
 
 from __future__ import annotations
@@ -31,7 +23,7 @@ class Remedy(Enum):
     """What the gateway itself may do about a failed call."""
 
     NONE = "none"
-    """Nothing: the answer is final, and was not billed."""
+    """The answer is final, and was not billed."""
     RESEND = "resend"
     """Send it again: it was certainly not generated."""
     THROTTLED = "throttled"
@@ -48,7 +40,7 @@ class Source(Enum):
     UPSTREAM = "upstream"
     """DashScope: JSON with a code of its own."""
     EDGE = "edge"
-    """What stands in front of it: its load balancer, gateway or firewall."""
+    """Its load balancer, gateway or firewall."""
     PROXY = "proxy"
     """A forward proxy on the way to it."""
     NOBODY = "nobody"
@@ -80,7 +72,7 @@ class Row(Struct, frozen=True, kw_only=True):
     remedy: Remedy = Remedy.NONE
     retry_after_s: float | None = None
     name: str = ""
-    """What a metric calls it; absent: a code, or the pattern of codes, that it covers."""
+    """Its name in a metric; absent: a code, or the pattern of codes, that it covers."""
     proof: str = ""
     """What an edge's page has to prove."""
     when: str = ""
@@ -95,7 +87,6 @@ class Row(Struct, frozen=True, kw_only=True):
         return frozenset({self.status}) if isinstance(self.status, int) else self.status
 
     def covers(self, status: int, code: str, message: str) -> bool:
-        """Whether this row describes the failure."""
         return (
             status in self.statuses
             and (not self.codes or matches(self.codes, code))
@@ -104,10 +95,10 @@ class Row(Struct, frozen=True, kw_only=True):
 
 
 class UpstreamFailure(Exception):
-    """A failed upstream call: the error to show, what may be done, and what the log should say.
+    """The error to show, what may be done, and what the log should say.
 
-    `label` is what a metric may call it. `is_outage` says whether it counts against the account:
-    an answer to what one request asked for does not, nor does a deadline of that request's own.
+    `label` is for metrics. `is_outage`: it counts against the account, which an answer to one
+    request's content, or its own deadline, does not.
     """
 
     def __init__(
@@ -166,14 +157,14 @@ UNKNOWN = (
 THROTTLE_REST_S = 60.0
 """An exceeded quota recovers within about a minute ("Rate limits")."""
 NOT_HAD = ("download", "media resource", "media format", "timeout", "timed out")
-"""Of a picture that its host did not give, or that is none."""
+"""A picture that its host did not give, or that is none."""
 INSPECTED = ("datainspection", "data_inspection", "inappropriate content")
-"""The word of the safety system; some services put it into the message alone."""
+"""The safety system's words; some services have them only in the message."""
 UNPAID = (
     *("free allocated", "free quota", "free tier", "free-tier", "free trial", "free usage", "免费"),
     *("billing", "overdue", "arrear", "account balance", "insufficient balance", "payment"),
 )
-"""A quota of which a message says these does not come back by waiting."""
+"""Words for a quota that does not come back by waiting."""
 QUOTAS = ("Throttling", "Throttling.*", "limit_*", "insufficient_quota", "*Quota*")
 
 TABLE: tuple[Row, ...] = (
@@ -239,14 +230,13 @@ TABLE: tuple[Row, ...] = (
     Row(status=range(300, 500), error=errors.UpstreamRefused, text=FAILED),
     Row(error=errors.UpstreamFailed, text=FAILED, name="undocumented"),
 )  # fmt: skip
-"""The upstream's own words."""
 
 ANYBODY_S = (
     *("AccessDenied", "access_denied", "APIConnectionError", "GatewayTimeout", "InternalError"),
     *("NotFound", "RequestTimeOut", "ServiceUnavailable", "SystemError", "UnsupportedOperation"),
     "insufficient_quota",
 )
-"""Codes that other services and gateways have, too: the upstream's only beside a request id."""
+"""Codes that other services have, too: the upstream's only beside a request id."""
 
 NOT_SENT = "not sent"
 NOT_TAKEN = "over its rate"
@@ -258,9 +248,9 @@ NOT_CONNECTED = frozenset({
 })  # fmt: skip
 """Reasons that Envoy gives while it has no connection, so that nothing was sent over one."""
 NOT_PASSED_ON = frozenset({"no healthy upstream", "envoy overloaded"})
-"""Its words for having nobody to send to, and for taking nothing on."""
+"""Its words for no server behind it, and for overload."""
 RATE_LIMITED = "local_rate_limited"
-"""Those of its own rate limit."""
+"""Its own rate limit's words."""
 
 EDGE_TABLE: tuple[Row, ...] = (
     Row(name="edge_not_sent", status=frozenset({503, 504}), proof=NOT_SENT,
@@ -287,11 +277,10 @@ EDGE_TABLE: tuple[Row, ...] = (
         when="everything else: any 5xx page or JSON without the upstream's code, `connection"
              " termination`, `remote reset`, `protocol error`, a retried reset, 429, 499, 302"),
 )  # fmt: skip
-"""The words of whoever stands in between."""
+"""The words of edges and proxies."""
 
 
 def source_of(answer: Answer) -> Source:
-    """Whose words an answer is."""
     if is_upstream_s(answer.reply):
         return Source.UPSTREAM
     is_proxy_s = answer.is_proxy_s or answer.status == 407
@@ -299,7 +288,7 @@ def source_of(answer: Answer) -> Source:
 
 
 def is_upstream_s(reply: GenerationReply | None) -> bool:
-    """Whether a body is the upstream's: its own code, or the word of its safety system."""
+    """Its own code, or the word of its safety system."""
     if reply is None:
         return False
     message = (reply.message or "").lower()
@@ -311,7 +300,7 @@ def is_upstream_s(reply: GenerationReply | None) -> bool:
 
 
 def is_only_upstream_s(code: str) -> bool:
-    """Whether nobody else has this code."""
+    """Whether no other service has this code."""
     is_documented = any(row.codes and matches(row.codes, code) for row in TABLE)
     return is_documented and code not in ANYBODY_S
 

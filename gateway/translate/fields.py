@@ -1,7 +1,7 @@
 """The fate of every field of an image request: one table, which the README shows and tests walk.
 
-A field is *honoured*, *mapped* to something the vendor has, *accepted* without effect (the answer's
-`x-gateway-ignored` header names it), or *refused* with a 400 whose `param` names it.
+A field is *honoured*, *mapped*, *accepted* without effect (named in `x-gateway-ignored`), or
+*refused* with a 400 whose `param` names it.
 """
 
 from __future__ import annotations
@@ -18,11 +18,9 @@ Fate = Literal["honoured", "mapped", "accepted", "refused"]
 
 
 class Field(Struct, frozen=True):
-    """One row.
+    """`taken` has the only allowed values, or an accepted field's values that are true anyway.
 
-    `taken` lists the values of a field that it may have where others are refused, and those of an
-    accepted one that are what the answer is anyway. `refusal` says to the sender of another one
-    what is the matter: end users read it who know nothing of the gateway.
+    `refusal` explains any other value to end users who know nothing of the gateway.
     """
 
     name: str
@@ -41,7 +39,7 @@ FIELDS: tuple[Field, ...] = (
     Field("model", "mapped", "a catalogue name or an alias; absent: the tenant's default"),
     Field("n", "honoured", "1 to 10 on every model, split over upstream calls where needed"),
     Field("size", "mapped", "as asked where legal, else the nearest legal size, named in a header"),
-    Field("response_format", "honoured", "`url` or `b64_json`; absent: as the alias says"),
+    Field("response_format", "honoured", "`url` or `b64_json`; absent: the alias decides"),
     Field("negative_prompt", "honoured", "where the model has it, else refused"),
     Field(
         "prompt_extend",
@@ -55,7 +53,7 @@ FIELDS: tuple[Field, ...] = (
     ),
     Field("enable_thinking", "honoured", "where the model has it, else only `false`"),
     Field("watermark", "honoured", "where the model has it, else only `false`; absent: false"),
-    Field("seed", "honoured", "0 to 2147483647; split calls get seeds that follow from it"),
+    Field("seed", "honoured", "0 to 2147483647; further calls use seed + images before them"),
     Field(
         "output_format",
         "honoured",
@@ -109,7 +107,7 @@ EDIT_FIELDS: tuple[Field, ...] = (
     Field("markup", "refused", "the vendor has none", (), NO_MASK.format("markup")),
     Field("input_fidelity", "accepted", "the vendor has no such choice"),
 )
-"""Those that only an edit has; it has all the others, too."""
+"""Beside all the others."""
 
 
 @cache
@@ -126,13 +124,12 @@ def accepted(kind: type[ImageRequest]) -> tuple[Field, ...]:
 
 @cache
 def limited(kind: type[ImageRequest]) -> tuple[Field, ...]:
-    """Those of which some values are refused."""
+    """Those with refused values."""
     return tuple(row for row in fields_of(kind) if row.refusal)
 
 
 @cache
 def known(kind: type[ImageRequest]) -> frozenset[str]:
-    """The names of its fields."""
     return frozenset(row.name for row in fields_of(kind))
 
 
@@ -140,11 +137,7 @@ KNOWN = known(ImageRequest)
 
 
 def refuse_unsupported(request: ImageRequest) -> None:
-    """Refuse what the vendor cannot do.
-
-    Raises:
-        InvalidRequest: `param` names the first such field.
-    """
+    """Raises InvalidRequest whose `param` names the first field that the vendor cannot honour."""
     for row in limited(type(request)):
         value = getattr(request, row.name)
         if value is not None and value not in row.taken:
@@ -152,7 +145,7 @@ def refuse_unsupported(request: ImageRequest) -> None:
 
 
 def ignored(request: ImageRequest, *, quality_counts: bool) -> tuple[str, ...]:
-    """Names of the fields that were given and have no effect."""
+    """Names of the given fields that have no effect."""
     given = ((row, getattr(request, row.name)) for row in accepted(type(request)))
     names = [row.name for row, value in given if value is not None and value not in row.taken]
     return tuple(names if quality_counts or request.quality is None else ["quality", *names])

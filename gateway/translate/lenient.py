@@ -1,14 +1,7 @@
 """Requests of programs that speak another vendor's dialect, for tenants that allow it.
 
-    {"prompt": "a fox", "image_size": "1024x1024", "batch_size": 2, "seed": "7",
-     "guidance_scale": 4.5}
-
-becomes::
-
-    {"prompt": "a fox", "size": "1024x1024", "n": 2, "seed": "7"}
-
-and `guidance_scale` is named as ignored. Text that spells a number or a truth value is read as one
-when the fields are converted.
+`image_size` and `batch_size` become `size` and `n`; unknown fields are named as ignored. Text that
+spells a number or a boolean is read as one later.
 """
 
 from __future__ import annotations
@@ -40,7 +33,7 @@ SHOWN_NAMES = 20
 def adapted(
     body: Mapping[str, Any], kind: type[ImageRequest] = ImageRequest
 ) -> tuple[dict[str, Any], tuple[str, ...]]:
-    """The fields that the gateway has, and the names of those that it leaves out."""
+    """The known fields, and the names of the others."""
     names = known(kind)
     fields = {name: value for name, value in body.items() if name in names and value != ""}
     left_out = []

@@ -1,16 +1,4 @@
-"""DashScope's image request to the gateway's own, and results and errors back to DashScope's.
-
-    {"model": "qwen-image-plus", "input": {"messages": [{"role": "user", "content":
-        [{"text": "a fox"}]}]}, "parameters": {"size": "1328*1328", "n": 2}}
-
-becomes::
-
-    {"model": "qwen-image-plus", "prompt": "a fox", "size": "1328x1328", "n": 2,
-     "response_format": "url"}
-
-so that both paths make the same plan, of the same price, and share one cache. The pictures of an
-edit stand beside the text, `{"image": "data:image/png;base64,…"}` or the URL of one.
-"""
+"""DashScope's image request to the gateway's own, and results and errors back (0029)."""
 
 from __future__ import annotations
 
@@ -66,14 +54,11 @@ CODES: dict[type[GatewayError], str] = {
     errors.UpstreamOverloaded: "ModelServingError",
     errors.UpstreamTimeout: "RequestTimeOut",
 }
-"""The vendor's word for each error; one that is not listed has that of the class above it."""
+"""The vendor's word for each error; an unlisted one has its superclass's."""
 
 
 def without_unknown(body: Mapping[str, Any]) -> tuple[dict[str, Any], tuple[str, ...]]:
-    """The body without what has no meaning here, and the names of that.
-
-    What is inside `input` stays: it would change what the request means.
-    """
+    """With their names; what is inside `input` stays, as it changes what the request means."""
     outer = {name: value for name, value in body.items() if name in OUTER}
     unknown = [name for name in body if name not in OUTER]
     parameters = outer.get("parameters")
@@ -84,11 +69,7 @@ def without_unknown(body: Mapping[str, Any]) -> tuple[dict[str, Any], tuple[str,
 
 
 def to_image_request(request: NativeRequest) -> ImageRequest:
-    """The same wish in the gateway's own words.
-
-    Raises:
-        InvalidRequest: it is not one message with one text.
-    """
+    """Raises InvalidRequest if it is not one message with one text."""
     given = request.parameters
     return ImageRequest(
         model=request.model,
@@ -106,7 +87,6 @@ def to_image_request(request: NativeRequest) -> ImageRequest:
 
 
 def text_of(request: NativeRequest) -> str:
-    """The one text of the one message."""
     texts = [item.text for item in content_of(request) if item.text is not None]
     if len(texts) != 1:
         raise InvalidRequest("'content' must have exactly one text.")
@@ -114,7 +94,7 @@ def text_of(request: NativeRequest) -> str:
 
 
 def references_of(request: NativeRequest) -> list[tuple[str, str]]:
-    """Where each picture stands, and its address."""
+    """The place and the address of each picture."""
     return [
         (f"input.messages[0].content[{index}].image", item.image)
         for index, item in enumerate(content_of(request))
@@ -123,7 +103,7 @@ def references_of(request: NativeRequest) -> list[tuple[str, str]]:
 
 
 def content_of(request: NativeRequest) -> list[NativeItem]:
-    """Raises InvalidRequest: there is not one message, or an item is not one text or picture."""
+    """Raises InvalidRequest if there is not one message, or an item is not one text or picture."""
     messages = request.input.messages
     if len(messages) != 1:
         raise InvalidRequest("'input.messages' must have exactly one message.")
@@ -134,11 +114,7 @@ def content_of(request: NativeRequest) -> list[NativeItem]:
 
 
 def to_size(size: str) -> str:
-    """`1024*1024` as OpenAI writes it.
-
-    Raises:
-        InvalidRequest: it is written otherwise.
-    """
+    """`1024*1024` as OpenAI writes it. Raises InvalidRequest for another form."""
     found = SIZE.fullmatch(size)
     if found is None:
         message = "'size' must be WIDTH*HEIGHT in pixels, for example 1024*1024."
@@ -149,7 +125,7 @@ def to_size(size: str) -> str:
 def to_reply(
     images: list[Image], *, created: int, size: Size | None, request_id: str
 ) -> NativeReply:
-    """The answer. It has no date: that is in its signed URLs."""
+    """It has no date: that is in its signed URLs."""
     del created
     content = [NativeImage(image.url) for image in images if image.url is not UNSET]
     return NativeReply(
@@ -160,7 +136,7 @@ def to_reply(
 
 
 def to_error(error: GatewayError, request_id: str) -> NativeError:
-    """The failure, in the gateway's own words; sizes as they are written here."""
+    """The gateway's own words; sizes as the vendor writes them."""
     message = error.message
     if error.param == "size":
         message = OPENAI_SIZE.sub(r"\1*\2", message)
@@ -168,5 +144,4 @@ def to_error(error: GatewayError, request_id: str) -> NativeError:
 
 
 def code_of(kind: type[GatewayError]) -> str:
-    """The vendor's word for it."""
     return next(CODES[each] for each in kind.__mro__ if each in CODES)

@@ -1,14 +1,7 @@
 """OpenAI's image request to DashScope's.
 
-    {"model": "gpt-image-1", "prompt": "a fox", "n": 7, "size": "512x512", "seed": 7}
-
-becomes, on qwen-image-2.0-pro, two calls::
-
-    {"model": "qwen-image-2.0-pro",
-     "input": {"messages": [{"role": "user", "content": [{"text": "a fox"}]}]},
-     "parameters": {"size": "512*512", "n": 4, "prompt_extend": true, "watermark": false,
-                    "seed": 7}}
-    …the same with "n": 3, "seed": 11. The pictures of an edit come before the text, in their order.
+`n: 7, seed: 7` on a model of four images per call becomes two calls: `n: 4, seed: 7` and `n: 3,
+seed: 11`. An edit's pictures come before the text, in their order.
 """
 
 from __future__ import annotations
@@ -49,14 +42,14 @@ SEEDS = 2**31
 """DashScope's seeds are 0 to 2147483647."""
 
 LEAST_LOSS = 100
-"""`output_compression` where a request has none: of a hundred, how much is kept."""
+"""The default of `output_compression`, in percent kept."""
 
 NEGATIVE_PROMPT_LENGTH = 500
 """Characters that DashScope reads of a negative prompt; it cuts off the rest."""
 
 
 class Plan(Struct, frozen=True, kw_only=True):
-    """What one image request asks of the vendor, and what its sender should be told."""
+    """What one image request asks of the vendor, and what to tell its sender."""
 
     model: str
     """Catalogue or snapshot name, as the vendor is sent it."""
@@ -75,12 +68,12 @@ class Plan(Struct, frozen=True, kw_only=True):
     size: Size | None
     """As sent; None where the model chooses."""
     inputs: Inputs = NO_INPUTS
-    """The pictures to edit; none where one is made of words alone."""
+    """The pictures to edit."""
     ignored: tuple[str, ...] = ()
     warnings: tuple[str, ...] = ()
 
     def cost(self, account: str | None = None) -> Money:
-        """Of one image on an account; on the dearest where nobody knows yet which will serve."""
+        """For one image on an account; without one, on the dearest."""
         inputs = len(self.inputs.references) * self.entry.input_price.micros
         return Money(self._cost(account).micros + inputs)
 
@@ -95,11 +88,7 @@ class Plan(Struct, frozen=True, kw_only=True):
 def to_dashscope(
     request: ImageRequest, choice: Choice, size_policy: SizePolicy, inputs: Inputs = NO_INPUTS
 ) -> Plan:
-    """Translate a request for the model it was resolved to.
-
-    Raises:
-        InvalidRequest: the request cannot be honoured; `param` names the field.
-    """
+    """Raises InvalidRequest whose `param` names the field that cannot be honoured."""
     refuse_unsupported(request)
     refuse_unreadable("prompt", request.prompt)
     refuse_unreadable("negative_prompt", request.negative_prompt)
@@ -137,10 +126,7 @@ def to_dashscope(
 
 
 def to_format(request: ImageRequest, choice: Choice) -> ResponseFormat:
-    """As asked, else as the alias or the tenant says; OpenAI's events hold base64 and no URL.
-
-    Nor has a URL ever led to anything but a PNG, as models with an `output_format` give none.
-    """
+    """As asked, else as the alias or the tenant says; only the vendor's PNG has a URL."""
     if request.response_format is None and request.output_format in {"jpeg", "webp"}:
         return "b64_json"
     if not request.stream:
@@ -166,7 +152,7 @@ def refuse_unreadable(name: str, text: str | None) -> None:
 
 
 def to_output_format(request: ImageRequest, response_format: ResponseFormat) -> OutputFormat:
-    """The format wanted. An address leads to the vendor's own file, which is a PNG."""
+    """A URL leads to the vendor's own file, which is a PNG."""
     wanted = request.output_format
     if wanted is None or wanted == "png":
         return "png"
@@ -180,7 +166,7 @@ def to_output_format(request: ImageRequest, response_format: ResponseFormat) -> 
 
 
 def to_compression(request: ImageRequest) -> int:
-    """How much is kept of an image whose format loses some; PNG loses nothing."""
+    """Quality for lossy formats; PNG loses nothing."""
     wanted = LEAST_LOSS if request.output_compression is None else request.output_compression
     if wanted < LEAST_LOSS and request.output_format not in {"jpeg", "webp"}:
         message = (
@@ -192,11 +178,7 @@ def to_compression(request: ImageRequest) -> int:
 
 
 def refuse_inputs(inputs: Inputs, choice: Choice) -> None:
-    """Refuse pictures that the model would not read, or their absence.
-
-    Raises:
-        InvalidRequest: `param` names what to change.
-    """
+    """Raises InvalidRequest for pictures that the model would not read, or their absence."""
     model, name, count = choice.model, choice.upstream_name, len(inputs.references)
     if not count and not model.generates:
         message = f"The model {name} only edits images. Send some at /v1/images/edits."
@@ -213,7 +195,7 @@ def refuse_inputs(inputs: Inputs, choice: Choice) -> None:
 
 
 def refuse_agent(request: ImageRequest, inputs: Inputs) -> None:
-    """Refuse a way of rewriting prompts that the vendor has for pictures from words alone."""
+    """Refuse a way of rewriting prompts that the vendor has only without pictures."""
     if request.prompt_extend_mode == "agent" and inputs.references:
         message = "An edit cannot have 'prompt_extend_mode' agent. Send direct, or leave it out."
         raise InvalidRequest(message, param="prompt_extend_mode", code="unsupported_value")
@@ -273,11 +255,7 @@ def to_parameters(request: ImageRequest, choice: Choice, size: Size | None) -> P
 
 
 def split(parameters: Parameters, images: int, per_call: int) -> list[Parameters]:
-    """Spread `images` evenly over as few calls as the model allows.
-
-    Each call's seed is the given one plus the number of images before it, so no two calls of a
-    request share a seed, and the same request always has the same ones.
-    """
+    """As few calls as the model allows; each seed is the given one plus the images before it."""
     calls = -(-images // per_call)
     counts = [images // calls + (index < images % calls) for index in range(calls)]
     seed = parameters.seed
@@ -290,7 +268,7 @@ def split(parameters: Parameters, images: int, per_call: int) -> list[Parameters
 
 
 def remaining(call: GenerationRequest, received: int) -> GenerationRequest:
-    """The same call for the images it still owes, with a seed that none of the others had."""
+    """The same call for its missing images, with a seed of its own."""
     if not received:
         return call
     before = call.parameters

@@ -1,11 +1,4 @@
-"""DashScope's answer to OpenAI's.
-
-    {"output": {"choices": [{"message": {"content": [{"image": "https://…"}, {"image": "https://…"}]}}]}}
-
-becomes::
-
-    {"created": 1763800000, "data": [{"url": "https://…"}, {"url": "https://…"}]}
-"""
+"""DashScope's answer to OpenAI's."""
 
 from __future__ import annotations
 
@@ -33,7 +26,7 @@ PUBLISHED_QUALITIES: dict[str, ShownQuality] = {"low": "low", "medium": "medium"
 
 
 def image_urls(reply: GenerationReply) -> list[str]:
-    """Every picture's URL, in order, over choices and their content; text items are passed over."""
+    """In order, over choices and their content; text items are skipped."""
     choices = (reply.output and reply.output.choices) or []
     return [
         item.image
@@ -44,16 +37,13 @@ def image_urls(reply: GenerationReply) -> list[str]:
 
 
 def split_surplus(urls: list[str], asked: int) -> tuple[list[str], int]:
-    """The images that were asked for, and how many more an answer names; one named twice is one.
-
-    Nobody asked for the surplus, so nobody is billed for it here, whatever the upstream does.
-    """
+    """The wanted images, and the number of others, never billed; a repeated one counts once."""
     wanted = list(dict.fromkeys(urls))[:asked]
     return wanted, len(urls) - len(wanted)
 
 
 def with_texts_cut(reply: GenerationReply) -> GenerationReply:
-    """The same answer, of whose texts each is short enough for whatever looks at it."""
+    """Each text short enough for later readers."""
     code, message, request_id = reply.code or "", reply.message or "", reply.request_id or ""
     if (
         len(code) <= foreign.CODE
@@ -77,7 +67,7 @@ def to_openai(
     output_format: OutputFormat = "png",
     quality: Quality | None = None,
 ) -> ImagesResponse:
-    """The answer; `size` and `quality` are left out where published schemas would reject them."""
+    """`size` and `quality` are left out where published schemas would reject them."""
     text = str(size)
     shown: str | UnsetType = text if text in PUBLISHED_SIZES else UNSET
     return ImagesResponse(
@@ -99,7 +89,6 @@ def to_event(
     output_format: OutputFormat = "png",
     quality: Quality | None = None,
 ) -> ImageCompleted:
-    """The event of one image of a streamed answer."""
     text = str(size)
     return ImageCompleted(
         type=event,
