@@ -18,24 +18,23 @@ class Bounds(Struct, frozen=True, kw_only=True):
     ahead: int = 16
     """Requests sent before the answer to the first of them."""
     ahead_bytes: int = 64 * 1024
-    """Of those, together."""
+    """Bytes of those, together."""
     framing_bytes: int = 32 * 1024
-    """Of chunk sizes, extensions and trailers, beyond 16 for each byte of the body."""
+    """For chunk sizes, extensions and trailers, beyond 16 for each byte of the body."""
     stalled_s: float = 90.0
     """For the client to take what has been written."""
     linger_s: float = 5.0
-    """After the last answer: what still comes is read and thrown away, for closing at once would
-    reset the connection before a client that still sends has read the answer. Each further MiB
-    that comes begins it again."""
+    """After the last answer, for input that is thrown away: closing would reset a client that still
+    sends before it reads the answer. Each MiB restarts it."""
     linger_bytes: int = 64 * 1024 * 1024
     connections: int = 20_000
-    """Of a worker."""
+    """In one worker."""
     unread_bytes: int = 16 * 1024 * 1024
-    """Of all its connections: unfinished heads, and requests sent ahead."""
+    """In one worker: unfinished heads, and requests sent ahead."""
 
 
 class Unread:
-    """What the connections of a worker hold together that is nobody's request yet."""
+    """Bytes that a worker's connections hold before they are a request."""
 
     __slots__ = ("size",)
 

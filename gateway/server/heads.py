@@ -26,7 +26,7 @@ SCHEMES: Final = (b"http", b"https")
 
 
 class Refusal(Struct, frozen=True):
-    """An answer that the connection gives by itself, before any application, and its last."""
+    """The connection's own and last answer, before any application."""
 
     status: int
     message: str
@@ -52,7 +52,7 @@ class Refusal(Struct, frozen=True):
         return found
 
     def answer(self, request_id: str, default: Headers) -> bytes:
-        """The whole of it; `default` are the server's own headers."""
+        """`default` are the server's own headers."""
         body = self.body()
         fields = self.headers(request_id, len(body))
         return answer_head(self.status, [*default, *fields], is_last=True) + body
@@ -82,15 +82,11 @@ FAILED: Final = Refusal(
 
 
 def new_request_id() -> str:
-    """The gateway's own, for each answer."""
     return f"req_{token_hex(16)}"
 
 
 def fault_of(method: bytes, version: str, headers: Headers) -> Refusal | None:
-    """What the parser lets through and a server must not, by RFC 9112: 2.3, 3.2, 6.1.
-
-    Of the headers, `RULED` are enough.
-    """
+    """A fault that the parser lets through (RFC 9112: 2.3, 3.2, 6.1); reads `RULED` headers."""
     if version not in VERSIONS:
         return MALFORMED if version == "0.9" else VERSION
     if method == b"CONNECT":
@@ -107,14 +103,14 @@ def fault_of(method: bytes, version: str, headers: Headers) -> Refusal | None:
 
 
 def fault_of_codings(codings: list[bytes]) -> Refusal | None:
-    """RFC 9112, 6.1 and 6.3: without chunks at the end nobody knows where the body ends."""
+    """RFC 9112, 6.1 and 6.3: without a final chunk the end of the body is unknown."""
     if codings in ([], [b"chunked"]):
         return None
     return CODING if codings[-1].endswith((b",chunked", b" chunked")) else MALFORMED
 
 
 class Target(Struct, frozen=True):
-    """Where a request goes, in the words of ASGI."""
+    """Where a request goes, in ASGI's words."""
 
     path: str
     raw_path: bytes
@@ -122,10 +118,7 @@ class Target(Struct, frozen=True):
 
 
 def target_of(url: bytes) -> Target | None:
-    """The target, with several slashes as one, since base URLs often end in one; None for no URL.
-
-    Both forms that a server must take (RFC 9112, 3.2) are read: a path, and a whole URL.
-    """
+    """A path or a whole URL (RFC 9112, 3.2), with repeated slashes as one; None for no URL."""
     if url == b"*":
         return Target("*", url, b"")
     try:
@@ -144,18 +137,14 @@ def target_of(url: bytes) -> Target | None:
 
 
 def head_again(method: bytes, url: bytes, version: str, headers: Headers) -> bytes:
-    """A head that was read, written once more without its offer to speak another protocol."""
+    """A head that was read, without its offer of another protocol."""
     kept = ((name, value) for name, value in headers if name != b"upgrade")
     lines = (b"%b: %b\r\n" % field for field in kept)
     return b"%b %b HTTP/%b\r\n%b\r\n" % (method, url, version.encode(), b"".join(lines))
 
 
 def answer_head(status: int, headers: Headers, *, is_last: bool) -> bytes:
-    """An answer's head; `is_last` says that the connection ends with it.
-
-    Raises:
-        ValueError: a header would end its own line.
-    """
+    """`is_last`: the connection ends with it. Raises ValueError for a header with a line end."""
     lines = [b"%b: %b\r\n" % field for field in headers if field[0].lower() != b"connection"]
     if is_last:
         lines.append(b"connection: close\r\n")

@@ -1,9 +1,4 @@
-"""HTTP/1.1 on one connection: requests read in order, answers written in the same order.
-
-Decided here is what only a server can decide: how slow a head may be, how many requests may be
-sent ahead, when a connection may go on and how it ends, and when a client has left
-(docs/decisions/0024-an-http-layer-of-our-own.md). tests/wire holds each rule.
-"""
+"""HTTP/1.1 on one connection, in order (0024); tests/wire holds each rule."""
 
 from __future__ import annotations
 
@@ -27,16 +22,13 @@ BOUNDS: Final = Bounds()
 LINGER_STEP: Final = 1024 * 1024
 """Bytes for which a sender may have `linger_s` again: an upload of 30 MB takes its time."""
 SURPLUS_S: Final = 1.0
-"""How long a connection beyond their number may wait to be told so."""
+"""How long a surplus connection may wait for its refusal."""
 
 log = structlog.get_logger()
 
 
 class HttpProtocol(asyncio.Protocol):
-    """One connection, made by uvicorn's server (`uvicorn.Config(http=…)`).
-
-    Thousands wait at once, so what each holds is kept small: slots, and nothing that is not used.
-    """
+    """One connection, made by uvicorn's server; thousands wait at once, so each holds little."""
 
     __slots__ = (
         "_ahead_bytes",
@@ -79,7 +71,7 @@ class HttpProtocol(asyncio.Protocol):
         self._bounds = bounds
         self._unread = unread or Unread()
         self._held_bytes = 0
-        """This connection's part of them."""
+        """This connection's part of `Unread`."""
         self._loop = _loop or asyncio.get_running_loop()
         self._client: tuple[str, int] | None = None
         self._server: tuple[str, int] | None = None
@@ -88,7 +80,7 @@ class HttpProtocol(asyncio.Protocol):
         self._reader = RequestReader(self, bounds)
         self._reading: Request | None = None
         self._queue: list[Request] = []
-        """What is to be answered, first come first served; the last may still be read."""
+        """To be answered, first come first served; the last may still be read."""
         self._refusal: Refusal | None = None
         """What is answered after them."""
         self._ahead_bytes = self._thrown_away = 0
@@ -124,10 +116,7 @@ class HttpProtocol(asyncio.Protocol):
         self.resume_writing()
 
     def eof_received(self) -> bool:
-        """The client sends nothing more; whether it still reads, nobody can tell.
-
-        Images that it waits for are given up, as nginx does; everything else is answered.
-        """
+        """The client may still read; waiting images are given up all the same, as nginx does."""
         self._is_half_closed = True
         self._reader.stop()
         self._reading = None
@@ -162,7 +151,7 @@ class HttpProtocol(asyncio.Protocol):
             self._read_no_further()
 
     def _hold(self, size: int) -> None:
-        """Count what is nobody's request yet, over all connections."""
+        """Count bytes that are no request yet, over all connections."""
         self._held_bytes += size
         self._unread.size += size
         if self._unread.size > self._bounds.unread_bytes:
@@ -227,7 +216,7 @@ class HttpProtocol(asyncio.Protocol):
             self._end()
 
     def _read_no_further(self) -> None:
-        """Answer what is whole, then end; who sent the rest sees that it was not taken."""
+        """Answer what is whole, then end, so that the sender sees what was not taken."""
         self._reader.stop()
         unread, self._reading = self._reading, None
         if unread is not None and unread is not self._queue[0]:
@@ -248,7 +237,7 @@ class HttpProtocol(asyncio.Protocol):
             await self._writable.wait()
 
     def pause(self, request: Request) -> None:
-        """Not for one that came ahead: the end of the connection would not be seen meanwhile."""
+        """Not for a request sent ahead, as the end of the connection would not be seen."""
         if not self._is_paused and self._queue[0] is request:
             self._is_paused = True
             self.transport.pause_reading()
@@ -295,7 +284,7 @@ class HttpProtocol(asyncio.Protocol):
     # How it ends.
 
     def shutdown(self) -> None:
-        """Of uvicorn's server: end, but not before what is under way is answered."""
+        """uvicorn's: end, but not before what is under way is answered."""
         for request in self._queue:
             request.keep_alive = False
         if not self._queue:
@@ -368,5 +357,5 @@ class HttpProtocol(asyncio.Protocol):
 
 
 def address(name: object) -> tuple[str, int] | None:
-    """Host and port; a name of IPv6 has two parts more."""
+    """Host and port; an IPv6 name has two parts more."""
     return (str(name[0]), int(name[1])) if isinstance(name, tuple) else None

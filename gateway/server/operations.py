@@ -1,4 +1,4 @@
-"""A worker's second address, for whoever keeps it running: served until the worker's very end."""
+"""A worker's second address, for operators: served until the worker's very end."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import NamedTuple
 import uvicorn
 
 LAST_S = 1
-"""How long answers that have begun may take at the end."""
+"""How long begun answers may take at the end."""
 
 
 class Sockets(NamedTuple):
@@ -19,7 +19,7 @@ class Sockets(NamedTuple):
     operations: socket.socket | None = None
 
     def ports(self) -> tuple[int, int | None]:
-        """Those that were bound, where any would do."""
+        """The bound ones, where any would do."""
         own = self.operations
         return self.main.getsockname()[1], None if own is None else own.getsockname()[1]
 
@@ -39,7 +39,7 @@ class OperationsServer(uvicorn.Server):
         await self.startup([self._sock])
 
     async def end(self) -> None:
-        """Take none any more; those that have come are answered. Harmless a second time."""
+        """Take no more; those that have come are answered. May be repeated."""
         if self.started:
             self.started = False
             await self.shutdown([self._sock])

@@ -1,8 +1,4 @@
-"""From the bytes of a connection to its requests, without any input or output of its own.
-
-llhttp, by way of httptools, reads the grammar, and strictly; the rules beyond that are here and in
-`gateway.server.heads`.
-"""
+"""From bytes to requests, without input or output: llhttp reads the grammar, strictly."""
 
 from __future__ import annotations
 
@@ -17,8 +13,6 @@ from gateway.server.heads import Refusal, Target
 
 
 class Head(Struct):
-    """Of one request."""
-
     method: str
     version: str
     target: Target
@@ -31,7 +25,7 @@ class Head(Struct):
 
 
 class Sink(Protocol):
-    """Is given what was read, in the order of the bytes."""
+    """Gets what was read, in the order of the bytes."""
 
     def head_begun(self) -> None: ...
 
@@ -59,7 +53,7 @@ class RequestReader:
         self._sink = sink
         self._bounds = bounds
         self._parser: httptools.HttpRequestParser | None = None
-        """There while a request is being read: it is a kilobyte, and an answer may take minutes."""
+        """Only while a request is read: it takes a kilobyte, and an answer may take minutes."""
         self.is_done = False
         """Nothing that comes is read any more."""
         self.is_in_head = self.is_in_body = False
@@ -80,12 +74,12 @@ class RequestReader:
         self.is_in_head = self.is_in_body = False
 
     def close(self) -> None:
-        """Read nothing more, and let go of the parser, which holds this object."""
+        """Read nothing more, and drop the parser, which holds this object."""
         self.stop()
         self._parser = None
 
     def feed(self, data: bytes) -> None:
-        """Read what came in one packet."""
+        """Read one packet."""
         milestones, size = self._milestones, len(data)
         while data and not self.is_done:
             self._parser = self._parser or httptools.HttpRequestParser(self)

@@ -13,7 +13,7 @@ from gateway.server.heads import Headers, answer_head
 PAUSE_AT: Final = 65_536
 """Bytes of a body that wait for the application before reading from the connection stops."""
 TOGETHER_MAX: Final = 16_384
-"""Bytes of a body that are copied behind its head; a part of an image would be there twice."""
+"""Larger bodies are not copied behind the head: a part of an image would be there twice."""
 CONTINUE: Final = b"HTTP/1.1 100 Continue\r\n\r\n"
 BODILESS: Final = frozenset({204, 304})
 
@@ -52,8 +52,6 @@ class Wire(Protocol):
 
 
 class Request:
-    """A request and its answer."""
-
     __slots__ = (
         "_body",
         "_connection",
@@ -82,7 +80,7 @@ class Request:
         self.keep_alive = keep_alive
         """Whether another request may follow on the connection."""
         self.is_whole = False
-        """Its body has come to its end."""
+        """Its body is complete."""
         self.is_started = False
         """The head of its answer is written."""
         self.is_answered = False
@@ -101,10 +99,9 @@ class Request:
         self._is_chunked = False
         self._left: int | None = None
         self._head = b""
-        """What goes out with the first part of the body, as each write is a call of the system."""
+        """Goes out with the first part of the body, which saves a system call."""
 
     async def run(self, application: Any) -> None:  # noqa: ANN401 - any ASGI application
-        """Have it answered."""
         scope, self.scope = self.scope, {}
         try:
             await application(scope, self.receive, self.send)
@@ -115,7 +112,7 @@ class Request:
                 self._connection.broke_off(self)
 
     def watch(self, on_hang_up: Callable[[], object]) -> Callable[[], None]:
-        """Have it called when the client leaves, or at once if it has; returns how to stop."""
+        """Call it when the client leaves, or at once if it has; returns how to stop."""
         if self.has_left:
             on_hang_up()
             return lambda: None
@@ -130,14 +127,12 @@ class Request:
     # What the connection reports.
 
     def add(self, body: bytes) -> None:
-        """More of the body."""
         self._body = self._body + body if self._body else body
         if len(self._body) > PAUSE_AT:
             self._connection.pause(self)
         self._wake()
 
     def end(self) -> None:
-        """The body is whole."""
         self.is_whole = True
         self._wake()
 
@@ -182,12 +177,7 @@ class Request:
         return bool(self._body) or (self.is_whole and not self._has_ended)
 
     async def send(self, message: Message) -> None:
-        """Write the head, or a part of the body.
-
-        Raises:
-            RuntimeError: the message is not due.
-            ValueError: the body is not as long as its header says.
-        """
+        """Raises RuntimeError for a wrong message, ValueError for a wrong Content-Length."""
         if self._connection.is_full:
             await self._connection.writable()
         if self.is_lost:

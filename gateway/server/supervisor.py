@@ -40,12 +40,12 @@ RESTART_WAIT_S = 0.5
 ALL = "::"
 
 UNSENT_BYTES = 128 * 1024
-"""Of an answer, in the kernel: more would be memory too, and hide how slow a client is."""
+"""Bytes of an answer in the kernel: more would cost memory, and hide how slow a client is."""
 
 log = structlog.get_logger()
 
 Announce = Callable[[int, int | None], None]
-"""Given the ports of `listen` and of `metrics.listen`."""
+"""Called with the ports of `listen` and of `metrics.listen`."""
 
 
 class CannotListen(OSError):
@@ -53,11 +53,7 @@ class CannotListen(OSError):
 
 
 def listen(where: Listen | MetricsListen) -> socket.socket:
-    """A listening socket; on `::` it takes IPv4 as well, and alone where there is no IPv6.
-
-    Raises:
-        CannotListen: the address cannot be bound.
-    """
+    """On `::` also for IPv4, or only IPv4 on a machine without IPv6. Raises CannotListen."""
     host = where.host
     if host == ALL and not socket.has_dualstack_ipv6():
         host = "0.0.0.0"  # noqa: S104 - it is what was asked for
@@ -77,24 +73,17 @@ def listen(where: Listen | MetricsListen) -> socket.socket:
 
 @contextmanager
 def listening(config: Config) -> Iterator[Sockets]:
-    """On every address of a configuration.
-
-    Raises:
-        CannotListen: one of them cannot be bound.
-    """
+    """On every address of a configuration. Raises CannotListen."""
     own = config.metrics.listen
     with listen(config.listen) as main, listen(own) if own else nullcontext() as operations:
         yield Sockets(main, operations)
 
 
 def serve(config: Config, workers: int, announce: Announce, path: Path | None = None) -> None:
-    """Serve with one process or several; `announce` is given the ports once requests are taken.
+    """Serve with one process or several; `announce` gets the ports once requests are taken.
 
-    `path` is the file that the configuration came from, to follow its changes.
-
-    Raises:
-        CannotListen: the address cannot be bound.
-        OSError: the usage record or pictures cannot be written, or the system lacks something.
+    `path` is the configuration's file, to follow. Raises CannotListen, or OSError: the usage record
+    or pictures cannot be written, or the system lacks something.
     """
     if config.uploads.directory is not None:
         require_writable(config.uploads.directory)
@@ -112,10 +101,7 @@ def serve(config: Config, workers: int, announce: Announce, path: Path | None = 
 
 
 class Supervisor:
-    """Keeps a number of worker processes running until it is told to stop.
-
-    The signals are blocked while a worker is begun, so that none is lost between two processes.
-    """
+    """Keeps worker processes running. Signals are blocked while one starts: none is lost."""
 
     def __init__(self, config: Config, sockets: Sockets, workers: int, path: Path | None) -> None:
         self._path = path
@@ -126,7 +112,7 @@ class Supervisor:
         self._not_begun: set[int] = set()
         self._leaving: list[BaseProcess] = []
         self._slots: dict[int | None, int] = {}
-        """Of the metrics, by the numbers of the processes that live; lower ones first."""
+        """Slots of the metrics by living process; lower ones first."""
         self._orders = Orders(workers)
         self._told_at = 0.0
         self._count = workers
@@ -156,7 +142,7 @@ class Supervisor:
         return [*self._workers.values(), *self._leaving]
 
     def _survive(self, step: Callable[[], None]) -> None:
-        """Whatever goes wrong here, the workers are to be kept running and told to stop."""
+        """Whatever goes wrong here, the workers must be kept running and stopped."""
         try:
             step()
         except Exception as fault:  # noqa: BLE001
@@ -164,7 +150,7 @@ class Supervisor:
             log.error("supervisor_failed", step=step.__name__, error=type(fault).__name__)  # noqa: TRY400
 
     def _start(self, index: int) -> None:
-        """Begin a worker, or have it tried again where the system has no process for it."""
+        """Try again later where the system has no process for it."""
         self._orders.enter(index)
         signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
         try:
@@ -208,7 +194,7 @@ class Supervisor:
         return not self._stopping
 
     def _follow(self) -> None:
-        """A worker that replaces a dead one begins with what the others have, a bad file or not."""
+        """A worker that replaces a dead one begins with the others' configuration."""
         if self._follower is not None and self._follower.is_due():
             with suppress(ConfigError):
                 changed = self._follower.read()
@@ -216,7 +202,7 @@ class Supervisor:
                 self._config = replace(self._config, **followed)
 
     def _replace_the_dead(self) -> None:
-        """One that was told to end is replaced at once, while it finishes what it has."""
+        """A worker that is ending is replaced at once, while it finishes its requests."""
         for worker in [one for one in self._leaving if not one.is_alive()]:
             self._leaving.remove(worker)
             self._bury(worker)

@@ -35,7 +35,7 @@ from gateway.store.availability import Share
 BACKLOG = 4096
 DRAIN_S = sections.DRAIN_S
 ACCEPT_S = 0.2
-"""How long connections that were begun before the socket refuses new ones may take to stand."""
+"""How long connections begun before the socket refuses new ones may take to be established."""
 FIRST_REQUEST_S = 1.0
 """How long those may take until their request is there."""
 FIRST_REQUEST_LOOKS = 50
@@ -50,11 +50,9 @@ GROUP_S = 1.0
 ALONE_S = 0.2
 """How much later than its workers the supervisor may hear of a signal to all of them."""
 LOOK_UPS = "16"
-"""Threads of the event loop, which do nothing but ask name servers: of the four that libuv has by
-itself, a silent one would take all, those of the connections to the vendor among them."""
+"""Threads for name look-ups: a silent name server would take all four of libuv's default."""
 COLLECT_AFTER = 50_000
-"""Objects made and not freed before the garbage collector looks; Python's 700 are there a few times
-in each turn of the loop, and circles of objects are rare here."""
+"""Python's 700 come several times in each turn of the loop, and cycles are rare here."""
 SIGNALS = frozenset({signal.SIGINT, signal.SIGTERM, signal.SIGHUP})
 LAST_ANSWER = (b"connection", b"close")
 SO_ATTACH_FILTER = 26
@@ -70,10 +68,7 @@ log = structlog.get_logger()
 
 
 class Orders:
-    """What the supervisor and its workers tell each other, in memory that they share.
-
-    `alive` is a pipe that ends when the supervisor does.
-    """
+    """What supervisor and workers share in memory; the pipe `alive` ends with the supervisor."""
 
     def __init__(self, workers: int) -> None:
         self._bytes = mmap.mmap(-1, 1 + workers)
@@ -85,11 +80,10 @@ class Orders:
 
     @property
     def stops(self) -> int:
-        """How many times the supervisor was told to stop; more than two count as two."""
+        """How many stop signals the supervisor has had; more than two count as two."""
         return self._bytes[0]
 
     def stop(self) -> None:
-        """Count one."""
         self._bytes[0] = min(2, self._bytes[0] + 1)
 
     def leave(self, index: int) -> None:
@@ -106,14 +100,11 @@ class Orders:
 
 
 class Server(uvicorn.Server):
-    """One worker's server: says when it takes requests, and ends without losing any.
+    """One worker's server: says when it takes requests, and ends without losing any (0002).
 
-    SIGTERM makes it not ready at once. For `lame_duck_s` it still takes requests, each connection's
-    last, so that proxies find out and their kept connections run dry; then it refuses new ones,
-    finishes what it has within `drain_s`, and ends. A second signal ends it at once, and so does
-    the end of the process that started it, but gently.
-
-    A worker that is told to end while the gateway goes on leaves new connections to the others.
+    SIGTERM: a lame duck for `lame_duck_s`, then no new connections and up to `drain_s` for what is
+    under way. A second signal ends it at once. The parent's end acts as a first one. A worker that
+    ends alone leaves new connections to the others.
     """
 
     def __init__(
@@ -158,7 +149,7 @@ class Server(uvicorn.Server):
             self._ready()
 
     async def on_tick(self, counter: int) -> bool:
-        """A tenth of a second has passed."""
+        """Ten times a second."""
         ends = await super().on_tick(counter)
         if self._operations is not None:
             self._operations.tell(self.server_state.default_headers)
@@ -181,7 +172,7 @@ class Server(uvicorn.Server):
         super().handle_exit(signal.SIGTERM, frame)
 
     def _is_second(self) -> bool:
-        """Whether someone wants it to end at once, or one signal has come by two ways."""
+        """Whether it is to end at once, or one signal has come by two ways."""
         since_s = time.monotonic() - self._told_at
         if self._orders is None:
             return since_s >= REPEAT_S
@@ -250,7 +241,7 @@ class Server(uvicorn.Server):
         return True
 
     async def _cut(self, sockets: list[socket.socket]) -> None:
-        """End now: hang up, so that what nobody has paid for yet is not sent any more."""
+        """Hang up now, so that nothing unpaid is sent any more."""
         self.force_exit = True
         self._gateway.give_up()
         for server in self.servers:
@@ -287,12 +278,9 @@ class Server(uvicorn.Server):
 def refuse_new(sockets: Iterable[socket.socket]) -> None:
     """Let no new connection begin, while those that have begun can still be accepted.
 
-    It holds for every process that has the socket, and for good: only all of them may end so.
-
-    Closing a listening socket resets connections that the kernel has made and nobody has accepted
-    yet, requests inside. So their first packets are dropped before: a client sends its own again
-    after a second, and is then refused, which tells a proxy to go elsewhere. Where the system has
-    no such filter, `lame_duck_s` has to be enough.
+    It holds for all processes of the socket, and for good. Closing instead would reset connections
+    that wait in the kernel. First packets are dropped: a client repeats its own after a second and
+    is then refused. Without such a filter, `lame_duck_s` has to be enough.
     """
     code = ctypes.create_string_buffer(NO_SYN)
     program = struct.pack("HL", len(NO_SYN) // 8, ctypes.addressof(code))
@@ -318,11 +306,7 @@ def run_worker(
     orders: Orders | None = None,
     place: Share = Share(),
 ) -> None:
-    """Serve until told to stop.
-
-    `path` is the file to follow, `orders` are the supervisor's, `place` is this worker's among its
-    siblings.
-    """
+    """`path` is the file to follow, `place` is this worker's among its siblings."""
     replicas = config.redis.replicas if config.redis else 1
     share = Share(place.index, place.workers * replicas)
     app = create_app(config, path=path, share=share)
@@ -342,7 +326,7 @@ def run_worker(
 
 @contextmanager
 def last_words() -> Iterator[None]:
-    """End the process with a line of its log that says why; a bare stack trace is none."""
+    """Log why the process ends; a bare stack trace does not."""
     try:
         yield
     except Exception as fault:
@@ -365,7 +349,6 @@ def advice(fault: Exception) -> str:
 
 
 def bounds_of(config: Config) -> Bounds:
-    """What the file says of connections."""
     return Bounds(
         head_s=config.reading.head_timeout_s,
         idle_s=config.listen.keep_alive_s,
