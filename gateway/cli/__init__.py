@@ -69,7 +69,7 @@ def stop(message: object) -> None:
 
 
 def read_config(path: Path) -> Config:
-    """The configuration, or an end with all its faults."""
+    """Ends the process with all faults, if any."""
     try:
         return read_whole(path)
     except ConfigError as fault:
@@ -78,7 +78,7 @@ def read_config(path: Path) -> Config:
 
 
 def check_port(port: int) -> None:
-    """End with a sentence where it is none."""
+    """End with a sentence for a port out of range."""
     if not 0 <= port <= MAX_PORT:
         stop(f"--port: expected 0 to {MAX_PORT}")
 
@@ -102,7 +102,7 @@ def serve(*, config: Path, host: str | None, port: int | None, workers: int) -> 
 def start(
     config: Config, workers: int, text: Callable[[str], str], path: Path | None = None
 ) -> None:
-    """Serve, and say where once requests are taken; `text` has more to say of that address."""
+    """Serve, and say where once requests are taken; `text` adds to it."""
 
     def announce(port: int, metrics_port: int | None) -> None:
         url = address(config.listen.host, port)
@@ -128,7 +128,7 @@ def start(
 
 
 def address(host: str, port: int) -> str:
-    """Of a server, as clients write it."""
+    """As clients write it."""
     return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
 
 
@@ -193,7 +193,6 @@ def usage(
 
 
 async def from_store(config: Config, tenants: list[Tenant]) -> list[Usage]:
-    """Open the store, read, close."""
     store = open_store(config, Clock(time.time, time.monotonic))
     try:
         return await read_usage(store, tenants)
@@ -213,7 +212,7 @@ def purge(*, config: Path, tenant: str | None) -> None:
 
 
 def with_shelves(path: Path, tenant: str | None, work: ShelfWork[T]) -> T:
-    """Do something with the caches that a configuration names, or end with a sentence."""
+    """Do something with the caches of a configuration, or end with a sentence."""
     loaded = read_config(path)
     names = shelves.scopes(loaded.tenants, tenant)
     if not names:
@@ -274,7 +273,6 @@ def print_new_key(tenant: str) -> None:
 
 
 def command_parser() -> ArgumentParser:
-    """Each command, and what it takes."""
     parser = ArgumentParser(
         prog="gateway",
         description="An OpenAI-compatible image API in front of Alibaba DashScope.",
@@ -314,7 +312,7 @@ def command_parser() -> ArgumentParser:
 
 
 def add_servers(commands: Commands) -> None:
-    """Those that serve until they are stopped."""
+    """Commands that serve until they are stopped."""
     commands.add(
         "serve",
         serve,

@@ -53,11 +53,7 @@ class Commands:
 
 
 def run(parser: ArgumentParser, arguments: list[str] | None) -> None:
-    """Do what was asked for.
-
-    Raises:
-        SystemExit: 0 after `--help`, 2 where an argument is wrong.
-    """
+    """Raises SystemExit: 0 after `--help`, 2 for a wrong argument."""
     found = vars(parser.parse_args(arguments))
     found.pop("run")(**found)
 

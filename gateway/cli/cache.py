@@ -26,7 +26,7 @@ class ShelfReport(Struct, frozen=True):
 
 
 def scopes(tenants: Iterable[Tenant], name: str | None) -> list[str]:
-    """The scopes of all tenants or of one; a group's stands once. Empty if there is no such one."""
+    """All tenants' or one's, each group once. Empty for an unknown tenant."""
     found = (t for t in tenants if name in {None, t.name})
     return list(dict.fromkeys(scope_of(tenant.name, tenant.cache.group) for tenant in found))
 
@@ -34,7 +34,7 @@ def scopes(tenants: Iterable[Tenant], name: str | None) -> list[str]:
 async def report(
     store: CacheAdmin, images: ImageStore | None, names: Iterable[str]
 ) -> list[ShelfReport]:
-    """Ask for each scope. Raises StoreUnavailable."""
+    """Raises StoreUnavailable."""
     reports = []
     for name in names:
         shelf = await store.cache_stats(name)
@@ -53,7 +53,7 @@ async def report(
 
 
 async def purge(store: CacheAdmin, images: ImageStore | None, names: Iterable[str]) -> int:
-    """Empty each scope, and count the results that were in it. Raises StoreUnavailable."""
+    """Empty each scope, and count its results. Raises StoreUnavailable."""
     purged = 0
     for name in names:
         purged += await store.purge(name)
@@ -63,12 +63,10 @@ async def purge(store: CacheAdmin, images: ImageStore | None, names: Iterable[st
 
 
 def as_json(reports: Iterable[ShelfReport]) -> str:
-    """For programs."""
     return msgspec.json.format(msgspec.json.encode(list(reports))).decode()
 
 
 def as_table(reports: Iterable[ShelfReport]) -> str:
-    """For people."""
     lines = [f"{'scope':28}{'results':>9}{'images':>9}{'MiB':>9}  found"]
     for one in reports:
         size = (one.result_bytes + one.image_bytes) / 2**20

@@ -27,7 +27,7 @@ DASHSCOPE = "https://dashscope-intl.aliyuncs.com/api/v1"
 
 
 def start_simulator() -> int:
-    """Start the simulator in a process that ends with this one; its port."""
+    """In a process that ends with this one; returns its port."""
     sock = socket.create_server(("127.0.0.1", 0))
     port: int = sock.getsockname()[1]
     multiprocessing.get_context("fork").Process(
@@ -38,13 +38,13 @@ def start_simulator() -> int:
 
 
 def simulate(port: int, sock: socket.socket) -> None:
-    """Run the simulator until the process that started this one has ended, be it by SIGKILL."""
+    """Run until the parent process has ended, even by SIGKILL."""
     threading.Thread(target=end_with_parent, daemon=True).start()
     run_simulator("127.0.0.1", port, sock=sock)
 
 
 def end_with_parent() -> None:
-    """Wait for the end of a pipe that the parent holds, then end at once: nobody is left to ask."""
+    """Wait for the end of a pipe that the parent holds, then end at once."""
     parent = multiprocessing.parent_process()
     if parent is not None:
         parent.join()
@@ -71,7 +71,7 @@ def demo_config(
 
 
 def demo_text(key: str, url: str, simulator_port: int | None) -> str:
-    """What to print once it runs: the key, and a line that works as pasted."""
+    """The key, and a line that works as pasted."""
     upstream = (
         "DashScope, with the account of DASHSCOPE_API_KEY"
         if simulator_port is None

@@ -32,7 +32,7 @@ async def examine(config: Config) -> list[Finding]:
 
 
 async def stores(config: Config) -> list[Finding]:
-    """Redis, and that of the images' bytes."""
+    """Redis, and the image cache's."""
     redis, cache = config.redis, config.image_cache
     if redis is None:
         found = [Finding("redis", "none: limits and results are those of a single worker")]
@@ -59,7 +59,7 @@ def files(config: Config) -> Iterable[Finding]:
 
 
 def pictures(uploads: Uploads) -> Finding:
-    """Where those of edits wait."""
+    """Where the pictures of edits wait."""
     try:
         folder = uploads.directory or gettempdir()
     except FileNotFoundError:  # it tries to write there
@@ -75,5 +75,5 @@ def pictures(uploads: Uploads) -> Finding:
 
 
 def report(findings: Iterable[Finding]) -> list[str]:
-    """A line each; nothing secret is in one, whatever a host or Redis has said."""
+    """A line each, without secrets, whatever a host or Redis has said."""
     return [masker(None, "", str(finding)) for finding in findings]

@@ -18,12 +18,12 @@ from gateway.tenants.usage_log import Dimension, Total, files, read, sum_by, to_
 
 
 async def read_usage(store: LimitStore, tenants: Iterable[Tenant]) -> list[Usage]:
-    """Ask the store for each tenant. Raises StoreUnavailable."""
+    """Raises StoreUnavailable."""
     return [await store.usage(t.name, to_store_limits(t.limits)) for t in tenants]
 
 
 def as_json(usages: Iterable[Usage], currency: str) -> str:
-    """The same figures for programs; money in units of the currency."""
+    """Money in units of the currency."""
     document = {
         "currency": currency,
         "tenants": [
@@ -40,7 +40,6 @@ def as_json(usages: Iterable[Usage], currency: str) -> str:
 
 
 def models_json(use: Mapping[str, FamilyUse]) -> dict[str, dict[str, object]]:
-    """Use by model."""
     return {
         model: {"requests": u.requests, "images": u.images, "cost": str(Money(u.cost))}
         for model, u in sorted(use.items())
@@ -74,7 +73,6 @@ def shown(name: str, amount: int) -> str | int:
 
 
 def as_table(usages: Iterable[Usage], config: Config) -> str:
-    """The figures as a table for people."""
     lines: list[str] = []
     for usage in usages:
         left = ", ".join(
@@ -112,11 +110,9 @@ Sums = Mapping[tuple[str, ...], Total]
 def recorded(
     config: Config, tenant: str | None, since: datetime | None, by: str, *, json: bool
 ) -> str:
-    """The sums of the usage record and of what was rotated away; standard error has what is torn.
+    """The sums of the usage record and its rotated files; torn lines go to standard error.
 
-    Raises:
-        ValueError: there is none, `by` names no dimension, or nobody knows the tenant.
-        OSError: it cannot be read.
+    Raises ValueError for no record, dimension or tenant, OSError if it cannot be read.
     """
     if config.usage_log is None:
         raise ValueError("The configuration has no `usage_log:`, so nothing was recorded.")
@@ -136,12 +132,12 @@ def recorded(
 
 
 def tell(sentence: str) -> None:
-    """To the person at the terminal, not to what reads the sums."""
+    """Standard error is for people, standard output for the sums."""
     sys.stderr.write(f"{sentence}\n")
 
 
 def sums_json(sums: Sums, dimensions: tuple[Dimension, ...], currency: str) -> str:
-    """Sums for programs; money in units of the currency, as a text, so that nothing rounds it."""
+    """Money in units of the currency, as a text, so that nothing rounds it."""
     rows = [
         {**dict(zip(dimensions, place, strict=True)), **total_json(total)}
         for place, total in sums.items()
@@ -152,7 +148,6 @@ def sums_json(sums: Sums, dimensions: tuple[Dimension, ...], currency: str) -> s
 
 
 def total_json(total: Total) -> dict[str, object]:
-    """One sum."""
     cost = str(Money(total.cost))
     known: dict[str, object] = {
         "generations": total.generations,
@@ -166,7 +161,6 @@ def total_json(total: Total) -> dict[str, object]:
 
 
 def total_of(sums: Sums) -> Total:
-    """All of them together."""
     whole = Total()
     for total in sums.values():
         whole.generations += total.generations
@@ -178,7 +172,6 @@ def total_of(sums: Sums) -> Total:
 
 
 def sums_table(sums: Sums, dimensions: tuple[Dimension, ...], currency: str) -> str:
-    """Sums for people."""
     last = ("total", *[""] * (len(dimensions) - 1))
     rows = [
         (*place, str(total.generations), str(total.images), str(Money(total.cost)))
