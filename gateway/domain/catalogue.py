@@ -26,18 +26,12 @@ Parameter = Literal[
 
 
 class Size(Struct, frozen=True, order=True):
-    """A picture's width and height in pixels."""
-
     width: int
     height: int
 
     @classmethod
     def parse(cls, value: object) -> Self:
-        """Read `WxH`, 1 to 16384 pixels a side.
-
-        Raises:
-            ValueError: anything else, with a sentence for the caller.
-        """
+        """Read `WxH`, 1 to 16384 pixels a side. Raises ValueError, a sentence for the caller."""
         found = SIZE.fullmatch(value) if isinstance(value, str) else None
         if found is None:
             raise ValueError("expected WIDTHxHEIGHT in pixels, for example 1024x1024")
@@ -48,7 +42,6 @@ class Size(Struct, frozen=True, order=True):
 
     @property
     def area(self) -> int:
-        """Pixels."""
         return self.width * self.height
 
     @property
@@ -61,17 +54,13 @@ class Size(Struct, frozen=True, order=True):
 
 
 class Rate(Struct, frozen=True):
-    """A pace; `per_second` is None where there is no limit."""
+    """`per_second` is None where there is no limit."""
 
     per_second: float | None
 
     @classmethod
     def parse(cls, value: object) -> Self:
-        """Read `N/s`, `N/min` or `unlimited`.
-
-        Raises:
-            ValueError: anything else.
-        """
+        """Read `N/s`, `N/min` or `unlimited`. Raises ValueError."""
         if value == "unlimited":
             return cls(None)
         count, _, unit = str(value).partition("/")
@@ -95,7 +84,7 @@ class AreaSizes(Struct, frozen=True, tag_field="kind", tag="area", kw_only=True)
         )
 
     def validate(self) -> None:
-        """Raises ValueError: no size is in range."""
+        """Raises ValueError if no size is in range."""
         if not 0 < self.min <= self.max or self.max_ratio < 1 or not self.candidates(Size(1, 1)):
             raise ValueError("expected 0 < min <= max, and a max_ratio of at least 1")
 
@@ -112,23 +101,19 @@ class AreaSizes(Struct, frozen=True, tag_field="kind", tag="area", kw_only=True)
 
 
 class FixedSizes(Struct, frozen=True, tag_field="kind", tag="fixed", rename={"choices": "list"}):
-    """One of a list, `WxH` each."""
-
     choices: tuple[str, ...]
 
     def allows(self, size: Size) -> bool:
-        """Whether the vendor takes this size as it is."""
         return str(size) in self.choices
 
     def validate(self) -> None:
-        """Raises ValueError: the list is empty, or holds something else than sizes."""
+        """Raises ValueError if the list is empty, or holds something else than sizes."""
         if not self.choices:
             raise ValueError("expected at least one size")
         for choice in self.choices:
             Size.parse(choice)
 
     def candidates(self, wanted: Size) -> list[Size]:  # noqa: ARG002 - the same for every wish
-        """All of them."""
         return [Size.parse(choice) for choice in self.choices]
 
     def __str__(self) -> str:
@@ -142,11 +127,10 @@ class SideSizes(Struct, frozen=True, tag_field="kind", tag="side"):
     max: int
 
     def allows(self, size: Size) -> bool:
-        """Whether the vendor takes this size as it is."""
         return self.min <= size.width <= self.max and self.min <= size.height <= self.max
 
     def validate(self) -> None:
-        """Raises ValueError: no size is in range."""
+        """Raises ValueError if no size is in range."""
         if not 0 < self.min <= self.max or not self.candidates(Size(1, 1)):
             raise ValueError("expected 0 < min <= max, with a multiple of 16 between them")
 
@@ -165,14 +149,12 @@ class InputSizes(Struct, frozen=True, tag_field="kind", tag="input"):
     """None can be asked for: the picture keeps the size of the last input."""
 
     def allows(self, size: Size) -> bool:  # noqa: ARG002 - none of them
-        """Whether the vendor takes this size as it is."""
         return False
 
     def validate(self) -> None:
         """Nothing can be wrong."""
 
     def candidates(self, wanted: Size) -> list[Size]:  # noqa: ARG002 - the same for every wish
-        """None."""
         return []
 
     def __str__(self) -> str:
@@ -206,7 +188,7 @@ class Model(Struct, frozen=True, kw_only=True):
         return int(datetime(*self.released.timetuple()[:3], tzinfo=UTC).timestamp())
 
     def price_lists(self, region: str | None) -> PriceLists:
-        """What holds in a region; all there are where nobody knows which."""
+        """Those of a region; all if the region is unknown."""
         if not isinstance(self.price, dict):
             return (self.price,)
         known = self.price.get(region or "")
@@ -259,7 +241,7 @@ class Choice(Struct, frozen=True):
     default_size: Size | None = None
     """Where the request does not say; None: the model chooses, and no size is sent."""
     prices: Mapping[str, PriceLists] = NO_PRICES
-    """By account; empty where nobody knows the accounts."""
+    """By account; empty where the accounts are unknown."""
     quality: Quality | None = None
     """The request's, where it led to the model."""
 
@@ -278,7 +260,7 @@ class Catalogue(Struct, frozen=True):
     def find(
         self, name: str, quality: Quality | None = None, *, is_edit: bool = False
     ) -> Choice | None:
-        """Follow a name: an alias, a model or a dated snapshot of one. None if there is none."""
+        """None for no alias, model or dated snapshot of this name."""
         alias = self.aliases.get(name)
         edits = alias.edits if alias and is_edit else None
         led = alias.quality.get(quality or "") if alias and not edits else None
@@ -306,7 +288,7 @@ class Catalogue(Struct, frozen=True):
         return matches(globs, family) or any(self._entry_within(glob) == family for glob in globs)
 
     def _entry_within(self, glob: str) -> str:
-        """The entry whose snapshots a glob is for: the longest that its fixed part begins with."""
+        """The entry of a glob's snapshots: the longest that its fixed part begins with."""
         fixed = WILD.split(glob)[0]
         return max((name for name in self.models if fixed.startswith(name)), key=len, default="")
 
@@ -326,5 +308,5 @@ def _compiled(globs: tuple[str, ...]) -> re.Pattern[str]:
 
 
 def matches(globs: tuple[str, ...], name: str) -> bool:
-    """Whether any of the globs covers the whole name, upper and lower case told apart."""
+    """Whether any glob covers the whole name, by case."""
     return _compiled(globs).match(name) is not None

@@ -10,10 +10,7 @@ from msgspec import Struct
 
 
 class Clock(Struct, frozen=True):
-    """Time and chance, so that tests can hold both: Unix seconds, steady seconds, [0, 1), a pause.
-
-    `steady` counts as the event loop does.
-    """
+    """Unix seconds, steady seconds as the event loop's, chance in [0, 1) and a pause: for tests."""
 
     now: Callable[[], float]
     steady: Callable[[], float]

@@ -50,11 +50,10 @@ WORD = re.compile(r"(?<=[a-z])(?=[A-Z])")
 class GatewayError(Exception):
     """A failure that is safe to show.
 
-    `status` is the HTTP status; `type`, `code` and `param` fill OpenAI's error object;
-    `should_retry` becomes `x-should-retry`, which the OpenAI SDKs put above their own rule for the
-    status (None leaves it to them); `retry_after_s` becomes `retry-after` and `retry-after-ms`.
-    A class says what holds for all of its kind; one failure may have a `code` or a
-    `should_retry` of its own.
+    `status` is HTTP's; `type`, `code` and `param` fill OpenAI's error object. `should_retry`
+    becomes `x-should-retry`, which the OpenAI SDKs put above their own rule (None leaves it to
+    them); `retry_after_s` becomes `retry-after` and `retry-after-ms`. A failure may override its
+    class' `code` and `should_retry`.
     """
 
     status: ClassVar[int] = 500
@@ -140,7 +139,7 @@ class UnsupportedMediaType(InvalidRequest):
 
 
 class InvalidKey(GatewayError):
-    """No key, an unknown one or an expired one: the three are told apart in the message only."""
+    """No key, an unknown one or an expired one: only the message says which."""
 
     status = 401
     type = "invalid_request_error"
@@ -269,7 +268,7 @@ class UpstreamUnreachable(ServiceUnavailable):
 class ImageHostsUnreachable(ServiceUnavailable):
     """The gateway's own network or settings let no image through; nothing was generated.
 
-    Only the operator can mend that; an answer of URLs is not concerned.
+    Only the operator can mend that; answers of URLs still work.
     """
 
     code = "image_hosts_unreachable"
@@ -279,7 +278,7 @@ class ImageHostsUnreachable(ServiceUnavailable):
 class UpstreamRefused(GatewayError):
     """The vendor refused the gateway itself: its key, its bill or its rights.
 
-    Only the operator can mend that, so clients are told not to retry.
+    Only the operator can mend that, so clients must not retry.
     """
 
     status = 502
@@ -297,7 +296,7 @@ class UpstreamFailed(GatewayError):
 class UpstreamAmbiguous(GatewayError):
     """The request was sent and its outcome is unknown: it may have been generated and billed.
 
-    SDKs re-send a 5xx by themselves, which would pay twice, so they are told not to.
+    SDKs repeat a 5xx by themselves, which would pay twice: this one tells them not to.
     """
 
     status = 502
@@ -321,8 +320,7 @@ class IncompleteResult(UpstreamAmbiguous):
 class ImageUnavailable(GatewayError):
     """An image was generated, and billed, but cannot be fetched; retry where the header says so.
 
-    `for_good`: nor will it ever be, so that the result is worth nothing to anybody. Otherwise the
-    result is kept, and a retry is given it without another payment.
+    `for_good`: it never will be, and its result is dropped. Otherwise a retry gets it unpaid.
     """
 
     status = 502

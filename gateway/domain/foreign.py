@@ -1,9 +1,4 @@
-"""Text that others wrote, cut before anything is done with it.
-
-The upstream's codes, messages and ids, a client's headers and prompts may be as long as a message
-is allowed to be. Whatever looks at each character (a pattern, the log's masking, a metric's label)
-gets at most as many as these.
-"""
+"""Text that others wrote, cut before patterns, masks or labels read each character of it."""
 
 from __future__ import annotations
 
@@ -20,6 +15,6 @@ LOGGED = 8192
 
 
 def cut(text: str, most: int) -> str:
-    """The text; of a longer one its beginning, with the number of characters that are missing."""
+    """The beginning of a longer text ends with the number of missing characters."""
     missing = len(text) - most
     return text if missing <= 0 else f"{text[:most]}… ({missing} more)"

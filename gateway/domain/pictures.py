@@ -14,14 +14,12 @@ MAX_INPUT_BYTES = 60 * 1024 * 1024
 
 
 class Stored(Protocol):
-    """Where a picture's bytes are."""
-
     def blocks(self, size: int) -> AsyncIterator[bytes]:
-        """All of them in blocks of `size` bytes, the last of which may be shorter."""
+        """All in blocks of `size` bytes; the last may be shorter."""
 
 
 class Picture(Struct, frozen=True):
-    """One that has been examined. Its bytes are read when it is sent, never held."""
+    """An examined picture. Its bytes are read when it is sent, never held."""
 
     reference: str
     """Stands for it in a call: the hash of what the client sent."""
@@ -37,12 +35,10 @@ class Picture(Struct, frozen=True):
 
     @property
     def data_uri_bytes(self) -> int:
-        """How long the whole data URI is."""
         return len(self.data_uri_start) + base64_bytes(self.size)
 
 
 def base64_bytes(size: int) -> int:
-    """How long so many bytes are as base64."""
     return (size + 2) // 3 * 4
 
 
@@ -61,13 +57,13 @@ class Inputs:
         close: Callable[[], None] = nothing,
     ) -> None:
         self.references = tuple(each if isinstance(each, str) else each.reference for each in given)
-        """As they stand in a call; those that are elsewhere by their URL."""
+        """As in a call; pictures elsewhere by their URL."""
         self.stored = {each.reference: each for each in given if isinstance(each, Picture)}
         self._close = close
 
     @property
     def sent_bytes(self) -> int:
-        """How much of a call they are, each as often as it stands there."""
+        """Their bytes in a call, each as often as it appears there."""
         found = (self.stored.get(reference) for reference in self.references)
         return sum(picture.data_uri_bytes for picture in found if picture is not None)
 

@@ -1,9 +1,7 @@
 """What a PNG says of itself while it passes by: its size, and where it ends.
 
-    signature (8) · IHDR · … · IEND · whatever somebody put behind it
-
-A chunk is its length (4 bytes), its type (4), so many bytes of data, and a checksum (4): PNG
-specification, 5.3. Bytes after IEND are allowed: provenance marks stand there.
+A chunk is length (4 bytes), type (4), data and checksum (4): PNG specification, 5.3. Bytes after
+IEND are allowed: provenance marks stand there.
 """
 
 from __future__ import annotations
@@ -25,10 +23,7 @@ MOST_PIXEL_BYTES = 4
 
 
 def png_size(start: bytes) -> Size | None:
-    """Width and height from a PNG's first 24 bytes; None if they are not a PNG's.
-
-    `usage` is not asked: in the vendor's own examples it disagrees with the picture.
-    """
+    """From the first 24 bytes, None if not a PNG's; the vendor's `usage` may be wrong."""
     if len(start) < PNG_HEADER_BYTES or not start.startswith(PNG_START):
         return None
     return Size(*struct.unpack_from(">II", start, len(PNG_START)))
@@ -41,7 +36,7 @@ def largest_png(size: Size) -> int:
 
 
 class PngEnd:
-    """Follows a PNG from its first byte, chunk by chunk, to its end; `is_reached` says if so."""
+    """Follows a PNG from its first byte, chunk by chunk; `is_reached` says whether it ended."""
 
     __slots__ = ("_head", "_skip", "is_reached")
 
@@ -51,7 +46,6 @@ class PngEnd:
         self.is_reached = False
 
     def feed(self, block: bytes | memoryview) -> None:
-        """Some more of the file."""
         at, length = 0, len(block)
         while not self.is_reached:
             if self._skip >= length - at:
@@ -62,7 +56,7 @@ class PngEnd:
             at = self._read_head(block, at)
 
     def _read_head(self, block: bytes | memoryview, at: int) -> int:
-        """Collect the start of a chunk from there on; how far that came."""
+        """Collect the start of a chunk; returns how far it came."""
         wanted = len(PNG_END) if self._head.startswith(END_HEAD) else CHUNK_HEAD
         part = bytes(block[at : at + wanted - len(self._head)])
         self._head += part
@@ -76,7 +70,6 @@ class PngEnd:
 
 
 def is_whole_png(image: bytes) -> bool:
-    """Whether bytes begin as a PNG and reach its end."""
     end = PngEnd()
     end.feed(image)
     return png_size(image[:PNG_HEADER_BYTES]) is not None and end.is_reached

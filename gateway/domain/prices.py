@@ -18,11 +18,7 @@ class Money(Struct, frozen=True, order=True):
 
     @classmethod
     def parse(cls, value: object) -> Self:
-        """Read a number such as 0.25 or 200.
-
-        Raises:
-            ValueError: no number, a negative one, a huge one, or more than six decimals.
-        """
+        """Read a number such as 0.25. Raises ValueError: negative, huge, over six decimals."""
         try:
             micros = Decimal(str(value)) * 1_000_000
         except InvalidOperation:
@@ -49,19 +45,17 @@ class Price(Struct, frozen=True):
 Tiers = tuple[Price, ...]
 """From the smallest images to the largest."""
 PriceLists = tuple[Tiers, ...]
-"""Those that may hold; where several do, the dearest is reckoned with."""
+"""All that may hold; the dearest counts."""
 
 
 class Sized(Protocol):
-    """A size of which only the area matters."""
-
     @property
     def area(self) -> int:
         """Pixels."""
 
 
 def dearest(lists: Iterable[Tiers], size: Sized | None) -> Money:
-    """The price of one image, by the dearest of the lists; None is a size that nobody knows yet."""
+    """The price of one image by the dearest list; None is an unknown size."""
     return max(price_of(tiers, size) for tiers in lists)
 
 
@@ -84,7 +78,7 @@ HOSTS = {
 
 
 def region_of(host: str) -> str | None:
-    """The region of a DashScope host, which decides the price; None for one that is not known.
+    """The region of a DashScope host, which decides the price; None if unknown.
 
     `{workspace}.{region}.maas.aliyuncs.com` and `{region}.dashscope.aliyuncs.com` name theirs.
     """

@@ -1,4 +1,4 @@
-"""How long a signed URL lives. Whoever holds one may read the object until then.
+"""How long a signed URL lives; until then it opens the object to anybody who has it.
 
 OSS V1, AWS V2    Expires=1763886400                                       Unix seconds
 OSS V4            x-oss-date=20261128T120000Z & x-oss-expires=3600         since that date
@@ -13,14 +13,14 @@ from datetime import UTC, datetime
 from urllib.parse import parse_qsl, urlsplit
 
 URL_LIFE_S = 86_400
-"""As the vendor documents it, for a URL that does not say."""
+"""Documented by the vendor, for a URL that does not say."""
 LONGEST_URL_LIFE_S = 7 * 86_400
 """The longest seen; a URL that claims more is not believed."""
 V4_PART = re.compile(r"x-([a-z]{1,16})-(date|expires)")
 
 
 def expires_at(urls: Iterable[str], created: float) -> float:
-    """When the first of the URLs dies, Unix seconds: as they say, or as the vendor documents."""
+    """When the first URL dies, in Unix seconds: as they say, or as the vendor documents."""
     return min(expiry(url, created) for url in urls)
 
 

@@ -7,7 +7,7 @@ from zoneinfo import ZoneInfo
 
 
 def find_zone(name: str) -> tzinfo | None:
-    """A zone of the IANA database; None where this machine has none of that name."""
+    """None where this machine's IANA database lacks it."""
     if name == "UTC":
         return UTC
     try:
