@@ -1,13 +1,7 @@
 r"""Takes the pictures out of a JSON body while it comes, so that it is never held with them.
 
-    {"prompt": "a hat", "images": [{"image_url": "data:image/png;base64,iVBORw0…"}]}
-
-goes on as::
-
-    {"prompt": "a hat", "images": [{"image_url": "\u00000"}]}
-
-and the picture is the first of `Pictures`. What stands in the strings of JSON may be escaped: some
-writers escape each `/` and `+` of base64.
+Each `"data:image/png;base64,iVBORw0…"` becomes `"\u00000"`, the index in `Pictures`. Some writers
+escape each `/` and `+` of base64.
 """
 
 from __future__ import annotations
@@ -40,7 +34,7 @@ def mark(index: int) -> str:
 
 
 def index_of(reference: str) -> int | None:
-    """Which picture a mark stands for."""
+    """The picture of a mark."""
     number = reference.removeprefix(MARK)
     is_one = reference.startswith(MARK) and number.isascii() and number.isdigit()
     return int(number) if is_one and len(number) < 4 else None
@@ -56,11 +50,7 @@ class Base64Text:
         self._is_padded = False
 
     def feed(self, text: bytes) -> bytes:
-        """The bytes that are known now.
-
-        Raises:
-            ValueError: it is no base64.
-        """
+        """The bytes that are known now. Raises ValueError for what is not base64."""
         text, escaped = self._rest + text, b""
         if b"\\" in text:
             text, escaped = self._split_escape(text)
@@ -71,16 +61,12 @@ class Base64Text:
         return self._decoded(text[:whole])
 
     def end(self) -> bytes:
-        """The last of them.
-
-        Raises:
-            ValueError: it is no base64.
-        """
+        """The last bytes. Raises ValueError for what is not base64."""
         rest, self._rest = self._rest, b""
         return self._decoded(rest + b"=" * (-len(rest) % 4))
 
     def _split_escape(self, text: bytes) -> tuple[bytes, bytes]:
-        """Keep back an escape of which the end is still to come."""
+        """Keep back an escape whose end is still to come."""
         last = text.rfind(b"\\", max(0, len(text) - ESCAPE_BYTES + 1))
         if last == -1 or ESCAPE.match(text, last):
             return text, b""
@@ -109,13 +95,7 @@ class JsonFilter:
         self._base64 = Base64Text()
 
     async def feed(self, data: bytes) -> None:
-        """Some more of the body.
-
-        Raises:
-            BodyTooLarge: there is too much beside the pictures.
-            InvalidRequest: a picture is too large, or no base64.
-            ServiceUnavailable: there is no room for one.
-        """
+        """Raises BodyTooLarge, InvalidRequest for a bad picture, or ServiceUnavailable."""
         for start in range(0, len(data), SLICE):
             self._coming += data[start : start + SLICE]
             async for kept in self._pieces():

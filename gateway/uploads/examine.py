@@ -1,8 +1,7 @@
 """What an uploaded picture is, by its bytes alone; and the same picture as models read it.
 
-Nothing that a client says of a picture is believed. It is decoded once, so that what is damaged is
-refused before anything is paid. Some are written anew: those that a program must turn by their EXIF
-data, those of several pictures of which one is meant (MPO), and those too large for a data URI.
+Each is decoded once, so that a damaged one is refused before anything is paid. Rewritten are those
+turned by EXIF, of several pictures (MPO), or too large for a data URI.
 """
 
 from __future__ import annotations
@@ -29,11 +28,11 @@ MODES: Final = frozenset({"1", "L", "LA", "P", "PA", "RGB", "RGBA", "I", "I;16"}
 DEEP: Final = frozenset({"I", "I;16"})
 """Grey of 16 bits, which is sent as it is or not at all."""
 MODELS_PIXELS: Final = 2048 * 2048
-"""A picture too large to be sent is left so many: of an edit, no model makes larger images."""
+"""A picture too large to be sent is reduced to this: no model's edits are larger."""
 TURNED_PIXELS: Final = 2 * MODELS_PIXELS
-"""One that is turned, which is then there twice."""
+"""A turned picture is in memory twice."""
 QUALITIES: Final = (95, 80)
-"""The second where noise and transparency make even that too large."""
+"""The second for noise and transparency, which make even that too large."""
 WEBP_METHOD: Final = 2
 ROOM_FOR_TYPE: Final = 64
 MOST_BYTES: Final = (MAX_DATA_URI_BYTES - ROOM_FOR_TYPE) // 4 * 3
@@ -45,8 +44,7 @@ SIGNATURES: Final[tuple[tuple[str, Callable[[bytes], bool]], ...]] = (
 
 
 MOST_SCANS: Final = 100
-"""Of a JPEG, each of which is read whole: a progressive one has some ten, a file of several
-pictures a multiple of that, and ten megabytes of empty ones would take minutes."""
+"""Scans of a JPEG, each read whole: progressive ones have some ten, empty ones take minutes."""
 SCAN: Final = b"\xff\xda"
 MOST_TEXT: Final = 4 * 1024 * 1024
 """Characters of a PNG's texts, unpacked; Pillow's own limit is 64 MiB, of up to four bytes each."""
@@ -59,18 +57,14 @@ class Unfit(Exception):
 
 
 class Examined(Struct, frozen=True):
-    """`rewritten` takes the place of what came."""
+    """`rewritten` replaces what came."""
 
     mime: str
     rewritten: bytes | None = None
 
 
 def examine(descriptor: int, size: int, offset: int, max_pixels: int) -> Examined:
-    """Look at a picture in a file.
-
-    Raises:
-        Unfit: no model could read it as its sender meant it.
-    """
+    """Raises Unfit if no model could read the picture as its sender meant it."""
     data = read(descriptor, size, offset)
     mime = next((mime for mime, is_one in SIGNATURES if is_one(data[:16])), None)
     if mime is None:
@@ -106,11 +100,7 @@ def examined(data: bytes, mime: str, max_pixels: int) -> Examined:
 
 
 def refuse_unfit(picture: Image.Image, max_pixels: int) -> None:
-    """What its head already says.
-
-    Raises:
-        Unfit: it is too large, moves, or has colours that models do not read.
-    """
+    """By its head. Raises Unfit: too large, animated, or in colours that models do not read."""
     width, height = picture.size
     most = most_pixels(picture, max_pixels)
     if width * height > most:
@@ -122,7 +112,7 @@ def refuse_unfit(picture: Image.Image, max_pixels: int) -> None:
 
 
 def most_pixels(picture: Image.Image, max_pixels: int) -> int:
-    """By what decoding takes: 4 bytes a pixel of a PNG, and at most 6 of a progressive JPEG.
+    """By what decoding takes: 4 bytes a pixel of a PNG, at most 6 of a progressive JPEG.
 
     A WebP takes 16. Another JPEG is never decoded whole.
     """
@@ -133,7 +123,7 @@ def most_pixels(picture: Image.Image, max_pixels: int) -> int:
 
 
 def is_turned(picture: Image.Image) -> bool:
-    """Whether a program must turn it; EXIF data that cannot be read says nothing."""
+    """Whether a program must turn it; unreadable EXIF data does not count."""
     try:
         return picture.getexif().get(ORIENTATION) in TURNED
     except Exception:  # noqa: BLE001 - its reader may raise anything

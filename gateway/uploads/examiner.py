@@ -14,23 +14,16 @@ from gateway.uploads.spool import Part, Upload
 
 
 class Examiner:
-    """One for a worker."""
-
     def __init__(self, max_pixels: int) -> None:
         self._max_pixels = max_pixels
         # Of what a picture says: its words would be in the log, and kept to be said only once.
         warnings.filterwarnings("ignore", module=r"PIL\.")
         self._thread = ThreadPoolExecutor(1, "pictures")
         self._turns: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
-        """Of the tenants: one who sends a thousand pictures has one in the queue."""
+        """By tenant: a thousand pictures of one tenant take one place in the queue."""
 
     async def examine(self, tenant: str, upload: Upload) -> Picture:
-        """What is sent of it.
-
-        Raises:
-            InvalidRequest: `param` names the picture, which no model could read.
-            ServiceUnavailable: there is no room for it.
-        """
+        """Raises InvalidRequest with the picture as `param`, or ServiceUnavailable without room."""
         part = upload.part
         try:
             async with self._turns[tenant]:

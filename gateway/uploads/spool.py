@@ -1,8 +1,4 @@
-"""Where the pictures of a request wait: in one file that has no name, and ends with its request.
-
-Memory would be the wrong place: an edit of 30 MB waits for its slot and for the vendor, often for
-minutes, and many wait at once. The file is written and read in a few threads, in blocks.
-"""
+"""Where the pictures of a request wait: in a file without a name that ends with it (0028)."""
 
 from __future__ import annotations
 
@@ -38,7 +34,7 @@ class Spools:
         self._threads = ThreadPoolExecutor(THREADS, "spool")
 
     def open(self) -> Spool:
-        """One for a request; there is no file before something is written."""
+        """For a request; the file begins with the first write."""
         return Spool(self._directory, self._threads)
 
     def close(self) -> None:
@@ -47,7 +43,7 @@ class Spools:
 
 
 def require_writable(folder: str) -> None:
-    """Raises OSError: pictures cannot be kept there."""
+    """Raises OSError if pictures cannot be kept there."""
     if not os.access(folder, os.W_OK | os.X_OK):
         number = errno.EACCES if os.path.isdir(folder) else errno.ENOENT  # noqa: PTH112
         raise OSError(number, os.strerror(number), folder)
@@ -66,11 +62,7 @@ class Spool:
         self._is_closed = False
 
     async def append(self, data: bytes) -> int:
-        """Where it stands now.
-
-        Raises:
-            ServiceUnavailable: the disk is full.
-        """
+        """Returns the offset. Raises ServiceUnavailable if the disk is full."""
         offset = self._size
         self._size += len(data)
         try:
@@ -85,15 +77,10 @@ class Spool:
         return offset
 
     async def read(self, offset: int, size: int) -> bytes:
-        """So many bytes from there on."""
         return await self.run(self._threads, read, size, offset)
 
     async def run(self, threads: Executor, function: Callable[..., T], *arguments: object) -> T:
-        """Call a function in a thread, its first argument a descriptor of the file.
-
-        The descriptor is the thread's own: the request may end, and its file be closed, while the
-        thread still reads.
-        """
+        """In a thread with a descriptor of its own, as the request may end and close its file."""
         if self._file is None or self._is_closed:
             raise ValueError("the pictures of this request are gone")
         descriptor = os.dup(self._file.fileno())
@@ -109,7 +96,6 @@ class Spool:
 
 
 def write(descriptor: int, data: bytes, offset: int) -> None:
-    """All of it."""
     rest = memoryview(data)
     while rest:
         written = os.pwrite(descriptor, rest, offset)
@@ -134,7 +120,7 @@ class Part(Struct, frozen=True):
     size: int
 
     async def blocks(self, size: int) -> AsyncIterator[bytes]:
-        """All of it in blocks of `size` bytes, the last of which may be shorter."""
+        """All in blocks of `size` bytes; the last may be shorter."""
         for start in range(0, self.size, size):
             yield await self.spool.read(self.offset + start, min(size, self.size - start))
 
@@ -143,7 +129,7 @@ class Upload(Struct, frozen=True):
     """A picture as it came, not looked at yet."""
 
     name: str
-    """How its sender named it: for error messages, and their `param`."""
+    """Its sender's name for it, for error messages and their `param`."""
     part: Part
     digest: str
 
@@ -160,19 +146,13 @@ class Pictures:
         self.begin("")
 
     def begin(self, name: str) -> None:
-        """The next picture."""
         self._name = name
         self._hash = hashlib.sha256()
         self._buffer = bytearray()
         self._size = 0
 
     async def add(self, data: bytes) -> None:
-        """Some more of its bytes.
-
-        Raises:
-            InvalidRequest: it is too large.
-            ServiceUnavailable: there is no room for it.
-        """
+        """Raises InvalidRequest if it is too large, ServiceUnavailable without room."""
         self._size += len(data)
         if self._size > self._limit:
             most = f"{self._limit / MEBIBYTE:g} MiB"
@@ -183,11 +163,7 @@ class Pictures:
             await self._flush()
 
     async def end(self) -> None:
-        """It is whole.
-
-        Raises:
-            InvalidRequest: it has no bytes.
-        """
+        """Raises InvalidRequest if it has no bytes."""
         if not self._size:
             message = f"The image '{self._name}' is empty."
             raise InvalidRequest(message, param=self._name, code="invalid_image_file")
