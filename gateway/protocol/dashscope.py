@@ -1,25 +1,8 @@
 """DashScope's multimodal-generation schema, the part that images use.
 
-A request, `POST {base}/services/aigc/multimodal-generation/generation`::
-
-    {"model": "qwen-image-2.0-pro",
-     "input": {"messages": [{"role": "user", "content": [{"text": "a fox"}]}]},
-     "parameters": {"size": "2048*2048", "n": 1, "prompt_extend": true, "watermark": false}}
-
-an edit has its pictures before the text, `{"image": "data:image/png;base64,…"}` or a URL;
-
-an answer: images are found by flattening choices × content, since the documents show both one
-choice with N items and N choices with one::
-
-    {"output": {"choices": [{"finish_reason": "stop", "message":
-        {"role": "assistant", "content": [{"image": "https://…png?Expires=…"}]}}]},
-     "usage": {"image_count": 1, "width": 2048, "height": 2048}, "request_id": "d0250a3d-…"}
-
-a failure, sometimes with status 200::
-
-    {"code": "InvalidParameter", "message": "…", "request_id": "…"}
-
-Source: Alibaba Cloud Model Studio, "Qwen-Image API reference".
+`POST {base}/services/aigc/multimodal-generation/generation`. The documents show both one choice
+with N items and N choices with one, so images are found by flattening choices × content. A failure
+may have status 200. Source: Alibaba Cloud Model Studio, "Qwen-Image API reference".
 """
 
 from __future__ import annotations
@@ -36,7 +19,7 @@ class Text(Struct, frozen=True):
 
 
 class InputImage(Struct, frozen=True):
-    """A picture to edit: its URL, or a reference to what takes its place when it is sent."""
+    """A picture to edit: its URL, or a reference that is replaced when it is sent."""
 
     image: str
 
@@ -55,10 +38,10 @@ class Input(Struct, frozen=True):
 
 
 class Parameters(Struct, frozen=True, omit_defaults=True, kw_only=True):
-    """Generation parameters; None is left out.
+    """None is left out; `size` is `W*H`.
 
-    `size` is `W*H` with an asterisk. `n`, `prompt_extend` and `watermark` are sent even at their
-    documented default wherever the model takes them, because the documents disagree on it.
+    `n`, `prompt_extend` and `watermark` are sent even at their default: the documents disagree on
+    it.
     """
 
     size: str | None = None
@@ -72,8 +55,6 @@ class Parameters(Struct, frozen=True, omit_defaults=True, kw_only=True):
 
 
 class GenerationRequest(Struct, frozen=True):
-    """The body of one upstream call."""
-
     model: str
     input: Input
     parameters: Parameters
@@ -92,14 +73,10 @@ class Reply(Struct, frozen=True):
 
 
 class Choice(Struct, frozen=True):
-    """One choice."""
-
     message: Reply | None = None
 
 
 class Output(Struct, frozen=True):
-    """What was generated."""
-
     choices: list[Choice] | None = None
 
 

@@ -1,21 +1,4 @@
-"""DashScope's image API as the gateway's clients see it: what the vendor's SDK sends and reads.
-
-A request, `POST /api/v1/services/aigc/multimodal-generation/generation`::
-
-    {"model": "qwen-image-2.0-pro",
-     "input": {"messages": [{"role": "user", "content": [{"text": "a fox"}]}]},
-     "parameters": {"size": "1024*1024", "n": 2, "seed": 7, "result_format": "message"}}
-
-an answer, all images in one choice::
-
-    {"output": {"choices": [{"finish_reason": "stop", "message":
-        {"role": "assistant", "content": [{"image": "https://…"}, {"image": "https://…"}]}}]},
-     "usage": {"image_count": 2, "width": 1024, "height": 1024}, "request_id": "req_…"}
-
-and an error::
-
-    {"code": "InvalidParameter", "message": "…", "request_id": "req_…"}
-"""
+"""DashScope's image API as the vendor's SDK sends and reads it; see docs/native.md."""
 
 from __future__ import annotations
 
@@ -27,15 +10,11 @@ from gateway.protocol.openai import Count, ExtendMode, Seed
 
 
 class NativeItem(Struct, frozen=True, forbid_unknown_fields=True):
-    """A content item: exactly one of the two."""
-
     text: str | None = None
     image: str | None = None
 
 
 class NativeMessage(Struct, frozen=True, forbid_unknown_fields=True):
-    """The one turn of a request."""
-
     content: list[NativeItem]
     role: Literal["user"]
 
@@ -62,22 +41,16 @@ class NativeParameters(Struct, frozen=True, forbid_unknown_fields=True, kw_only=
 
 
 class NativeRequest(Struct, frozen=True, forbid_unknown_fields=True):
-    """The body of a call."""
-
     model: str
     input: NativeInput
     parameters: NativeParameters = NativeParameters()
 
 
 class NativeImage(Struct, frozen=True):
-    """One picture."""
-
     image: str
 
 
 class NativeAnswer(Struct, frozen=True):
-    """The model's turn."""
-
     content: list[NativeImage]
     role: Literal["assistant"] = "assistant"
 
@@ -90,8 +63,6 @@ class NativeChoice(Struct, frozen=True):
 
 
 class NativeOutput(Struct, frozen=True):
-    """What was generated."""
-
     choices: list[NativeChoice]
 
 
@@ -104,8 +75,6 @@ class NativeUsage(Struct, frozen=True, omit_defaults=True):
 
 
 class NativeReply(Struct, frozen=True):
-    """The answer."""
-
     output: NativeOutput
     usage: NativeUsage
     request_id: str

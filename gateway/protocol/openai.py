@@ -1,24 +1,7 @@
 """OpenAI's image API as clients see it.
 
-A request (openai-python `types/image_generate_params.py`; `extra_body` arrives at the top level)::
-
-    {"model": "gpt-image-1", "prompt": "a fox", "n": 2, "size": "1024x1024", "seed": 7}
-
-an answer::
-
-    {"created": 1763800000, "data": [{"url": "https://…"}, {"url": "https://…"}]}
-
-and an error::
-
-    {"error": {"message": "…", "type": "invalid_request_error", "param": "size",
-               "code": "invalid_value"}}
-
-An image of a request with `"stream": true` is an event::
-
-    event: image_generation.completed
-    data: {"type": "image_generation.completed", "created_at": 1763800000, …, "b64_json": "…"}
-
-An explicit null means "absent": the SDKs send both.
+Source: openai-python `types/image_generate_params.py`; `extra_body` arrives at the top level. An
+explicit null means "absent": the SDKs send both.
 """
 
 from __future__ import annotations
@@ -40,11 +23,10 @@ ShownQuality = Literal["low", "medium", "high"]
 
 
 class ImageRequest(Struct, frozen=True, kw_only=True):
-    """The body of `POST /v1/images/generations`.
+    """The body of `POST /v1/images/generations`; fields' fates are in `gateway.translate.fields`.
 
-    The fate of each field (honoured, mapped, accepted without effect, refused) is the table in
-    `gateway.translate.fields`. Every type and range below is OpenAI's own; the last six fields
-    are the gateway's, with DashScope's ranges.
+    Types and ranges are OpenAI's own; the last six fields are the gateway's, with DashScope's
+    ranges.
     """
 
     prompt: str
@@ -101,8 +83,8 @@ class Image(Struct, frozen=True, omit_defaults=True):
 class ImagesResponse(Struct, frozen=True, omit_defaults=True, kw_only=True):
     """The answer. `created` is a Unix time in whole seconds.
 
-    `size`, `quality` and the like are set only to values that every published schema allows: a
-    strict client of the August 2026 specification knows three sizes.
+    `size`, `quality` and the like have only values of every published schema: the August 2026 one
+    knows three sizes.
     """
 
     created: int
