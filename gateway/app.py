@@ -195,7 +195,6 @@ class Parts:
         )
 
     def answers(self) -> Answers:
-        """What hands results over."""
         return Answers(
             self.fetcher,
             self.delivery,
@@ -243,7 +242,6 @@ class Parts:
                 structlog.get_logger().warning("redis_may_evict", advice=warning)
 
     def health(self) -> list[HTTPRouteHandler]:
-        """Where it says how it is."""
         return health_routes(
             self.store,
             self.readiness,
@@ -269,11 +267,7 @@ def create_app(
     clock: Clock | None = None,
     share: Share = Share(),
 ) -> RequestMiddleware:
-    """Wire everything up. Tests pass other parts in; production passes `path` and `share`.
-
-    `path` is the file to follow; `share` is this worker's place among all, until the store tells
-    it.
-    """
+    """`path` is the file to follow, `share` this worker's place at first; tests pass the others."""
     clock = clock or Clock(time, monotonic)
     parts = Parts(config, store=store, transport=transport, clock=clock, share=share)
     authenticate = Authenticator(KeyRing(config.tenants), clock.now, config.auth.header)
@@ -323,7 +317,7 @@ def create_app(
 
 
 def apart(routes: list[HTTPRouteHandler]) -> Litestar:
-    """These alone, without whatever else the application has."""
+    """These routes alone, without the rest of the application."""
     return Litestar(
         routes, exception_handlers=EXCEPTION_HANDLERS, openapi_config=None, logging_config=None
     )
@@ -346,7 +340,6 @@ def following(reloader: Reloader) -> Callable[[Litestar], AbstractAsyncContextMa
 
 
 def open_store(config: Config, clock: Clock, took: LatencyObserver = ignore_latency) -> Store:
-    """Redis where one is configured, else this process."""
     if config.redis is None:
         return MemoryStore(clock.now, zone=zone_of(config))
     redis = config.redis
@@ -361,14 +354,13 @@ def open_store(config: Config, clock: Clock, took: LatencyObserver = ignore_late
 
 
 def zone_of(config: Config) -> tzinfo:
-    """That of the tenants' days and months."""
+    """For the tenants' days and months."""
     return find_zone(config.budgets.time_zone) or UTC
 
 
 def open_image_store(
     config: Config, clock: Clock, took: LatencyObserver = ignore_latency
 ) -> ImageStore | None:
-    """Where image bytes are kept, if they are."""
     settings = config.image_cache
     if settings is None:
         return None
@@ -378,13 +370,11 @@ def open_image_store(
 
 
 def on_loss(config: Config) -> OnLoss:
-    """The limits' policy for when Redis is away."""
     policy = config.redis.on_loss if config.redis else ConfiguredOnLoss()
     return OnLoss(rates=Loss(policy.rates), budgets=Loss(policy.budgets))
 
 
 def open_tracer_for(config: Config) -> Tracer | None:
-    """Where the configuration says, if it does."""
     if config.otlp_endpoint is None:
         return None
     return open_tracer(config.otlp_endpoint, installed_version())

@@ -20,8 +20,6 @@ EVERY_S = 1.0
 
 
 class Sampler:
-    """Reads the parts of one worker."""
-
     def __init__(  # noqa: PLR0913 - it reads every part
         self,
         metrics: Metrics,
@@ -50,7 +48,7 @@ class Sampler:
         self._task: asyncio.Task[None] | None = None
 
     def use(self, catalogue: Catalogue, tenants: Iterable[Tenant]) -> None:
-        """Follow a changed configuration, and show no more what it no longer has."""
+        """Follow a changed configuration, and drop what it no longer has."""
         self._sample_budgets()
         before, self._budgets = self._budgets, budgets_of(tenants)
         for key in list(self._renewals):
@@ -61,11 +59,10 @@ class Sampler:
         self._catalogue = catalogue
 
     def start(self) -> None:
-        """Sample in the background, from within a running event loop."""
+        """Sample in the background; needs a running event loop."""
         self._task = asyncio.create_task(self._run(), name="sampling")
 
     async def aclose(self) -> None:
-        """Stop."""
         if self._task is not None:
             self._task.cancel()
             await asyncio.wait([self._task])
@@ -76,7 +73,7 @@ class Sampler:
             await asyncio.sleep(EVERY_S)
 
     def sample(self) -> None:
-        """Set every gauge, and show what was tallied."""
+        """Set every gauge, and flush the tallies."""
         metrics = self._metrics
         metrics.store_seconds.flush()
         lost, self._lost_lines = log_writer.lost - self._lost_lines, log_writer.lost
@@ -96,7 +93,7 @@ class Sampler:
         metrics.heartbeat.set(time.time())
 
     def _sample_budgets(self) -> None:
-        """Of tenants that asked since the last time; and 0 once a day or a month is over."""
+        """Budgets of tenants that asked since the last time; 0 once a day or month is over."""
         now, used = self._now(), self._metrics.budget_used
         for (tenant, limit), at in list(self._renewals.items()):
             if at <= now:
@@ -110,7 +107,7 @@ class Sampler:
                     self._renewals[tenant, limit] = now + level.reset_ms / 1000
 
     def _waiting(self) -> dict[str, int]:
-        """Calls that wait, by the catalogue's entry; a model that waited once stays listed."""
+        """By the catalogue's entry; a model that waited once stays listed."""
         waiting: dict[str, int] = {}
         for model, calls in self._pacer.waiting().items():
             choice = self._catalogue.find(model)
@@ -119,7 +116,7 @@ class Sampler:
         return waiting
 
     def _sample_breakers(self) -> None:
-        """Of the accounts that there are, for the models that there are and were called."""
+        """Breakers of the present accounts, for the present models that were called."""
         known = {model for model, _ in self._accounts.known()}
         self._called |= known
         is_open: dict[tuple[str, str], bool] = {}
@@ -140,7 +137,7 @@ class Sampler:
 
 
 def budgets_of(tenants: Iterable[Tenant]) -> dict[tuple[str, str], int | Money]:
-    """The budgets of a configuration, by the labels under which their use is shown."""
+    """By the labels under which their use is shown."""
     return {
         (tenant.name, name): budget
         for tenant in tenants
