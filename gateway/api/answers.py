@@ -159,7 +159,10 @@ class Answers:
         raise ImageUnavailable(message, for_good=True)
 
     async def give_up(self, error: ImageUnavailable, place: Done | Lead) -> None:
-        """Forget a result that nobody can be given, lest every repeat fails until it ends."""
+        """Forget a result that nobody can be given, lest every repeat fails until it ends.
+
+        A retry then pays; the client of a request that has paid is told not to retry.
+        """
         if error.for_good:
             await self._ledger.discard(place)
             error.should_retry = isinstance(place, Done) and place.how is How.HIT

@@ -34,7 +34,10 @@ UNREADABLE: Final = (OSError, RuntimeError, ValueError, struct_error)
 
 @contextmanager
 def shared_folder(workers: int) -> Iterator[None]:
-    """Share values in a folder from here on, before any fork. Raises OSError without room."""
+    """Keep values in a separate folder meanwhile; before any `Metrics` and any fork.
+
+    Raises OSError without room for it: a worker that writes would be killed.
+    """
     parent = Path(gettempdir())
     remove_abandoned(parent)
     needed = workers * WORKER_BYTES

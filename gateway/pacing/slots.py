@@ -18,7 +18,8 @@ from gateway.store.pacing import ClaimResult, Grant, PacedAccount, PaceStore, Sl
 HEADROOM = 0.03
 """Slots are this much further apart than the account's rate says: room for jitter on the way."""
 PUNCTUAL_S = 0.012
-"""A call late by less than this, or than the headroom, is on time; at most a quarter interval."""
+"""A call late by less than this, or than the headroom, is on time; at most a quarter of the
+interval counts. Vendors count the calls of a second, and do not measure the distance of two."""
 DEGRADED_SHOWN_S = 6.0
 """How long a failed claim shows: while calls wait, there is one every 5 s."""
 FLOOR_SLACK_US = 50_000

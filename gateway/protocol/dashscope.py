@@ -2,7 +2,8 @@
 
 `POST {base}/services/aigc/multimodal-generation/generation`. The documents show both one choice
 with N items and N choices with one, so images are found by flattening choices × content. A failure
-may have status 200. Source: Alibaba Cloud Model Studio, "Qwen-Image API reference".
+may have status 200. An edit's pictures come before its text. Source: Alibaba Cloud Model Studio,
+"Qwen-Image API reference".
 """
 
 from __future__ import annotations

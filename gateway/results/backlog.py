@@ -47,6 +47,7 @@ class Backlog:
         return scope in self._owed
 
     def add(self, owed: Owed) -> None:
+        """The longest backlog's oldest makes room."""
         if self.size >= self._most:
             longest = max(self._owed, key=lambda scope: len(self._owed[scope]))
             dropped = self._take(longest)

@@ -84,7 +84,10 @@ class CacheControl(Struct, frozen=True):
 
     @classmethod
     def parse(cls, header: str | None) -> Self:
-        """Ignore what is unknown or unreadable. Raises InvalidRequest if it is too long."""
+        """Ignore what is unknown or unreadable.
+
+        Raises InvalidRequest if it is too long: ignoring it could pay for what it forbids.
+        """
         if header and len(header) > LONGEST_HEADER:
             message = f"Cache-Control has more than {LONGEST_HEADER:,} characters; send fewer."
             raise InvalidRequest(message, code="invalid_cache_control")
@@ -123,6 +126,7 @@ class Record(Struct, frozen=True, kw_only=True):
     v: int = VERSION
 
     def life_s(self, now: float) -> float:
+        """Negative once the first URL is dead."""
         return self.expires_at - now
 
 

@@ -60,7 +60,10 @@ class FailoverStore:
         return scope in self._lost
 
     async def enter(self, request: EnterRequest) -> tuple[Entered, bool]:
-        """The decision, and whether a silent store may have admitted the request all the same."""
+        """The decision, and whether a silent store may have admitted the request all the same.
+
+        Raises StoreUnavailable without a fallback.
+        """
         is_in_doubt = False
         homes = {request.entry.scope, scope_of(request.take.tenant)}
         if self._fallback is None:

@@ -73,6 +73,7 @@ class FollowerPoller:
         return watch.waiters if watch else {}
 
     async def aclose(self) -> None:
+        """Every waiter has been cancelled before."""
         if self._task is not None:
             self._task.cancel()
             await asyncio.wait([self._task])

@@ -103,8 +103,8 @@ class Server(uvicorn.Server):
     """One worker's server: says when it takes requests, and ends without losing any (0002).
 
     SIGTERM: a lame duck for `lame_duck_s`, then no new connections and up to `drain_s` for what is
-    under way. A second signal ends it at once. The parent's end acts as a first one. A worker that
-    ends alone leaves new connections to the others.
+    under way. A second signal ends it at once; the end of its parent only skips the lame duck. A
+    worker that ends alone leaves new connections to the others.
     """
 
     def __init__(

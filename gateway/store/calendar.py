@@ -42,6 +42,8 @@ UTC_OFFSET = ZoneOffset()
 
 
 class ZoneClock:
+    """Follows one time zone; the next change is looked for once a day."""
+
     def __init__(self, zone: tzinfo = UTC) -> None:
         self._zone = zone
         self._seen = UTC_OFFSET

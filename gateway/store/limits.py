@@ -88,7 +88,7 @@ class Verdict(Struct, frozen=True):
 
 
 class Settlement(Struct, frozen=True):
-    """All that a request has really used until now; its end gives back what else it reserved."""
+    """Absolute: all that a request has really used until now. Its end gives back the rest."""
 
     tenant: str
     reservation: str
@@ -123,7 +123,10 @@ class LimitStore(Protocol):
     """Counters and leases of the tenants. All raise StoreUnavailable."""
 
     async def renew(self, tenant: str, reservations: Sequence[Reservation], lease_ms: int) -> None:
-        """Book running requests again, unasked, if lost or expired; never those that have left."""
+        """Keep running requests alive, and book lost or expired ones again, unasked (0011).
+
+        Settled ones keep their place; those that have left stay away.
+        """
 
     async def levels(self, tenant: str, limits: Limits) -> Verdict:
         """Expired leases are given back first."""

@@ -50,7 +50,7 @@ class End(Struct, frozen=True, kw_only=True):
     settlement: Settlement
     """What its leader paid for."""
     client: ClientOutcome | None = None
-    """Set where the leader's client is gone: frees its place now, and no `leave` follows."""
+    """Set where the leader's client is gone or gets an error: frees its place, no `leave` comes."""
 
 
 class Leave(Struct, frozen=True, kw_only=True):
@@ -89,7 +89,7 @@ class RequestStore(Protocol):
     async def progress(
         self, leadership: Leadership, index: int, urls: Sequence[str], settlement: Settlement
     ) -> FencingResult:
-        """Keep a call's images and book all paid so far; an expired lease gives back the rest."""
+        """Keep a call's images and book all paid so far, which an expired lease keeps."""
 
     async def end(self, end: End) -> tuple[FencingResult, Verdict]:
         """End a generation, and settle its leader's reservation whatever FencingResult says."""

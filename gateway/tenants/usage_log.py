@@ -1,5 +1,8 @@
 """The usage record: one line for each upstream call that was paid for, appended, never changed.
 
+    {"at": "2026-11-22T13:45:01.123Z", "request_id": "req_…", "tenant": "acme", "key": "ci",
+     "model": "qwen-image-2.0-pro", "size": "2048x2048", "images": 2, "cost": 1000000}
+
 `cost` is in millionths of the catalogue's currency. Further calls of a request have a `call` of 1,
 2 …; a call of unknown outcome has `doubtful`, and the images that it asked for.
 """

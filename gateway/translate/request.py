@@ -126,7 +126,7 @@ def to_dashscope(
 
 
 def to_format(request: ImageRequest, choice: Choice) -> ResponseFormat:
-    """As asked, else as the alias or the tenant says; only the vendor's PNG has a URL."""
+    """As asked, else as the alias or tenant says; events hold base64, and only a PNG has a URL."""
     if request.response_format is None and request.output_format in {"jpeg", "webp"}:
         return "b64_json"
     if not request.stream:

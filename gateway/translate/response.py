@@ -37,7 +37,7 @@ def image_urls(reply: GenerationReply) -> list[str]:
 
 
 def split_surplus(urls: list[str], asked: int) -> tuple[list[str], int]:
-    """The wanted images, and the number of others, never billed; a repeated one counts once."""
+    """The wanted images, and the number of others, not billed here; a repeated one counts once."""
     wanted = list(dict.fromkeys(urls))[:asked]
     return wanted, len(urls) - len(wanted)
 

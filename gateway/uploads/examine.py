@@ -44,7 +44,7 @@ SIGNATURES: Final[tuple[tuple[str, Callable[[bytes], bool]], ...]] = (
 
 
 MOST_SCANS: Final = 100
-"""Scans of a JPEG, each read whole: progressive ones have some ten, empty ones take minutes."""
+"""Scans of a JPEG, each read whole: usually some ten; ten megabytes of empty ones take minutes."""
 SCAN: Final = b"\xff\xda"
 MOST_TEXT: Final = 4 * 1024 * 1024
 """Characters of a PNG's texts, unpacked; Pillow's own limit is 64 MiB, of up to four bytes each."""

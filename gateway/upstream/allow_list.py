@@ -1,6 +1,6 @@
 """Which addresses images may come from: an allow-list of hosts, at public addresses only.
 
-A result URL is untrusted: it could lead into the own network. It is used byte for byte, since its
+A result URL is untrusted: it could lead into our own network. It is used byte for byte, since its
 signature covers the bytes; the checked object is fetched, so no two parsers can disagree.
 """
 

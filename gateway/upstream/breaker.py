@@ -1,4 +1,13 @@
-"""A circuit breaker per account and model: closed → open → probing, with one call let through."""
+"""A circuit breaker per account and model: closed → open → probing, on a given clock.
+
+           too many failures in a row
+    closed ──────────────────────────▶ open ◀───────────┐
+      ▲                                 │ after its rest │ the probe failed: twice the rest
+      │ the probe succeeded             ▼                │
+      └────────────────────────────── probing ───────────┘
+
+While probing, exactly one call is let through.
+"""
 
 from __future__ import annotations
 

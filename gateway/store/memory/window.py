@@ -6,7 +6,7 @@ SECONDS = 60
 
 
 class SlidingMinute:
-    """Seconds are whole Unix seconds, moments Unix ms; counts leave at most a second late."""
+    """Seconds are whole Unix seconds, moments Unix ms; counts leave up to 1 s late, never early."""
 
     def __init__(self) -> None:
         self.total = 0

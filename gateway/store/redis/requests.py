@@ -1,4 +1,4 @@
-"""Whole requests on Redis: one script for each step (0011), or three on a cluster with groups."""
+"""Whole requests on Redis: one script for each step (0011), or several on a cluster with groups."""
 
 from __future__ import annotations
 
