@@ -354,7 +354,6 @@ def open_store(config: Config, clock: Clock, took: LatencyObserver = ignore_late
 
 
 def zone_of(config: Config) -> tzinfo:
-    """For the tenants' days and months."""
     return find_zone(config.budgets.time_zone) or UTC
 
 

@@ -85,7 +85,6 @@ def preflight(asked: dict[bytes, bytes], marks: Headers) -> ASGIResponse:
 
 
 def allowed(asked: dict[bytes, bytes]) -> Headers:
-    """What an allowed origin may do."""
     headers = [
         (b"access-control-allow-methods", METHODS),
         (b"access-control-max-age", str(MAX_AGE_S).encode()),

@@ -28,10 +28,7 @@ TEXTS: Final = (known(ImageEditRequest) | FOREIGN.keys()) - UNREAD
 
 
 class Body(Protocol):
-    """A body that is being read."""
-
     strict: bool
-    """Whether numbers must be numbers."""
 
     async def feed(self, data: bytes) -> None:
         """Some more of it."""

@@ -37,7 +37,6 @@ class Form(Struct, Generic[W], frozen=True):
     """Checks the fields of a body; the last argument says whether it is JSON."""
     references: Callable[[W], Sequence[Reference]]
     is_multipart: bool = False
-    """Whether it may also be a form."""
 
 
 class EditReader:

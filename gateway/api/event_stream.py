@@ -46,8 +46,6 @@ class StreamedRequest(Struct, frozen=True, kw_only=True):
 
 
 class EventStream(Response[ImagesResponse]):
-    """Returned by a handler."""
-
     def __init__(self, request: StreamedRequest, answers: Answers, headers: dict[str, str]) -> None:
         super().__init__(ImagesResponse(created=0, data=[]), headers=headers)
         self._request = request
@@ -191,7 +189,6 @@ class EventSender:
         self._queue.put_nowait(None)
 
     def why_stopped(self) -> tuple[str, str]:
-        """Outcome and cause."""
         return why_stopped(self._delivery)
 
     def _stop(self) -> None:

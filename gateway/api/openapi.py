@@ -195,7 +195,6 @@ def error_responses(
 
 
 def sentence(kind: type[GatewayError]) -> str:
-    """When it happens."""
     return (inspect.getdoc(kind) or "").splitlines()[0]
 
 

@@ -60,8 +60,6 @@ class ReadBudget:
 
 
 class BodyReading:
-    """One body while it is read."""
-
     __slots__ = ("_budget", "_is_unfinished", "_size", "_tenant")
 
     def __init__(self, budget: ReadBudget, tenant: str) -> None:

@@ -52,8 +52,6 @@ class ServedRequest:
 
 
 class ServedImages(Response[ImagesResponse]):
-    """Returned by a handler."""
-
     def __init__(self, request: ServedRequest) -> None:
         super().__init__(ImagesResponse(created=0, data=[]))
         self._request = request

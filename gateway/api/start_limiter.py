@@ -18,7 +18,6 @@ class StartLimiter:
         self._waiting: deque[asyncio.Future[None]] = deque()
 
     async def enter(self) -> None:
-        """Wait for a turn that is not full."""
         loop = asyncio.get_running_loop()
         if not self._passed:
             loop.call_soon(self._turn)

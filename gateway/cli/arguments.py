@@ -38,7 +38,6 @@ class Commands:
             parser.add_argument(one.name, **one.settings)
 
     def group(self, name: str, text: str) -> Commands:
-        """A command that has commands."""
         return Commands(self._add(name, text))
 
     def _add(self, name: str, text: str) -> ArgumentParser:

@@ -45,7 +45,6 @@ async def stores(config: Config) -> list[Finding]:
 
 
 def files(config: Config) -> Iterable[Finding]:
-    """What the gateway has to write."""
     yield pictures(config.uploads)
     if config.usage_log is None:
         return
@@ -59,7 +58,6 @@ def files(config: Config) -> Iterable[Finding]:
 
 
 def pictures(uploads: Uploads) -> Finding:
-    """Where the pictures of edits wait."""
     try:
         folder = uploads.directory or gettempdir()
     except FileNotFoundError:  # it tries to write there

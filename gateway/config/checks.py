@@ -46,7 +46,6 @@ def faults_of_meaning(config: Config) -> Iterator[Fault]:
 
 
 def has_tracing() -> bool:
-    """Whether the extra `otel` is installed."""
     try:
         return find_spec(EXPORTER) is not None
     except ImportError:  # not even its parent is
@@ -127,7 +126,6 @@ def target_faults(config: Config, path: str, place: str, alias: Alias) -> Iterat
 
 
 def edits(catalogue: Catalogue, name: str) -> bool:
-    """Whether this model, or snapshot, edits."""
     family = catalogue.family_of(name)
     return family is not None and catalogue.models[family].edits > 0
 

@@ -64,8 +64,6 @@ Spent = Callable[[float], object]
 
 
 class Original(NamedTuple):
-    """A PNG on its way."""
-
     blocks: AsyncGenerator[bytes | memoryview, None]
     length: int
     size: Size

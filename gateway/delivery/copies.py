@@ -11,7 +11,6 @@ from msgspec.structs import replace
 from gateway.delivery.budget import ByteBudget
 
 Missed = Literal["no_memory", "too_large"]
-"""Why an image was not copied."""
 
 
 class CopySink(Struct, frozen=True):

@@ -38,7 +38,6 @@ ROOM_S = 10.0
 SENDING = Sending()
 
 Fetch = Callable[..., Awaitable[Download]]
-"""Opens the download of a URL."""
 Convert = Callable[[Original, Spent], AsyncGenerator[bytes | memoryview, None]]
 """Makes another format of a PNG, and reports how long that took."""
 
@@ -180,7 +179,6 @@ class OpenDelivery:
         """Bytes of the budget that it holds itself."""
         self._pace: ClientPace | None = None
         self.on_cut: Callable[[], object] = nothing
-        """Ends the sending."""
         self.is_cut = False
         """Whether its client had to make room for others."""
         self._until = until
@@ -235,7 +233,6 @@ class OpenDelivery:
         self.content_length = None
 
     def _blocks(self, index: int, image: Source) -> AsyncGenerator[bytes | memoryview, None]:
-        """As they are sent."""
         original = self._original(index, image)
         if self._convert is None or image.size is None:
             return original

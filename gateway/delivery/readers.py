@@ -53,7 +53,6 @@ class Readers:
 
     @contextmanager
     def wait(self, reading: Reading) -> Iterator[None]:
-        """While the client is waited for."""
         loop = asyncio.get_running_loop()
         timers = (
             loop.call_later(SLOW_S, self._is_slow, reading),

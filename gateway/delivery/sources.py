@@ -40,8 +40,6 @@ class Source(Protocol):
 
 
 class StoredImage:
-    """An image in memory already."""
-
     def __init__(self, image: bytes) -> None:
         self._rest = memoryview(image)
         self.length = len(image)

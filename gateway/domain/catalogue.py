@@ -46,7 +46,6 @@ class Size(Struct, frozen=True, order=True):
 
     @property
     def ratio(self) -> float:
-        """Width over height."""
         return self.width / self.height
 
     def __str__(self) -> str:

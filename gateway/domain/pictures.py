@@ -30,7 +30,6 @@ class Picture(Struct, frozen=True):
 
     @property
     def data_uri_start(self) -> bytes:
-        """What comes before the base64."""
         return f"data:{self.mime};base64,".encode()
 
     @property

@@ -72,7 +72,6 @@ class RequestContext:
         self.upstream_ids: tuple[str, ...] = ()
         """The vendor's ids of this request's calls."""
         self.log_fields: dict[str, object] = {}
-        """Further fields of its log lines."""
         self.span: RequestSpan | None = None
         """With traces only."""
 

@@ -151,4 +151,3 @@ class LogWriter:
 
 
 log_writer = LogWriter()
-"""The process' own."""

@@ -201,7 +201,6 @@ def to_json(line: object, **_: object) -> str:
 
 
 def escaped(text: str, unseen: re.Pattern[str] = UNSEEN_IN_TEXT) -> str:
-    """With such characters as escapes."""
     return unseen.sub(lambda found: f"\\u{ord(found[0]):04x}", text)
 
 

@@ -47,7 +47,6 @@ class _Sending:
         self.due = due
         self.handed_at = handed_at
         self.at: float | None = None
-        """When it was sent."""
 
 
 class ModelScheduler:
@@ -59,11 +58,9 @@ class ModelScheduler:
         self._slots = slots
         self._prepare = prepare
         self._accounts = accounts
-        """Those that serve the model."""
         self._loop = asyncio.get_running_loop()
         self._estimate = WaitEstimate(ClaimResult(None, 0, {}), slots.worker, {})
         self._last: dict[str, _Sending] = {}
-        """The last call of each account."""
         self._unsent: dict[str, dict[int, float]] = {}
         """By account: the slots whose calls are not on their way, and when they were handed out."""
         self._joined = False
@@ -183,7 +180,6 @@ class ModelScheduler:
             self._task = None
 
     async def _serve(self) -> None:
-        """One claim and what follows from it."""
         report, self._joined = self._joined, False
         claimed_at = self._loop.time()
         waiting = self.queue.waiting()

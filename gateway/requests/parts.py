@@ -22,8 +22,6 @@ class Part(Struct, frozen=True):
 
 
 class Parts:
-    """Passes each image on, once."""
-
     def __init__(
         self, lead: Lead, plan: Plan, give: Callable[[Part], object], deadline: float
     ) -> None:

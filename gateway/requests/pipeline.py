@@ -263,7 +263,6 @@ class Pipeline:
         return work
 
     async def _lead(self, lead: Lead, work: Work) -> Record:
-        """Generate for all who wait."""
         ticket = work.ticket
         verdict = None
         try:

@@ -113,8 +113,6 @@ def directives(header: str) -> Iterator[tuple[str, str]]:
 
 
 class Record(Struct, frozen=True, kw_only=True):
-    """A complete result."""
-
     urls: tuple[str, ...]
     """In the order of the request's images."""
     created: int

@@ -40,4 +40,3 @@ class Unread:
 
     def __init__(self) -> None:
         self.size = 0
-        """Bytes."""

@@ -13,8 +13,6 @@ LAST_S = 1
 
 
 class Sockets(NamedTuple):
-    """What a worker listens on."""
-
     main: socket.socket
     operations: socket.socket | None = None
 
@@ -33,7 +31,6 @@ class OperationsServer(uvicorn.Server):
         self._sock = sock
 
     async def begin(self) -> None:
-        """Take requests."""
         self.config.load()
         self.lifespan = self.config.lifespan_class(self.config)
         await self.startup([self._sock])

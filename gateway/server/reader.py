@@ -69,7 +69,6 @@ class RequestReader:
         self._is_last = False
 
     def stop(self) -> None:
-        """Read nothing more."""
         self.is_done = True
         self.is_in_head = self.is_in_body = False
 

@@ -80,7 +80,6 @@ class Request:
         self.keep_alive = keep_alive
         """Whether another request may follow on the connection."""
         self.is_whole = False
-        """Its body is complete."""
         self.is_started = False
         """The head of its answer is written."""
         self.is_answered = False
@@ -137,7 +136,6 @@ class Request:
         self._wake()
 
     def leave(self) -> None:
-        """The client sends nothing more."""
         self.has_left = True
         self.keep_alive = False
         on_hang_up, self._on_hang_up = self._on_hang_up, None

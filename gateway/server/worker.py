@@ -91,7 +91,6 @@ class Orders:
         self._bytes[1 + index] = 1
 
     def enter(self, index: int) -> None:
-        """A new one takes its place."""
         self._bytes[1 + index] = 0
 
     def has_left(self, index: int) -> bool:

@@ -33,8 +33,6 @@ class Entered(Struct, frozen=True):
 
 
 class ClientOutcome(StrEnum):
-    """How a client's wait ended."""
-
     DELIVERED = "delivered"
     """All of its answer was sent."""
     GONE = "gone"

@@ -11,8 +11,6 @@ from gateway.store.limits import Limits
 
 
 class Loss(StrEnum):
-    """What to do without the store."""
-
     LOCAL = "local"
     """This worker enforces its share of the limit."""
     ALLOW = "allow"

@@ -35,8 +35,6 @@ class Remedy(Enum):
 
 
 class Source(Enum):
-    """Who gave an answer."""
-
     UPSTREAM = "upstream"
     """DashScope: JSON with a code of its own."""
     EDGE = "edge"
@@ -250,7 +248,6 @@ NOT_CONNECTED = frozenset({
 NOT_PASSED_ON = frozenset({"no healthy upstream", "envoy overloaded"})
 """Its words for no server behind it, and for overload."""
 RATE_LIMITED = "local_rate_limited"
-"""Its own rate limit's words."""
 
 EDGE_TABLE: tuple[Row, ...] = (
     Row(name="edge_not_sent", status=frozenset({503, 504}), proof=NOT_SENT,
@@ -277,7 +274,6 @@ EDGE_TABLE: tuple[Row, ...] = (
         when="everything else: any 5xx page or JSON without the upstream's code, `connection"
              " termination`, `remote reset`, `protocol error`, a retried reset, 429, 499, 302"),
 )  # fmt: skip
-"""The words of edges and proxies."""
 
 
 def source_of(answer: Answer) -> Source:
@@ -316,7 +312,6 @@ def proof_in(page: str) -> str:
 
 
 def to_failure(answer: Answer) -> UpstreamFailure:
-    """What a failed answer means."""
     source, reply = source_of(answer), answer.reply
     code = (reply and reply.code) or ""
     message = (reply and reply.message) or ""

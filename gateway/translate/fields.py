@@ -112,7 +112,6 @@ EDIT_FIELDS: tuple[Field, ...] = (
 
 @cache
 def fields_of(kind: type[ImageRequest]) -> tuple[Field, ...]:
-    """The rows of one kind of request."""
     return (*FIELDS, *EDIT_FIELDS) if issubclass(kind, ImageEditRequest) else FIELDS
 
 

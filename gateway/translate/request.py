@@ -68,7 +68,6 @@ class Plan(Struct, frozen=True, kw_only=True):
     size: Size | None
     """As sent; None where the model chooses."""
     inputs: Inputs = NO_INPUTS
-    """The pictures to edit."""
     ignored: tuple[str, ...] = ()
     warnings: tuple[str, ...] = ()
 

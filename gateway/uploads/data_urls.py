@@ -41,8 +41,6 @@ def index_of(reference: str) -> int | None:
 
 
 class Base64Text:
-    """One picture's text, as it comes."""
-
     __slots__ = ("_is_padded", "_rest")
 
     def __init__(self) -> None:

@@ -50,8 +50,6 @@ def require_writable(folder: str) -> None:
 
 
 class Spool:
-    """The file of one request."""
-
     __slots__ = ("_directory", "_file", "_is_closed", "_size", "_threads")
 
     def __init__(self, directory: str | None, threads: Executor) -> None:

@@ -76,7 +76,6 @@ class DashScope:
         self._connect_timeout_s = upstream.connect_timeout_s
         self._timeout = {"connect": self._connect_timeout_s, "read": None, "pool": None}
         self._prepared: dict[str, Prepared] = {}
-        """By the account's name."""
         self._transport = transport
         self._connecting: dict[str, asyncio.Task[None]] = {}
         self._encoder = msgspec.json.Encoder()

@@ -53,7 +53,6 @@ class _Worker(Struct):
 class _Model:
     def __init__(self) -> None:
         self._free_us: dict[str, int] = {}
-        """Next slot of each account."""
         self._workers: dict[str, _Worker] = {}
         self._virtual_time = 0
         self._sequence = 0

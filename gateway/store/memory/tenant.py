@@ -205,7 +205,6 @@ class TenantBooks:
         self._correct(one, one.images, one.cost)
 
     def renew(self, want: Reservation, lease_ms: int) -> None:
-        """Keep it alive, or book it again."""
         one = self._bookings.get(want.id)
         if one is None:
             if want.id not in self._gone:

@@ -81,7 +81,6 @@ async def examine_server(subject: str, url: str, servers: NodeRouter) -> list[Fi
 def judge_server(
     subject: str, server: dict[str, str], replication: dict[str, str], *, is_cluster: bool
 ) -> Finding:
-    """Judge it by its own INFO."""
     name = server.get("server_name", "redis").capitalize()
     version = server.get("valkey_version") or server.get("redis_version", "")
     mode = server.get("server_mode") or server.get("redis_mode", "standalone")

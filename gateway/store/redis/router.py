@@ -36,8 +36,6 @@ Node = tuple[str, int]
 
 
 class NodeRouter(Protocol):
-    """Where commands go."""
-
     async def call(self, key: str, command: Command) -> Reply:
         """The reply, an error of Redis included. Raises StoreUnavailable."""
 
