@@ -12,6 +12,7 @@ import random
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import suppress
 from contextvars import ContextVar
+from functools import cache
 from itertools import count
 from typing import Any, cast
 from urllib.parse import parse_qs, urlsplit
@@ -205,6 +206,7 @@ class FaultyStore:
         self.failures: list[str] = []
         self.away = 0
         self.silent = 0
+        self.reconnects = 0
 
     def __getattr__(self, name: str) -> Callable[..., Awaitable[Any]]:
         operation = getattr(self.inner, name)
@@ -289,12 +291,14 @@ class World:
             return
         if mishap.kind == "lost":
             self.store.inner._scopes.clear()
+            self.store.reconnects += 1
             self.troubled.append((began, began + SETTLED_S))
             return
         self.troubled.append((began, began + mishap.lasts_s + SETTLED_S))
         self._count(mishap.kind, 1)
         await asyncio.sleep(mishap.lasts_s)
         self._count(mishap.kind, -1)
+        self.store.reconnects += 1
 
     def _count(self, kind: str, step: int) -> None:
         if kind == "away":
@@ -432,6 +436,7 @@ def scope_of(wanted: TakeRequest) -> Any:
     }
 
 
+@cache
 def shop_config() -> Config:
     tenants = tuple(
         Tenant(
