@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 from collections.abc import Iterator
 from fnmatch import fnmatchcase
+from functools import cache
 from pathlib import Path
 from typing import Final
 
@@ -63,8 +64,12 @@ MODULES: Final = {
     for path in sorted(GATEWAY.rglob("*.py"))
     if path != GATEWAY / "__init__.py"
 }
-TREES: Final = {name: ast.parse(path.read_text()) for name, path in MODULES.items()}
 EACH: Final = pytest.mark.parametrize("module", MODULES)
+
+
+@cache
+def tree(module: str) -> ast.Module:
+    return ast.parse(MODULES[module].read_text())
 
 
 def is_in(module: str, names: tuple[str, ...]) -> bool:
@@ -74,7 +79,7 @@ def is_in(module: str, names: tuple[str, ...]) -> bool:
 
 def imports(module: str) -> Iterator[str]:
     """Full names of what a module imports, wherever in it."""
-    for node in ast.walk(TREES[module]):
+    for node in ast.walk(tree(module)):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
@@ -137,19 +142,19 @@ def test_pure_modules_wait_for_nothing(module: str) -> None:
     """No await, no clock, no files: safe to repeat."""
     if is_in(module, PURE):
         waits = (ast.Await, ast.AsyncFunctionDef, ast.AsyncFor, ast.AsyncWith)
-        assert not any(isinstance(node, waits) for node in ast.walk(TREES[module]))
+        assert not any(isinstance(node, waits) for node in ast.walk(tree(module)))
         assert {"time", "asyncio", "random", "os", "pathlib"}.isdisjoint(imports(module))
 
 
 @EACH
 def test_a_module_says_what_it_is_for(module: str) -> None:
-    assert ast.get_docstring(TREES[module])
+    assert ast.get_docstring(tree(module))
 
 
 @EACH
 def test_nothing_is_too_long(module: str) -> None:
     functions = (ast.FunctionDef, ast.AsyncFunctionDef)
-    for node in ast.walk(TREES[module]):
+    for node in ast.walk(tree(module)):
         if isinstance(node, functions):
             length = (node.end_lineno or 0) - node.lineno + 1
             assert length <= LONGEST_FUNCTION, f"{node.name} has {length} lines"
@@ -163,7 +168,7 @@ def test_nothing_happens_at_import(module: str) -> None:
         ast.Import, ast.ImportFrom, ast.Assign, ast.AnnAssign, ast.ClassDef, ast.FunctionDef,
         ast.AsyncFunctionDef,
     )  # fmt: skip
-    for node in TREES[module].body:
+    for node in tree(module).body:
         is_docstring = isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant)
         is_typing = isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING"
         fine = isinstance(node, defining) or is_docstring or is_typing
