@@ -37,9 +37,9 @@ from tests.contract.generations import (
     unshared,
 )
 from tests.contract.stores import PATIENT, remaining
-from tests.contract.topologies import Nodes, clustered, nodes
+from tests.contract.topologies import Nodes, clustered, lasting_nodes, nodes
 
-__all__ = ["clustered", "nodes"]
+__all__ = ["clustered", "lasting_nodes", "nodes"]
 
 GROUP = "group:art"
 LIMITS = Limits(

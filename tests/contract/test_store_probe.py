@@ -15,10 +15,10 @@ from gateway.store.availability import StoreUnavailable
 from gateway.store.redis import RedisStore
 from gateway.store.redis.scripts import explained
 from tests.contract.stores import KINDS, PATIENT, Clock, clock, open_store, server_of
-from tests.contract.topologies import Nodes, clustered, nodes
+from tests.contract.topologies import Nodes, clustered, lasting_nodes, nodes
 from tests.redis_server import RedisServer
 
-__all__ = ["clock", "clustered", "nodes"]
+__all__ = ["clock", "clustered", "lasting_nodes", "nodes"]
 
 LITERAL = (
     b"-ERR bad lua script for redis cluster, all the keys that the script uses should be passed "

@@ -88,6 +88,7 @@ class Nodes:
             )
         self._wait_until_agreed()
         self.ids = [client.execute_command("CLUSTER", "MYID") for client in self.clients]
+        self._moved: dict[int, int] = {}
 
     @property
     def url(self) -> str:
@@ -95,7 +96,12 @@ class Nodes:
         return f"redis+cluster://{hosts}"
 
     def owner(self, slot: int) -> int:
-        return next(number for number in range(3) if slot < 16384 * (number + 1) // 3)
+        first = next(number for number in range(3) if slot < 16384 * (number + 1) // 3)
+        return self._moved.get(slot, first)
+
+    def flush(self) -> None:
+        for server in self.servers:
+            server.flush()
 
     def move(self, slot: int, target: int, *, keys: bool = True) -> None:
         source = self.owner(slot)
@@ -111,6 +117,7 @@ class Nodes:
             giver.execute_command("MIGRATE", "127.0.0.1", port, "", 0, 5000, "KEYS", *held)
         for client in (self.clients[target], *self.clients):
             client.execute_command("CLUSTER", "SETSLOT", slot, "NODE", self.ids[target])
+        self._moved[slot] = target
 
     def _wait_until_agreed(self) -> None:
         deadline = time.monotonic() + 30
@@ -123,8 +130,22 @@ class Nodes:
         return b"cluster_state:ok" in info and len(client.execute_command("CLUSTER", "SLOTS")) == 3
 
 
+@pytest.fixture(scope="module", params=redis_releases())
+def lasting_nodes(request: pytest.FixtureRequest) -> Iterator[Nodes]:
+    with ExitStack() as stack:
+        yield Nodes(stack, available_redis_servers()[request.param])
+
+
+@pytest.fixture
+def nodes(lasting_nodes: Nodes) -> Nodes:
+    """Shared by the tests of a module, as a Cluster takes two seconds to start: empty at each."""
+    lasting_nodes.flush()
+    return lasting_nodes
+
+
 @pytest.fixture(params=redis_releases())
-def nodes(request: pytest.FixtureRequest) -> Iterator[Nodes]:
+def own_nodes(request: pytest.FixtureRequest) -> Iterator[Nodes]:
+    """For one test alone, to kill."""
     with ExitStack() as stack:
         yield Nodes(stack, available_redis_servers()[request.param])
 

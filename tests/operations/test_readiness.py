@@ -8,13 +8,13 @@ from typing import Any
 import httpx
 import pytest
 
-from tests.contract.topologies import Nodes, nodes
+from tests.contract.topologies import Nodes, own_nodes
 from tests.operations.site import document, write
 from tests.redis_proxy import RedisProxy
 from tests.redis_server import RedisServer
 from tests.running import GatewayProcess, until
 
-__all__ = ["nodes"]
+__all__ = ["own_nodes"]
 pytestmark = pytest.mark.timing
 
 QUICK = {"connect_timeout_ms": 2000, "command_timeout_ms": 2000}
@@ -71,8 +71,10 @@ def test_a_proxy_that_refuses_scripts_is_not_ready(tmp_path: Path) -> None:
         until(lambda: ready(gateway) == (200, {"status": "ready", "parts": {"store": "ok"}}))
 
 
-def test_a_cluster_by_the_address_of_one_server_is_not_ready(tmp_path: Path, nodes: Nodes) -> None:
-    with serving(tmp_path, nodes.servers[0].url) as gateway:
+def test_a_cluster_by_the_address_of_one_server_is_not_ready(
+    tmp_path: Path, own_nodes: Nodes
+) -> None:
+    with serving(tmp_path, own_nodes.servers[0].url) as gateway:
         status, body = ready(gateway)
 
     assert status == 503
