@@ -17,9 +17,11 @@ from gateway.simulator.settings import Settings
 from tests.simulated import SimulatedDashScope
 from tests.simulator.calls import KEY, SYNC, request
 
+# A shell's background job has SIGINT ignored, and so has all that it starts.
 PROGRAM = """
-import socket, sys
+import signal, socket, sys
 from gateway.simulator.app import serve
+signal.signal(signal.SIGINT, signal.default_int_handler)
 serve(sock=socket.socket(fileno=int(sys.argv[1])))
 """
 
