@@ -41,7 +41,7 @@ TESTS := PEERS=$(PEERS) $(BIN)/python scripts/run-tests
 COV :=# --cov: add to the coverage data in .coverage
 
 .PHONY: test
-test: $(DEV) peers ## Run the whole test suite; with ARGS="-k limits" only a part
+test: test-environments ## Run the whole test suite; with ARGS="-k limits" only a part
 ifeq ($(ARGS),)
 	@$(TESTS) $(COV)
 else
@@ -53,7 +53,7 @@ test-fast: $(DEV) ## Run what is quick, between two edits: none that measures ti
 	@$(TESTS) --fast
 
 .PHONY: test-skipped
-test-skipped: $(DEV) peers ## Run what `make test` skipped the last time, for want of a program
+test-skipped: test-environments ## Run what `make test` skipped the last time, for want of a program
 	@$(TESTS) --skipped $(COV)
 
 .PHONY: coverage
@@ -128,6 +128,10 @@ $(DEV): requirements-dev.lock $(RUN)
 	@scripts/make-venv .venvs/picture $(PYTHON)
 	@scripts/install-locked .venvs/picture $<
 	@touch $@
+
+.PHONY: test-environments
+test-environments: # two at once, since an installation takes one processor
+	@$(MAKE) --jobs=2 $(DEV) peers
 
 # The SDKs the tests call the gateway with, each in an environment of its own.
 
