@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+from collections import Counter
 from collections.abc import Generator, Iterator
 from pathlib import Path
 from typing import Final
@@ -29,6 +30,8 @@ ALLOWED_SKIPS: Final[dict[str, str]] = {
     r"run `make clients`": "a gigabyte of libraries, which .ci/run installs if it can",
     r"user namespaces were not found": "a right of the machine, which .ci/run cannot give",
 }
+
+TAKES_LONG: Final = {"slow", "peers"}
 
 # Machines that run tests are slow and shared: no test fails for one slow example. The examples are
 # the same in every run, so that a change is judged by itself; `--hypothesis-profile random` looks
@@ -160,8 +163,23 @@ def skip_reason(report: pytest.TestReport | pytest.CollectReport) -> str:
     return reason.removeprefix("Skipped: ")
 
 
+@pytest.hookimpl(trylast=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Skip the tests on a release of Redis that this machine lacks."""
+    skip_missing_releases(items)
+    longest_first(items)
+
+
+def longest_first(items: list[pytest.Item]) -> None:
+    """Whole files, so that no process is left with a long one when the others have ended."""
+    tests = Counter(item.path for item in items)
+    takes_long = {
+        item.path for item in items for mark in item.iter_markers() if mark.name in TAKES_LONG
+    }
+    items.sort(key=lambda item: (item.path not in takes_long, -tests[item.path]))
+
+
+def skip_missing_releases(items: list[pytest.Item]) -> None:
+    """The tests on a release of Redis that this machine lacks."""
     missing = missing_redis_releases()
     for item in items if missing else ():
         parameters = item.callspec.params.values() if hasattr(item, "callspec") else ()
