@@ -21,12 +21,13 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
+from gateway.observability.context import ClientOutcome  # noqa: E402
 from gateway.store.availability import StoreUnavailable  # noqa: E402 - after the path
-from gateway.store.generations import Completion, Entry, Led, State  # noqa: E402
+from gateway.store.generations import Completion, Entry, Lead, State  # noqa: E402
 from gateway.store.limits import Limits, Reservation, Settlement, TakeRequest  # noqa: E402
 from gateway.store.redis import RedisStore, Timeouts  # noqa: E402
 from gateway.store.redis.eviction import eviction_warning  # noqa: E402
-from gateway.store.requests import ClientOutcome, End, EnterRequest, Leave  # noqa: E402
+from gateway.store.requests import End, EnterRequest, Leave  # noqa: E402
 from tests.redis_server import RedisServer  # noqa: E402
 
 POLICIES = (
@@ -94,7 +95,7 @@ async def put(store: RedisStore, name: str) -> bool:
     """A cached result; False if it was refused."""
     try:
         place = (await store.enter(request(name, 1, tenant="filler"))).place
-        if isinstance(place, Led):
+        if isinstance(place, Lead):
             result = Completion(
                 os.urandom(ENTRY_BYTES), DAY_MS, DAY_MS, cache_key=name, cache_ms=DAY_MS
             )

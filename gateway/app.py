@@ -20,25 +20,22 @@ from litestar.middleware import DefineMiddleware
 
 from gateway.api.answers import Answers
 from gateway.api.auth import Authenticator, KeyMiddleware
+from gateway.api.body import ReadBudget
 from gateway.api.cors import CorsMiddleware
 from gateway.api.docs_page import docs_routes
 from gateway.api.edit_request import EditReader
 from gateway.api.errors import EXCEPTION_HANDLERS
 from gateway.api.image_request import body_options
 from gateway.api.images import ImageRoutes
-from gateway.api.middleware import Readiness, RequestMiddleware
+from gateway.api.middleware import ImageRequests, Readiness, RequestMiddleware, log_answer
 from gateway.api.models import Models
 from gateway.api.native import NativeRoutes
-from gateway.api.observers import ImageRequests, log_answer
 from gateway.api.openapi import ApiDocument
 from gateway.api.operations import health_routes, metrics_route
-from gateway.api.read_budget import ReadBudget
-from gateway.config import Config
-from gateway.config import OnLoss as ConfiguredOnLoss
+from gateway.config import Config, OnLoss
 from gateway.config.reload import Reloader
 from gateway.delivery import Converter, Delivery
-from gateway.domain.clock import Clock
-from gateway.domain.zones import find_zone
+from gateway.domain.clock import Clock, find_zone
 from gateway.observability.logs import masker
 from gateway.observability.metrics import Metrics
 from gateway.observability.tracing import Tracer, open_tracer
@@ -55,10 +52,10 @@ from gateway.store.memory import MemoryStore
 from gateway.store.memory.images import MemoryImages
 from gateway.store.redis import RedisStore, Timeouts
 from gateway.store.redis.images import RedisImages
-from gateway.store.redis.timing import LatencyObserver, ignore_latency
+from gateway.store.redis.scripts import LatencyObserver, ignore_latency
 from gateway.tenants.admission import Admission, Books
 from gateway.tenants.keys import KeyRing
-from gateway.tenants.limiter import LocalLimits, Loss, OnLoss
+from gateway.tenants.local_limits import LocalLimits
 from gateway.tenants.usage_log import UsageLog
 from gateway.upstream.accounts import Accounts
 from gateway.upstream.client import DashScope
@@ -102,7 +99,7 @@ class Parts:
         self.converter = self._converter()
         self.delivery = self._delivery()
         self.accounts = Accounts(config.accounts, config.catalogue, clock.steady)
-        self.local = LocalLimits(on_loss(config), share)
+        self.local = LocalLimits(config.redis.on_loss if config.redis else OnLoss(), share)
         self.pacer = Pacer(
             self.store,
             self.accounts,
@@ -366,11 +363,6 @@ def open_image_store(
     if settings.url is None:
         return MemoryImages(clock.now)
     return RedisImages(settings.url.reveal(), prefix=settings.prefix, took=took)
-
-
-def on_loss(config: Config) -> OnLoss:
-    policy = config.redis.on_loss if config.redis else ConfiguredOnLoss()
-    return OnLoss(rates=Loss(policy.rates), budgets=Loss(policy.budgets))
 
 
 def open_tracer_for(config: Config) -> Tracer | None:

@@ -88,7 +88,7 @@ class Sampler:
         }
         for function, is_degraded in degraded.items():
             metrics.degraded.labels(function).set(is_degraded())
-        metrics.owed.set(self._ledger.owed)
+        metrics.backlog.set(self._ledger.backlog)
         self._sample_budgets()
         metrics.heartbeat.set(time.time())
 

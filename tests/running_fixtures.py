@@ -8,7 +8,7 @@ import httpx
 import pytest
 
 from gateway.config import Config
-from gateway.upstream import accounts, download_retry, retry
+from gateway.upstream import accounts, download, retry
 from tests.running import (
     Client,
     HeldClock,
@@ -99,7 +99,7 @@ def gateway(start: Start, simulator: SimulatedDashScope) -> Client:
 def quick_retries(monkeypatch: pytest.MonkeyPatch) -> None:
     """The waits between attempts, of calls and of downloads, a hundred times shorter."""
     monkeypatch.setattr(retry, "FIRST_WAIT_S", retry.FIRST_WAIT_S / 100)
-    monkeypatch.setattr(download_retry, "FIRST_WAIT_S", download_retry.FIRST_WAIT_S / 100)
-    unseen = tuple(wait / 100 for wait in download_retry.UNSEEN_WAITS_S)
-    monkeypatch.setattr(download_retry, "UNSEEN_WAITS_S", unseen)
+    monkeypatch.setattr(download, "FIRST_WAIT_S", download.FIRST_WAIT_S / 100)
+    unseen = tuple(wait / 100 for wait in download.UNSEEN_WAITS_S)
+    monkeypatch.setattr(download, "UNSEEN_WAITS_S", unseen)
     monkeypatch.setattr("gateway.requests.calls.THROTTLED_S", accounts.THROTTLED_S / 100)

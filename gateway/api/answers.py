@@ -8,8 +8,7 @@ from typing import Any, Protocol
 from msgspec import Struct
 from msgspec.structs import replace
 
-from gateway.api.json_answer import JsonAnswer
-from gateway.api.streaming import Events, ImagesStream
+from gateway.api.responses import Events, ImagesStream, JsonAnswer
 from gateway.delivery import (
     CopySink,
     Delivery,
@@ -27,15 +26,16 @@ from gateway.domain.errors import GatewayError, ImageUnavailable, InvalidRequest
 from gateway.observability.context import RequestContext
 from gateway.observability.metrics import Metrics
 from gateway.protocol.openai import Image, ImageCompleted, ImageEvent, ImagesResponse
-from gateway.requests.parts import Part
+from gateway.requests.client import Part
 from gateway.requests.pipeline import Result
-from gateway.results import Done, How, Lead, Ledger
+from gateway.results import Entry, Found, How, Lead, Ledger
+from gateway.results.cache_policy import Record
 from gateway.results.image_bytes import ImageCache
 from gateway.translate.request import Plan
 from gateway.translate.response import to_event, to_openai
 from gateway.upstream.images import ImageFetcher
 
-FRESH_S = 10.0
+FRESH_MS = 10_000
 """An image host may not yet show an image this long after it was made."""
 
 
@@ -82,13 +82,13 @@ class Answers:
         for it.
         """
         plan, record = result.plan, result.record
-        headers = log_fields(plan) | self.note(result, context)
+        headers = plan_headers(plan) | self.note(result, context)
         try:
             if plan.response_format == "b64_json":
                 return await self._streamed(result, context, headers)
             images = [Image(url=self._fetcher.checked(url)) for url in record.urls]
         except ImageUnavailable as error:
-            await self.give_up(error, result.place)
+            await self.give_up(error, result)
             note_unclaimed(error, context)
             raise
         except ServiceUnavailable as error:
@@ -113,7 +113,7 @@ class Answers:
             )
 
         async def hopeless(error: ImageUnavailable) -> None:
-            await self.give_up(error, result.place)
+            await self.give_up(error, result)
             note_unclaimed(error, context)
 
         delivery = await self._delivery.open(
@@ -121,7 +121,7 @@ class Answers:
             in_one_answer(describe),
             deadline=result.deadline,
             log=context.log,
-            copy_to=self.copy_sink(result.place, result.cache_s, context),
+            copy_to=self.copy_sink(result.entry, result.place, result.cache_s, context),
         )
 
         def ended(delivery: OpenDelivery) -> None:
@@ -139,14 +139,14 @@ class Answers:
     async def _images_of(self, result: Result) -> ResultImages:
         """The URLs, or the images if those are dead. Raises ImageUnavailable for neither."""
         place, images = result.place, self._images
-        if images is None or not isinstance(place, Done) or not images.needs_bytes(place):
+        if images is None or not isinstance(place, Found) or not images.needs_bytes(result.record):
             return ResultImages(result.record.urls, is_fresh(result.place))
         budget = self._delivery.rooms.images
-        most = min(images.most_bytes(place), budget.total // 2)
+        most = min(images.most_bytes(result.entry), budget.total // 2)
         kept = 0
         await take(budget, most)
         try:
-            found = await images.find(place)
+            found = await images.find(result.entry, place.id)
             if found is not None:
                 kept = min(most, sum(map(len, found)))
         finally:
@@ -158,14 +158,15 @@ class Answers:
         message = "A cached image is no longer held; try again for a new one."
         raise ImageUnavailable(message, for_good=True)
 
-    async def give_up(self, error: ImageUnavailable, place: Done | Lead) -> None:
+    async def give_up(self, error: ImageUnavailable, result: Result) -> None:
         """Forget a result that nobody can be given, lest every repeat fails until it ends.
 
         A retry then pays; the client of a request that has paid is told not to retry.
         """
         if error.for_good:
-            await self._ledger.discard(place)
-            error.should_retry = isinstance(place, Done) and place.how is How.HIT
+            place = result.place
+            await self._ledger.discard(result.entry.scope, place.id)
+            error.should_retry = isinstance(place, Found) and place.how is How.HIT
 
     async def open_events(
         self,
@@ -205,12 +206,16 @@ class Answers:
         )
 
     def copy_sink(
-        self, place: Done | Lead, cache_s: float, context: RequestContext
+        self,
+        entry: Entry,
+        place: Found[Record] | Lead,
+        cache_s: float,
+        context: RequestContext,
     ) -> CopySink | None:
         """Where copies of sent images go, with a cache."""
-        if self._images is None or not isinstance(place, Lead) or place.entry.cache_key is None:
+        if self._images is None or not isinstance(place, Lead) or entry.cache_key is None:
             return None
-        return self._images.keep(place, cache_s, context.log)
+        return self._images.keep(entry, place.id, cache_s, context.log)
 
     def note(self, result: Result, context: RequestContext) -> dict[str, str]:
         """Count and log where a result came from; returns the headers for it."""
@@ -218,8 +223,8 @@ class Answers:
         context.log_fields["cache"] = result.cache
         life_s = max(0, round(result.record.life_s(self._clock.now())))
         headers = {"x-cache": result.cache, "x-image-expires-in": str(life_s)}
-        if isinstance(result.place, Done):
-            self._metrics.cache_age.observe(result.place.age_s)
+        if isinstance(result.place, Found):
+            self._metrics.cache_age.observe(result.place.age_ms / 1000)
             age_s = max(0, round(self._clock.now()) - result.record.created)
             headers["age"] = str(age_s)
         return headers
@@ -248,7 +253,9 @@ class ImageEvents:
         """Raises ImageUnavailable if one of them cannot be had."""
         place = images.lead if isinstance(images, Part) else images.place
         first = images.first if isinstance(images, Part) else 0
-        self._sink = self._sink or self._answers.copy_sink(place, self._cache_s, self._context)
+        self._sink = self._sink or self._answers.copy_sink(
+            images.entry, place, self._cache_s, self._context
+        )
         return await self._answers.open_events(
             images,
             self._event,
@@ -272,14 +279,14 @@ def note_unclaimed(error: GatewayError, context: RequestContext) -> None:
         context.is_client_gone = True
 
 
-def is_fresh(place: Done | Lead) -> bool:
+def is_fresh(place: Found[Record] | Lead) -> bool:
     """Whether a result was made while this request, or its first attempt, waited for it."""
     if isinstance(place, Lead) or place.how is How.JOINED:
         return True
-    return place.how is not How.HIT and place.age_s < FRESH_S
+    return place.how is not How.HIT and place.age_ms < FRESH_MS
 
 
-def log_fields(plan: Plan) -> dict[str, str]:
+def plan_headers(plan: Plan) -> dict[str, str]:
     """Headers on what became of the request's fields."""
     headers = {"x-gateway-model": plan.model}
     if plan.size is not None:

@@ -8,12 +8,11 @@ from typing import Any, Final, Protocol
 import multipart
 
 from gateway.api.body import parse_json, shown
+from gateway.api.uploads import Pictures
+from gateway.api.uploads.data_urls import JsonFilter, placeholder
 from gateway.domain.errors import BodyTooLarge, InvalidRequest
 from gateway.protocol.openai import ImageEditRequest
-from gateway.translate.fields import known
-from gateway.translate.lenient import FOREIGN
-from gateway.uploads import Pictures
-from gateway.uploads.data_urls import JsonFilter, mark
+from gateway.translate.fields import FOREIGN, known
 
 PICTURE: Final = re.compile(r"images?(?:\[([0-9]{0,3})\])?")
 MAX_PICTURES: Final = 16
@@ -34,7 +33,7 @@ class Body(Protocol):
         """Some more of it."""
 
     def fields(self) -> dict[str, Any]:
-        """All fields of the body; `images` has a mark for each picture."""
+        """Those of the whole body; where a picture was, `images` has its placeholder."""
 
 
 class JsonBody:
@@ -104,7 +103,7 @@ class FormBody:
         if not self._places:
             message = "Missing required parameter: 'image'."
             raise InvalidRequest(message, param="image", code="missing_required_parameter")
-        return {**self._values, "images": [{"image_url": mark(at)} for at in self._order()]}
+        return {**self._values, "images": [{"image_url": placeholder(at)} for at in self._order()]}
 
     def _order(self) -> list[int]:
         """By their N where each has one, else as they came."""

@@ -11,18 +11,25 @@ import multipart
 from litestar.types import Scope
 from msgspec import Struct
 
-from gateway.api.body import NO_CODING, codings, parts_of, refuse_large, require_json
+from gateway.api.body import (
+    NO_CODING,
+    BodyReading,
+    ReadBudget,
+    codings,
+    parts_of,
+    refuse_large,
+    require_json,
+)
 from gateway.api.edit_form import Body, FormBody, JsonBody
 from gateway.api.image_request import GatewayRequest, take_fields
-from gateway.api.read_budget import BodyReading, ReadBudget
 from gateway.api.start_limiter import StartLimiter
+from gateway.api.uploads import Examiner, Pictures, Spools, Upload
+from gateway.api.uploads.data_urls import index_of
 from gateway.config import Uploads
 from gateway.domain.errors import BodyTimeout, InvalidRequest, UnsupportedMediaType
 from gateway.domain.pictures import NO_INPUTS, Inputs, Picture
 from gateway.observability.context import context_of
 from gateway.protocol.openai import ImageEditRequest, ImageReference
-from gateway.uploads import Examiner, Pictures, Spools, Upload
-from gateway.uploads.data_urls import index_of
 
 W = TypeVar("W")
 LONGEST_URL: Final = 8192

@@ -13,9 +13,8 @@ from litestar.exceptions import HTTPException
 from litestar.response.base import ASGIResponse
 from litestar.types import ExceptionHandlersMap, Scope
 
-from gateway.api.json_answer import JsonAnswer
-from gateway.api.paths import is_native
-from gateway.api.unserved import unserved
+from gateway.api.paths import is_native, unserved
+from gateway.api.responses import JsonAnswer
 from gateway.domain import errors
 from gateway.domain.errors import GatewayError
 from gateway.observability.context import context_of

@@ -14,15 +14,14 @@ from litestar.types import Receive, Scope, Send
 from msgspec import Struct
 
 from gateway.api.answers import Answers, ImageEvents, note_unclaimed
-from gateway.api.disconnect import watch
+from gateway.api.connection import watch
 from gateway.api.errors import to_detail
-from gateway.api.streaming import STALLED, TOO_SLOW, broken_off, send_piece, why_stopped
+from gateway.api.responses import STALLED, TOO_SLOW, broken_off, send_piece, why_stopped
 from gateway.delivery import OpenDelivery
 from gateway.domain.errors import GatewayError, ImageUnavailable
-from gateway.observability.context import RequestContext, context_of
+from gateway.observability.context import ClientOutcome, RequestContext, context_of
 from gateway.protocol.openai import ErrorEvent, ImageEvent, ImagesResponse
-from gateway.requests.client import Client
-from gateway.requests.parts import Part
+from gateway.requests.client import Client, Part
 from gateway.requests.pipeline import Result, cached
 from gateway.translate.request import Plan
 
@@ -102,7 +101,7 @@ class StreamedEvents(ASGIResponse):
     ) -> None:
         if sender.failure is not None and result is not None:
             if isinstance(sender.failure, ImageUnavailable):
-                await self._answers.give_up(sender.failure, result.place)
+                await self._answers.give_up(sender.failure, result)
             note_unclaimed(sender.failure, context)
         if sending.cancelled():
             if sender.failure is not None and not sender.has_begun:
@@ -169,7 +168,7 @@ class EventSender:
 
     def add(self, part: Part) -> None:
         """Send these images, after those before."""
-        self._answer.headers["x-cache"] = cached(part.lead)
+        self._answer.headers["x-cache"] = cached(part.entry)
         self._has_parts = True
         self._queue.put_nowait(part)
 
@@ -227,7 +226,7 @@ class EventSender:
         self._context.is_client_gone = True
         if self._client is None:  # it has been served, so this is all that is left to note
             if self._context.after_answer is not None:
-                await self._context.after_answer("gone")
+                await self._context.after_answer(ClientOutcome.GONE)
             self._context.after_answer = None
 
     async def _deliver(self, images: Part | Result) -> None:

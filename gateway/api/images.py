@@ -2,23 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
-from typing import Any, Final
+from typing import Any, Final, TypeVar, cast
 
 from litestar import Response, post
 from litestar.handlers import HTTPRouteHandler
 from litestar.params import JSONBody
-from litestar.types import Scope
+from litestar.response.base import ASGIResponse
+from litestar.types import Receive, Scope, Send
 
-from gateway.api.answers import Answers, Describe, log_fields
+from gateway.api.answers import Answers, Describe, plan_headers
+from gateway.api.connection import watch
 from gateway.api.edit_request import EDIT, EditReader
 from gateway.api.event_stream import EventStream, StreamedRequest
-from gateway.api.image_request import GatewayRequest, ImageRequestDTO
+from gateway.api.image_request import GatewayRequest, ImageRequestDTO, parse_options
 from gateway.api.openapi import IMAGE_ERRORS, error_responses
-from gateway.api.options import parse_options
 from gateway.api.paths import of_deployments, prefixed
-from gateway.api.served import ServedImages, ServedRequest, noted
 from gateway.domain.errors import ClientGone, GatewayError
 from gateway.domain.pictures import NO_INPUTS, Inputs
 from gateway.observability.context import context_of
@@ -28,6 +28,8 @@ from gateway.requests.client import Client
 from gateway.requests.pipeline import Pipeline, Result
 from gateway.translate.request import SizePolicy
 
+AnyResponse = TypeVar("AnyResponse", bound=Response[Any])
+Serve = Callable[[Client], Awaitable[Result]]
 GENERATIONS: Final = "/images/generations"
 EDITS: Final = "/images/edits"
 
@@ -114,7 +116,7 @@ class ImageRoutes:
                 cache_s=caller.tenant.cache.ttl_s,
                 silence_s=options.silence_s,
             )
-            return noted(EventStream(asked, self._answers, log_fields(plan)), request.ignored)
+            return noted(EventStream(asked, self._answers, plan_headers(plan)), request.ignored)
         return ServedImages(ServedRequest(serve, self._answers, describe, request.ignored))
 
 
@@ -140,3 +142,58 @@ def at_every_path(
         post([documented, azure], **settings)(handler),
         post([*others, *more], include_in_schema=False, **settings)(handler),
     ]
+
+
+class ServedRequest:
+    """An ASGI application: has a request served, then answers it.
+
+    A handler returns before the wait: its frame, and what Litestar keeps around the call of one,
+    would be held by each of the thousands of requests that wait. `ignored` are fields of the
+    request that the answer names as such.
+    """
+
+    __slots__ = ("_answers", "_describe", "_ignored", "_serve")
+
+    def __init__(
+        self, serve: Serve, answers: Answers, describe: Describe | None, ignored: Sequence[str]
+    ) -> None:
+        self._serve = serve
+        self._answers = answers
+        self._describe = describe
+        self._ignored = ignored
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """The work goes on if the client leaves. Raises GatewayError: why it has no images."""
+        context = context_of(scope)
+        client = Client(context.answer_early)
+
+        def hang_up() -> None:
+            context.is_client_gone = True
+            client.hang_up()
+
+        stop_watching = watch(scope, receive, hang_up)
+        try:
+            result = await self._serve(client)
+        finally:
+            stop_watching()
+        answer = await self._answers.answer(result, context, self._describe)
+        await noted(answer, self._ignored).to_asgi_response()(scope, receive, send)
+
+
+class ServedImages(Response[ImagesResponse]):
+    def __init__(self, request: ServedRequest) -> None:
+        super().__init__(ImagesResponse(created=0, data=[]))
+        self._request = request
+
+    def to_asgi_response(self, *_: Any, **__: Any) -> ASGIResponse:  # noqa: ANN401 - Litestar's own
+        """Litestar needs only an ASGI application."""
+        return cast("ASGIResponse", self._request)
+
+
+def noted(answer: AnyResponse, ignored: Sequence[str]) -> AnyResponse:
+    """The answer, naming fields that have no meaning here."""
+    before = answer.headers.get("x-gateway-ignored")
+    names = [*([before] if before else []), *ignored]
+    if names:
+        answer.headers["x-gateway-ignored"] = ", ".join(names)
+    return answer

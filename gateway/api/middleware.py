@@ -1,8 +1,9 @@
-"""What surrounds every request: its id, and the headers that every answer carries."""
+"""What surrounds every request: its id, the headers of its answer, and its log line and metrics."""
 
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Awaitable, Callable, Sequence
 from secrets import token_hex
 from time import perf_counter
@@ -12,18 +13,20 @@ from litestar.types import ASGIApp, HTTPReceiveMessage, Message, Receive, Scope,
 
 from gateway.api.errors import error_answer
 from gateway.domain.errors import GatewayError
-from gateway.observability.context import ClientFate, RequestContext, open_context
+from gateway.observability.context import (
+    ClientOutcome,
+    RequestContext,
+    context_of,
+    ms,
+    open_context,
+)
+from gateway.observability.metrics import Metrics
+from gateway.observability.tracing import Tracer, parent_of
 
+LOGGED_PATH = 200
+READYZ = "/readyz"
+PROBES = frozenset({"/healthz", READYZ, "/metrics"})
 ERRORS = 400
-
-
-class Readiness:
-    """Whether new requests should come here; a drain ends that for good."""
-
-    def __init__(self) -> None:
-        self.draining = False
-        self.given_up = asyncio.Event()
-        """Set when the drain has taken too long: what is left is not waited for."""
 
 
 Observer = Callable[[Scope, RequestContext, int, float], None]
@@ -66,7 +69,7 @@ class RequestMiddleware:
             if not recorder.is_complete:
                 recorder.record()
             if context.after_answer is not None:
-                await context.after_answer(recorder.client_fate())
+                await context.after_answer(recorder.client_outcome())
 
 
 class ResponseRecorder:
@@ -109,10 +112,11 @@ class ResponseRecorder:
     async def _answer(self, error: GatewayError) -> None:
         await error_answer(self._scope, error)(self._scope, never, self._send_on)
 
-    def client_fate(self) -> ClientFate:
+    def client_outcome(self) -> ClientOutcome:
         if self._context.is_client_gone or not self.is_complete:
-            return "gone"
-        return "delivered" if self._status < ERRORS else "answered"
+            return ClientOutcome.GONE
+        is_good = self._status < ERRORS
+        return ClientOutcome.DELIVERED if is_good else ClientOutcome.ANSWERED
 
     def _send_on(self, message: Message) -> Awaitable[None]:
         """Pass a message on, with the headers that every answer carries."""
@@ -153,3 +157,81 @@ def added(context: RequestContext, started: float) -> list[tuple[bytes, bytes]]:
         (b"openai-version", b"2020-10-01"),
         (b"x-content-type-options", b"nosniff"),
     ]
+
+
+class Readiness:
+    """Whether new requests should come here; a drain ends that for good."""
+
+    def __init__(self) -> None:
+        self.draining = False
+        self.given_up = asyncio.Event()
+        """Set when the drain has taken too long: what is left is not waited for."""
+
+
+def log_answer(scope: Scope, context: RequestContext, status: int, seconds: float) -> None:
+    """Log a request; of periodic probes only failures: `/readyz` logs its changes itself."""
+    path = scope["path"]
+    is_probe = path == READYZ or (path in PROBES and status < ERRORS)
+    context.log.log(
+        logging.DEBUG if is_probe else logging.INFO,
+        "answered",
+        path=path[:LOGGED_PATH],
+        status=status,
+        outcome=context.outcome,
+        ms=ms(seconds),
+        # A stream's images may be sent while others of its calls are waited for: counted twice.
+        overhead_ms=ms(max(0.0, seconds - context.external_s())),
+        **context.timing_fields(),
+    )
+
+
+class ImageRequests:
+    """Metrics and spans of the image routes."""
+
+    def __init__(self, metrics: Metrics, tracer: Tracer | None) -> None:
+        self._metrics = metrics
+        self._tracer = tracer
+
+    def middleware(self, app: ASGIApp) -> ASGIApp:
+        """For Litestar: all requests of a route with it are image requests."""
+
+        def image_request(scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
+            context = context_of(scope)
+            context.is_image_request = True
+            self._begin_trace(scope, context)
+            self._metrics.in_flight.inc()
+            return app(scope, receive, send)  # no frame of its own, as long as a request waits
+
+        return image_request
+
+    def _begin_trace(self, scope: Scope, context: RequestContext) -> None:
+        """The caller's trace id goes to the log, with or without spans."""
+        parent = parent_of(scope["headers"])
+        trace_id = parent.trace_id if parent else None
+        if self._tracer is not None:
+            context.span = self._tracer.begin(parent)
+            trace_id = context.span.trace_id
+        if trace_id is not None:
+            context.bind(trace_id=trace_id)
+
+    def observe(self, _: Scope, context: RequestContext, status: int, seconds: float) -> None:
+        if not context.is_image_request:
+            return
+        self._metrics.in_flight.dec()
+        model, outcome = context.model, context.outcome
+        self._metrics.request_seconds.labels(model).observe(seconds)
+        if outcome == "ok":  # a client that left knows nothing of what others still take
+            overhead_s = max(0.0, seconds - context.external_wait_s)
+            self._metrics.overhead_seconds.labels(model).observe(overhead_s)
+        if context.span is not None:
+            context.span.end(
+                {
+                    "tenant": context.tenant,
+                    "model": model,
+                    "outcome": outcome,
+                    "request_id": context.request_id,
+                    "http.response.status_code": status,
+                }
+            )
+        # Last, so that as little as possible lies between the count and the answer's last byte.
+        self._metrics.requests.labels(context.tenant, model, outcome).inc()

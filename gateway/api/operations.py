@@ -13,7 +13,7 @@ from litestar.types import Scope
 
 from gateway.api.errors import read
 from gateway.api.middleware import Readiness
-from gateway.api.unserved import unserved
+from gateway.api.paths import unserved
 from gateway.observability.metrics import CONTENT_TYPE, Metrics
 from gateway.store.availability import Closable, StoreUnavailable
 

@@ -17,7 +17,7 @@ from urllib.parse import urlsplit
 from msgspec.structs import replace
 
 from gateway.app import open_image_store, open_store
-from gateway.cli import cache as shelves
+from gateway.cli import cache as caches
 from gateway.cli.arguments import Argument, Commands, argument, run, utc_time
 from gateway.cli.demo import demo_config, demo_text, start_simulator
 from gateway.cli.doctor import examine, report
@@ -38,7 +38,7 @@ from gateway.store.limits import Usage
 from gateway.tenants.keys import hash_key, new_key
 
 T = TypeVar("T")
-ShelfWork = Callable[[CacheAdmin, ImageStore | None, Iterable[str]], Awaitable[T]]
+CacheWork = Callable[[CacheAdmin, ImageStore | None, Iterable[str]], Awaitable[T]]
 
 MAX_PORT = 65535
 
@@ -202,19 +202,19 @@ async def from_store(config: Config, tenants: list[Tenant]) -> list[Usage]:
 
 def stats(*, config: Path, tenant: str | None, json: bool) -> None:
     """Show how much each tenant's cache holds, and how often it was of use."""
-    reports = with_shelves(config, tenant, shelves.report)
-    print(shelves.as_json(reports) if json else shelves.as_table(reports))
+    reports = with_caches(config, tenant, caches.report)
+    print(caches.as_json(reports) if json else caches.as_table(reports))
 
 
 def purge(*, config: Path, tenant: str | None) -> None:
     """Empty the caches. Results stay where an idempotency key or a retry has a right to them."""
-    print(f"{with_shelves(config, tenant, shelves.purge)} results purged")
+    print(f"{with_caches(config, tenant, caches.purge)} results purged")
 
 
-def with_shelves(path: Path, tenant: str | None, work: ShelfWork[T]) -> T:
+def with_caches(path: Path, tenant: str | None, work: CacheWork[T]) -> T:
     """Do something with the caches of a configuration, or end with a sentence."""
     loaded = read_config(path)
-    names = shelves.scopes(loaded.tenants, tenant)
+    names = caches.scopes(loaded.tenants, tenant)
     if not names:
         stop(f"No tenant named {tenant!r} in {path}.")
     if loaded.redis is None:

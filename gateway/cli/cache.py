@@ -13,7 +13,7 @@ from gateway.store.generations import CacheAdmin
 from gateway.store.images import ImageStore
 
 
-class ShelfReport(Struct, frozen=True):
+class CacheReport(Struct, frozen=True):
     """One scope's cache: that of a tenant, or of a group of tenants."""
 
     scope: str
@@ -33,20 +33,20 @@ def scopes(tenants: Iterable[Tenant], name: str | None) -> list[str]:
 
 async def report(
     store: CacheAdmin, images: ImageStore | None, names: Iterable[str]
-) -> list[ShelfReport]:
+) -> list[CacheReport]:
     """Raises StoreUnavailable."""
     reports = []
     for name in names:
-        shelf = await store.cache_stats(name)
+        stats = await store.cache_stats(name)
         held = await images.image_stats(name) if images else None
         reports.append(
-            ShelfReport(
+            CacheReport(
                 scope=name,
-                results=shelf.entries,
-                result_bytes=shelf.bytes,
+                results=stats.entries,
+                result_bytes=stats.bytes,
                 images=held.images if held else 0,
                 image_bytes=held.bytes if held else 0,
-                found=shelf.counts,
+                found=stats.counts,
             )
         )
     return reports
@@ -62,11 +62,11 @@ async def purge(store: CacheAdmin, images: ImageStore | None, names: Iterable[st
     return purged
 
 
-def as_json(reports: Iterable[ShelfReport]) -> str:
+def as_json(reports: Iterable[CacheReport]) -> str:
     return msgspec.json.format(msgspec.json.encode(list(reports))).decode()
 
 
-def as_table(reports: Iterable[ShelfReport]) -> str:
+def as_table(reports: Iterable[CacheReport]) -> str:
     lines = [f"{'scope':28}{'results':>9}{'images':>9}{'MiB':>9}  found"]
     for one in reports:
         size = (one.result_bytes + one.image_bytes) / 2**20

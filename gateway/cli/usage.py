@@ -10,8 +10,8 @@ from pathlib import Path
 import msgspec
 
 from gateway.config import Config, Tenant
+from gateway.domain.clock import find_zone
 from gateway.domain.prices import Money
-from gateway.domain.zones import find_zone
 from gateway.store.limits import FamilyUse, LimitStatus, LimitStore, Usage
 from gateway.tenants.admission import to_store_limits
 from gateway.tenants.usage_log import Dimension, Total, files, read, sum_by, to_dimensions

@@ -15,8 +15,8 @@ from gateway.config.decode import Fault, Secret
 from gateway.config.redis_url import parse as parse_redis_url
 from gateway.config.sections import Account, Config
 from gateway.domain.catalogue import Alias, Catalogue, Model, matches
+from gateway.domain.clock import find_zone
 from gateway.domain.prices import Tiers
-from gateway.domain.zones import find_zone
 from gateway.observability.tracing import EXPORTER
 from gateway.protocol.openai import Quality
 

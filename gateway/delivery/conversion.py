@@ -26,7 +26,7 @@ from gateway.delivery.budget import ByteBudget
 from gateway.domain.catalogue import Size
 from gateway.domain.errors import ImageUnavailable
 from gateway.protocol.openai import OutputFormat
-from gateway.upstream.download_retry import Deadline
+from gateway.upstream.download import Deadline
 
 THREADS = 2
 BUDGET_BYTES = 256 * 1024 * 1024

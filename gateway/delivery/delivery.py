@@ -22,8 +22,7 @@ from gateway.delivery.copies import CopySink, ImageCopier
 from gateway.delivery.readers import ClientPace, Readers
 from gateway.delivery.sources import FetchedImage, Source, StoredImage
 from gateway.domain.errors import ImageUnavailable, ServiceUnavailable
-from gateway.upstream.download import Download
-from gateway.upstream.download_retry import Deadline
+from gateway.upstream.download import Deadline, Download
 from gateway.upstream.images import ImageFetcher
 
 BUDGET_BYTES = 64 * 1024 * 1024
@@ -93,8 +92,8 @@ class Delivery:
         room = 0
         try:
             # What was just paid for is worth more patience: others may have to pay for theirs.
-            patience_s = max(ROOM_S, until.left_s()) if result.fresh else ROOM_S
-            await take(self.rooms.answers, ANSWER_BYTES, patience_s)
+            within_s = max(ROOM_S, until.left_s()) if result.fresh else ROOM_S
+            await take(self.rooms.answers, ANSWER_BYTES, within_s)
             room = ANSWER_BYTES
             fetch = partial(self._fetcher.open, deadline=until, log=log, fresh=result.fresh)
             images = await self._open_all(result.sources, fetch, until)
@@ -303,10 +302,10 @@ class OpenDelivery:
         await close_all(self._images)
 
 
-async def take(room: ByteBudget, count: int, patience_s: float = ROOM_S) -> None:
+async def take(room: ByteBudget, count: int, within_s: float = ROOM_S) -> None:
     """Wait for memory, but not as long as a slow client holds it. Raises ServiceUnavailable."""
     try:
-        async with asyncio.timeout(patience_s):
+        async with asyncio.timeout(within_s):
             await room.acquire(count)
     except TimeoutError:
         message = "The gateway has no memory for this image just now; try again."

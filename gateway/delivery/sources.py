@@ -10,8 +10,7 @@ from gateway.delivery.budget import CONNECTION_BYTES, BlockBuffer, Rooms
 from gateway.domain.catalogue import Size
 from gateway.domain.errors import ImageUnavailable
 from gateway.domain.png import PNG_HEADER_BYTES, is_whole_png, png_size
-from gateway.upstream.download import BLOCK_BYTES, NOT_A_PNG, Download
-from gateway.upstream.download_retry import Deadline
+from gateway.upstream.download import BLOCK_BYTES, NOT_A_PNG, Deadline, Download
 
 
 class Source(Protocol):

@@ -77,7 +77,6 @@ class AreaSizes(Struct, frozen=True, tag_field="kind", tag="area", kw_only=True)
     max_ratio: float
 
     def allows(self, size: Size) -> bool:
-        """Whether the vendor takes this size as it is."""
         return self.min <= size.area <= self.max and (
             1 / self.max_ratio <= size.ratio <= self.max_ratio
         )

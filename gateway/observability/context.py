@@ -4,18 +4,26 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Iterator, Mapping
 from contextlib import contextmanager
+from enum import StrEnum
 from time import perf_counter
-from typing import Any, Literal, Protocol, cast
+from typing import Any, Protocol, cast
 
 import structlog
 from structlog.typing import FilteringBoundLogger
 
 from gateway.observability.tracing import RequestSpan
 
-ClientFate = Literal["delivered", "gone", "answered"]
-"""Sent all of a good answer; left without it; sent an error."""
 UNKNOWN = "other"
 STATE_KEY = "gateway.observability.context"
+
+
+class ClientOutcome(StrEnum):
+    DELIVERED = "delivered"
+    """All of its answer was sent."""
+    GONE = "gone"
+    """It hung up, or ran out of time, without the images."""
+    ANSWERED = "answered"
+    """It was sent an error."""
 
 
 class Histogram(Protocol):
@@ -54,7 +62,7 @@ class RequestContext:
         """Headers of its answer, failure or not; made when it is answered."""
         self.answer_headers: dict[str, str] = {}
         """Further ones."""
-        self.after_answer: Callable[[ClientFate], Awaitable[None]] | None = None
+        self.after_answer: Callable[[ClientOutcome], Awaitable[None]] | None = None
         """Called once when nothing more will be sent."""
         self.answer_early: Callable[[Any], object] = nothing
         """Sends the client an error while the work for it goes on."""
@@ -83,9 +91,9 @@ class RequestContext:
         log = config["wrapper_class"](config["logger_factory"](), config["processors"], facts)
         return cast("FilteringBoundLogger", log)
 
-    def bind(self, **timing_fields: object) -> None:
+    def bind(self, **fields: object) -> None:
         """Add fields to all later log lines."""
-        self.log_fields |= timing_fields
+        self.log_fields |= fields
 
     @contextmanager
     def phase(self, name: str, metric: Histogram | None = None) -> Iterator[None]:
@@ -130,10 +138,10 @@ class RequestContext:
 
     def timing_fields(self) -> dict[str, object]:
         """What the request's log line says of its work."""
-        timing_fields: dict[str, object] = {f"{name}_ms": ms(s) for name, s in self.timings.items()}
+        fields: dict[str, object] = {f"{name}_ms": ms(s) for name, s in self.timings.items()}
         if self.upstream_ids:
-            timing_fields["upstream_request_ids"] = self.upstream_ids
-        return timing_fields
+            fields["upstream_request_ids"] = self.upstream_ids
+        return fields
 
 
 def ms(seconds: float) -> float:

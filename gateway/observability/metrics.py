@@ -42,7 +42,7 @@ class Declared(Struct, frozen=True):
     meaning: str
 
 
-class Tally:
+class BatchedHistogram:
     """A histogram that holds observations until `flush`: each would lock and write a file."""
 
     def __init__(self, histogram: Histogram, bounds: tuple[float, ...]) -> None:
@@ -52,6 +52,7 @@ class Tally:
         """By label: how many in each bucket, those beyond the last, and the sum of all."""
 
     def observe(self, label: str, amount: float) -> None:
+        """One observation."""
         seen = self._seen[label]
         seen[bisect_left(self._bounds, amount)] += 1
         seen[-1] += amount
@@ -207,11 +208,11 @@ class Metrics:
             "store_seconds", "One call of Redis, as the worker saw it; written once a second.",
             "operation", buckets=STORE_SECONDS,
         )  # fmt: skip
-        self.store_seconds = Tally(store_seconds, STORE_SECONDS)
+        self.store_seconds = BatchedHistogram(store_seconds, STORE_SECONDS)
         self.degraded = self._gauge(
             "store_degraded", "1 while a worker decides without the store.", "function", mode="max"
         )
-        self.owed = self._gauge(
+        self.backlog = self._gauge(
             "settlements_owed", "Settlements that wait for the store to come back."
         )
 

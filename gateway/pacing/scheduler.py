@@ -12,9 +12,8 @@ from typing import Any
 import structlog
 
 from gateway.domain.errors import UpstreamRefused
-from gateway.pacing.estimate import WaitEstimate, slot_at
 from gateway.pacing.slots import Slots
-from gateway.pacing.wait_queue import Slot, SlotTooLate, Waiter, WaitQueue
+from gateway.pacing.wait_queue import Slot, SlotTooLate, Waiter, WaitEstimate, WaitQueue, slot_at
 from gateway.store.pacing import ClaimResult, Grant
 
 REFRESH_S = 5.0

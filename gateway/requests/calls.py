@@ -32,7 +32,7 @@ TOP_UPS = 2
 """Further calls for images that an answer lacked; the vendor bills only what it delivers."""
 SHOWN_MESSAGE = 500
 
-Keep = Callable[[int, Sequence[str]], Awaitable[None]]
+KeepPart = Callable[[int, Sequence[str]], Awaitable[None]]
 """Called after each answer with the index of the call and all its URLs so far."""
 NO_PARTS: Mapping[int, Sequence[str]] = MappingProxyType({})
 
@@ -50,7 +50,7 @@ class Work:
         slot_by: float,
         deadline: float,
         parts: Mapping[int, Sequence[str]],
-        keep: Keep,
+        keep: KeepPart,
     ) -> None:
         self.plan = ticket.plan
         self.ticket = ticket

@@ -1,13 +1,19 @@
-"""The client of one request, who may leave while the work that it caused goes on."""
+"""The client of one request, who may leave while the work that it caused goes on.
+
+A `Part` is what it may be given before all of its images are there.
+"""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
+from msgspec import Struct
+
 from gateway.domain.errors import ClientGone, GatewayError, ServiceUnavailable, UpstreamTimeout
-from gateway.requests.parts import Part
+from gateway.results import Entry, Lead
+from gateway.translate.request import Plan
 
 T = TypeVar("T")
 
@@ -128,3 +134,41 @@ class Client:
 def wake(future: asyncio.Future[None]) -> None:
     if not future.done():
         future.set_result(None)
+
+
+class Part(Struct, frozen=True):
+    """Some images of a request before it has all; they are paid for and kept."""
+
+    entry: Entry
+    lead: Lead
+    urls: Sequence[str]
+    first: int
+    """The index of its first image in the request."""
+    deadline: float
+    """Until when they can be fetched, in steady seconds."""
+
+
+class PartFeed:
+    def __init__(
+        self,
+        entry: Entry,
+        lead: Lead,
+        plan: Plan,
+        give: Callable[[Part], object],
+        deadline: float,
+    ) -> None:
+        self._entry = entry
+        self._lead = lead
+        self._give = give
+        self._deadline = deadline
+        self._wanted = [call.parameters.n or 1 for call in plan.calls]
+        self._given = [0] * len(plan.calls)
+
+    def brought(self, index: int, urls: Sequence[str]) -> None:
+        """All images of one call so far."""
+        wanted, given = self._wanted[index], self._given[index]
+        fresh = urls[given:wanted]
+        if fresh:
+            self._given[index] += len(fresh)
+            first = sum(self._wanted[:index]) + given
+            self._give(Part(self._entry, self._lead, fresh, first, self._deadline))

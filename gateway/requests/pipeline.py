@@ -18,21 +18,20 @@ from gateway.domain.errors import (
     UpstreamAmbiguous,
 )
 from gateway.domain.pictures import NO_INPUTS, Inputs
-from gateway.observability.context import ClientFate, RequestContext
+from gateway.observability.context import ClientOutcome, RequestContext
 from gateway.protocol.openai import ImageRequest
 from gateway.requests.calls import Generator, Work
-from gateway.requests.client import Client, Stopped
-from gateway.requests.parts import Parts
+from gateway.requests.client import Client, PartFeed, Stopped
 from gateway.results import (
-    Done,
+    Doubtful,
     Entry,
     Follow,
+    Found,
     How,
     Idempotency,
     Lead,
     Ledger,
     Refusal,
-    Repeated,
 )
 from gateway.results.cache_policy import (
     CacheControl,
@@ -42,7 +41,8 @@ from gateway.results.cache_policy import (
     record_of,
     scope_of,
 )
-from gateway.store.requests import ClientOutcome, EnterRequest, Leave
+from gateway.results.shared_errors import decode_error
+from gateway.store.requests import EnterRequest, Leave
 from gateway.tenants.admission import Admission, Ticket
 from gateway.tenants.keys import Caller, choose_model
 from gateway.translate.request import Plan, SizePolicy, to_dashscope
@@ -76,7 +76,8 @@ class RequestOptions(Struct, frozen=True, kw_only=True):
 
 class Result(Struct, frozen=True):
     plan: Plan
-    place: Done | Lead
+    entry: Entry
+    place: Found[Record] | Lead
     record: Record
     cache: str
     """`x-cache`."""
@@ -147,23 +148,23 @@ class Pipeline:
         entry = to_entry(ticket, options)
         request = EnterRequest(entry=entry, take=ticket.wanted, lead_ms=self._ledger.times.lead_ms)
         with context.phase("store"):
-            decision = await self._ledger.enter(request)
-        self._admission.check(ticket, decision.verdict, entered=False)
+            entered = await self._ledger.enter(request)
+        self._admission.check(ticket, entered.verdict, entered=False)
         self._begin(ticket, client, options.client_timeout_s)
         try:
-            while isinstance(place := decision.place, Follow):
+            while isinstance(place := entered.place, Follow):
                 self._leave_after(ticket, entry, place)
-                decision = await self._ledger.follow(request, place, client.wait)
-                self._admission.check(ticket, decision.verdict, entered=True)
-            if isinstance(place, Lead | Done | Repeated) and not decision.has_left:
+                entered = await self._ledger.follow(request, place, client.wait)
+                self._admission.check(ticket, entered.verdict, entered=True)
+            if isinstance(place, Lead | Found | Doubtful) and not entered.has_left:
                 self._leave_after(ticket, entry, place)
             match place:
                 case Lead():
                     if directive := options.control.forces:
                         self._admission.forced(ticket, directive)
-                    work = self._work(place, ticket, client, began_at, options)
-                    record, cache = await self._lead(place, work), cached(place)
-                case Done(record=record, how=how):
+                    work = self._work(entry, place, ticket, client, began_at, options)
+                    record, cache = await self._lead(entry, place, work), cached(entry)
+                case Found(result=record, how=how):
                     cache = CACHE[how]
                 case _:
                     raise refusal(place, context)
@@ -173,7 +174,7 @@ class Pipeline:
         finally:
             self._end(context, client)
         deadline = began_at + options.deadline_s
-        return Result(plan, place, record, cache, caller.tenant.cache.ttl_s, deadline)
+        return Result(plan, entry, place, record, cache, caller.tenant.cache.ttl_s, deadline)
 
     async def attach_rate_limit_headers(self, caller: Caller, context: RequestContext) -> None:
         """Add the tenant's limits to a request that failed before they were asked."""
@@ -213,7 +214,7 @@ class Pipeline:
         client.stops()
 
     def _leave_after(
-        self, ticket: Ticket, entry: Entry, place: Done | Follow | Lead | Repeated
+        self, ticket: Ticket, entry: Entry, place: Found[Record] | Follow | Lead | Doubtful
     ) -> None:
         """After its answer, free the request's place and note what became of its client."""
         ticket.context.after_answer = partial(
@@ -221,11 +222,11 @@ class Pipeline:
         )
 
     async def _leave(
-        self, ticket: Ticket, scope: str, retry_key: str | None, id_: str, fate: ClientFate
+        self, ticket: Ticket, scope: str, retry_key: str | None, id_: str, outcome: ClientOutcome
     ) -> None:
         leave = Leave(
             settlement=ticket.settlement(),
-            outcome=ClientOutcome(fate),
+            outcome=outcome,
             scope=scope,
             generation=id_,
             retry_key=retry_key,
@@ -233,18 +234,24 @@ class Pipeline:
         await self._ledger.leave(leave)
 
     def _work(
-        self, lead: Lead, ticket: Ticket, client: Client, began_at: float, options: RequestOptions
+        self,
+        entry: Entry,
+        lead: Lead,
+        ticket: Ticket,
+        client: Client,
+        began_at: float,
+        options: RequestOptions,
     ) -> Work:
         is_single = len(ticket.plan.calls) == 1
         deadline = began_at + options.deadline_s
         give = None if is_single else client.on_part  # of one call all follows at once
-        parts = Parts(lead, ticket.plan, give, deadline) if give else None
+        feed = PartFeed(entry, lead, ticket.plan, give, deadline) if give else None
 
         async def keep(index: int, urls: Sequence[str]) -> None:
             is_last = is_single and len(urls) == ticket.plan.images
-            await lead.progress(index, urls, None if is_last else ticket.settlement())
-            if parts is not None:
-                parts.brought(index, urls)
+            await self._ledger.progress(lead, index, urls, None if is_last else ticket.settlement())
+            if feed is not None:
+                feed.brought(index, urls)
 
         left_s = min(options.client_timeout_s, options.deadline_s)
         work = Work(
@@ -255,43 +262,43 @@ class Pipeline:
             parts=lead.parts,
             keep=keep,
         )
-        if parts is not None:
+        if feed is not None:
             for index, urls in lead.parts.items():
-                parts.brought(index, urls)
+                feed.brought(index, urls)
         client.is_served = work.is_under_way
-        client.on_leave = partial(self._ledger.client_gone, lead)
+        client.on_leave = partial(self._ledger.client_gone, lead, entry.retry_key)
         return work
 
-    async def _lead(self, lead: Lead, work: Work) -> Record:
-        ticket = work.ticket
+    async def _lead(self, entry: Entry, lead: Lead, work: Work) -> Record:
+        ticket, ledger = work.ticket, self._ledger
         verdict = None
         try:
             urls = await self._generator.generate(work)
             record = record_of(work.plan, urls, self._clock.now())
-            cache_s = ticket.caller.tenant.cache.ttl_s if lead.entry.cache_key else 0.0
+            cache_s = ticket.caller.tenant.cache.ttl_s if entry.cache_key else 0.0
             with ticket.context.phase("store"):
-                verdict = await lead.finish(record, cache_s, ticket.settlement())
+                verdict = await ledger.finish(lead, entry, record, cache_s, ticket.settlement())
         except Stopped:
-            verdict = await lead.hand_over(ticket.settlement())
+            verdict = await ledger.fail(lead, entry, None, ticket.settlement())
             raise
         except GatewayError as error:
-            verdict = await lead.fail(error, ticket.settlement())
+            verdict = await ledger.fail(lead, entry, error, ticket.settlement())
             raise
         except BaseException:
+            failure = None
             if ticket.doubtful:  # given up in the middle, at the end of the process
                 message = "The gateway ended before the image service answered."
-                await lead.fail(UpstreamAmbiguous(message), ticket.settlement())
-            else:
-                await lead.hand_over(ticket.settlement())
+                failure = UpstreamAmbiguous(message)
+            await ledger.fail(lead, entry, failure, ticket.settlement())
             raise
         finally:
             self._admission.settled(ticket, verdict)
         return record
 
 
-def cached(lead: Lead) -> str:
+def cached(entry: Entry) -> str:
     """`x-cache` of a leader."""
-    return "bypass" if lead.entry.cache_key is None else "miss"
+    return "bypass" if entry.cache_key is None else "miss"
 
 
 def to_entry(ticket: Ticket, options: RequestOptions) -> Entry:
@@ -312,7 +319,7 @@ def to_entry(ticket: Ticket, options: RequestOptions) -> Entry:
         only_if_cached=control.only_if_cached,
         needs_url=plan.response_format == "url",
         idempotency=options.idempotency,
-        retry_key=options.retry_key,
+        retry_key=None if options.idempotency else options.retry_key,
         is_retry=options.is_retry,
         may_reuse_unclaimed=not control.no_store and max_age_s is None,
     )
@@ -321,9 +328,9 @@ def to_entry(ticket: Ticket, options: RequestOptions) -> Entry:
 def refusal(place: object, context: RequestContext) -> GatewayError:
     """The error for a request that can have no place."""
     match place:
-        case Repeated(error=error, age_s=age_s):
-            context.answer_headers["x-gateway-repeated-error"] = f"{age_s:.0f}s"
-            return error
+        case Doubtful(payload=payload, age_ms=age_ms):
+            context.answer_headers["x-gateway-repeated-error"] = f"{age_ms / 1000:.0f}s"
+            return decode_error(payload)
         case Refusal.CONFLICT:
             return IdempotencyConflict("This Idempotency-Key came before with a different body.")
         case _:

@@ -1,19 +1,25 @@
 """Never paying twice; docs/caching.md says what still can be paid twice."""
 
-from gateway.results.decisions import Decision, Done, Follow, Lead, Place, Repeated
 from gateway.results.ledger import Ledger
-from gateway.store.generations import Entry, How, Idempotency, Refusal
+from gateway.store.generations import (
+    Doubtful,
+    Entry,
+    Follow,
+    Found,
+    How,
+    Idempotency,
+    Lead,
+    Refusal,
+)
 
 __all__ = [
-    "Decision",
-    "Done",
+    "Doubtful",
     "Entry",
     "Follow",
+    "Found",
     "How",
     "Idempotency",
     "Lead",
     "Ledger",
-    "Place",
     "Refusal",
-    "Repeated",
 ]

@@ -9,12 +9,13 @@ from typing import Protocol, TypeVar
 import structlog
 from msgspec.structs import replace
 
+from gateway.observability.context import ClientOutcome
 from gateway.results.cache_policy import scope_of
 from gateway.store.availability import Membership, StoreUnavailable
-from gateway.store.generations import GenerationNotes, GenerationStore, Led
+from gateway.store.generations import GenerationNotes, GenerationStore, Lead
 from gateway.store.limits import Limits, LimitStore, Reason, Reservation, Settlement, Verdict
-from gateway.store.requests import ClientOutcome, Entered, EnterRequest, Leave, RequestStore
-from gateway.tenants.limiter import LocalLimits
+from gateway.store.requests import Entered, EnterRequest, Leave, RequestStore
+from gateway.tenants.local_limits import LocalLimits
 
 T = TypeVar("T")
 
@@ -59,7 +60,7 @@ class FailoverStore:
     def is_lost(self, scope: str) -> bool:
         return scope in self._lost
 
-    async def enter(self, request: EnterRequest) -> tuple[Entered, bool]:
+    async def enter(self, request: EnterRequest) -> tuple[Entered[bytes], bool]:
         """The decision, and whether a silent store may have admitted the request all the same.
 
         Raises StoreUnavailable without a fallback.
@@ -80,7 +81,7 @@ class FailoverStore:
                 return entered, False
         return await self._enter_alone(self._fallback, request), is_in_doubt
 
-    async def _enter_alone(self, fallback: LedgerStore, request: EnterRequest) -> Entered:
+    async def _enter_alone(self, fallback: LedgerStore, request: EnterRequest) -> Entered[bytes]:
         take = request.take
         limits = self._local.enforced(take.limits)
         if limits is None:
@@ -100,7 +101,7 @@ class FailoverStore:
             verdict = replace(verdict, retry_after_ms=ALONE_RETRY_MS)
         return Entered(verdict, entered.place, entered.has_left)
 
-    async def mirror_entry(self, request: EnterRequest, entered: Entered) -> None:
+    async def mirror_entry(self, request: EnterRequest, entered: Entered[bytes]) -> None:
         if self._fallback is None or not entered.verdict.by_store:
             return
         take, place = request.take, entered.place
@@ -108,7 +109,7 @@ class FailoverStore:
             await self._fallback.leave(unused(request))
             return
         await self._fallback.renew(take.tenant, [booked(request, entered)], take.lease_ms)
-        if isinstance(place, Led):
+        if isinstance(place, Lead):
             await self._fallback.restore(
                 place.leadership, request.entry, request.lead_ms, place.parts
             )
@@ -170,9 +171,9 @@ def unused(request: EnterRequest) -> Leave:
     return Leave(settlement=settlement, outcome=ClientOutcome.ANSWERED, scope=request.entry.scope)
 
 
-def booked(request: EnterRequest, entered: Entered) -> Reservation:
+def booked(request: EnterRequest, entered: Entered[bytes]) -> Reservation:
     wanted, place = request.take.reservation, entered.place
-    if not isinstance(place, Led):
+    if not isinstance(place, Lead):
         return replace(wanted, images=0, cost=0)
     known = sum(len(urls) for urls in place.parts.values())
     images = max(0, wanted.images - known)

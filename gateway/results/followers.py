@@ -102,7 +102,7 @@ class FollowerPoller:
         is_over = status.state in {State.DONE, State.FAILED}
         if is_over:
             tell(self.take(key), status)
-        elif watch.is_orphaned(status.state, now, self._missing_s):
+        elif watch.needs_successor(status.state, now, self._missing_s):
             watch.due = now + AGAIN_S
             waiter = next(iter(watch.waiters))
             tell({waiter}, status)
@@ -118,7 +118,7 @@ class _Watch:
         self._every = TICK_S
         self._missing_since: float | None = None
 
-    def is_orphaned(self, state: State, now: float, missing_s: float) -> bool:
+    def needs_successor(self, state: State, now: float, missing_s: float) -> bool:
         """Whether somebody has to take over; if not, the next look comes later than the last."""
         if state is State.DEAD:
             return True

@@ -35,7 +35,7 @@ class LeaseTimes(Struct, frozen=True):
         return round(self.lease_s * 1000)
 
 
-class Generation:
+class LedGeneration:
     __slots__ = (
         "entry", "is_fenced", "is_stored", "leadership", "paid", "parts", "unsaved", "until",
         "waiters",
@@ -73,7 +73,7 @@ class Holdings:
     """Bookkeeping only: nothing here waits or asks."""
 
     def __init__(self) -> None:
-        self._led: dict[str, dict[str, Generation]] = {}
+        self._led: dict[str, dict[str, LedGeneration]] = {}
         """By scope and id."""
         self._reservations: dict[str, dict[str, Reservation]] = {}
         """By tenant and id."""
@@ -91,28 +91,28 @@ class Holdings:
     def reservations(self, tenant: str) -> list[Reservation]:
         return list(self._reservations.get(tenant, {}).values())
 
-    def generations(self, scope: str | None = None) -> list[Generation]:
+    def generations(self, scope: str | None = None) -> list[LedGeneration]:
         if scope is not None:
             return list(self._led.get(scope, {}).values())
         return list(self._all())
 
-    def _all(self) -> Iterator[Generation]:
+    def _all(self) -> Iterator[LedGeneration]:
         return chain.from_iterable(generations.values() for generations in self._led.values())
 
-    def find(self, key: Key) -> Generation | None:
+    def find(self, key: Key) -> LedGeneration | None:
         scope, id_ = key
         return self._led.get(scope, {}).get(id_)
 
-    def of(self, leadership: Leadership) -> Generation | None:
+    def of(self, leadership: Leadership) -> LedGeneration | None:
         """The generation, if this is still its leader here."""
         generation = self.find((leadership.scope, leadership.id))
         return generation if generation and generation.leadership == leadership else None
 
-    def lead(self, generation: Generation) -> None:
+    def lead(self, generation: LedGeneration) -> None:
         scope, id_ = generation.key
         self._led.setdefault(scope, {})[id_] = generation
 
-    def forget(self, generation: Generation) -> None:
+    def forget(self, generation: LedGeneration) -> None:
         scope, id_ = generation.key
         generations = self._led[scope]
         del generations[id_]

@@ -13,7 +13,8 @@ from structlog.typing import FilteringBoundLogger
 from gateway.config import ImageCache as Settings
 from gateway.delivery import CopySink
 from gateway.observability.metrics import Metrics
-from gateway.results import Done, Lead, Ledger
+from gateway.results import Entry, Ledger
+from gateway.results.cache_policy import Record
 from gateway.store.availability import StoreUnavailable
 from gateway.store.generations import MARGIN_MS
 from gateway.store.images import ImagePlace, ImageStore
@@ -39,7 +40,7 @@ class ImageCache:
         self._metrics = metrics
         self._now = now
 
-    def keep(self, lead: Lead, keep_s: float, log: FilteringBoundLogger) -> CopySink:
+    def keep(self, entry: Entry, id_: str, keep_s: float, log: FilteringBoundLogger) -> CopySink:
         """Copy a new result's images while they are sent, for `keep_s` seconds."""
         kept: set[int] = set()
 
@@ -48,7 +49,7 @@ class ImageCache:
             log.warning("image_not_kept", cause=cause, bytes=size, told=told)
 
         async def receive(index: int, image: memoryview) -> None:
-            place = ImagePlace(lead.entry.scope, lead.id, index)
+            place = ImagePlace(entry.scope, id_, index)
             budget = self._settings.budget_bytes
             try:
                 if await self._store.put_image(place, image, round(keep_s * 1000), budget):
@@ -58,25 +59,25 @@ class ImageCache:
                     missed("no_room", len(image))
             except StoreUnavailable as lost:
                 missed("store_unavailable", len(image), str(lost))
-            if len(kept) == lead.entry.images:
-                await self._ledger.pin_images(lead, keep_s)
+            if len(kept) == entry.images:
+                await self._ledger.pin_images(entry.scope, id_, keep_s)
 
         return CopySink(receive, self._settings.max_image_bytes, missed)
 
-    def needs_bytes(self, done: Done) -> bool:
+    def needs_bytes(self, record: Record) -> bool:
         """Whether the result's URLs are dead, or soon will be."""
-        return done.record.life_s(self._now()) < MARGIN_S
+        return record.life_s(self._now()) < MARGIN_S
 
-    def most_bytes(self, done: Done) -> int:
+    def most_bytes(self, entry: Entry) -> int:
         """How much `find` may bring into memory."""
-        return done.entry.images * self._settings.max_image_bytes
+        return entry.images * self._settings.max_image_bytes
 
-    async def find(self, done: Done) -> list[bytes] | None:
+    async def find(self, entry: Entry, id_: str) -> list[bytes] | None:
         """All images of a result, or None if one is gone."""
         images: list[bytes] = []
-        for index in range(done.entry.images):
+        for index in range(entry.images):
             try:
-                image = await self._store.get_image(ImagePlace(done.entry.scope, done.id, index))
+                image = await self._store.get_image(ImagePlace(entry.scope, id_, index))
             except StoreUnavailable:
                 return None
             if image is None:

@@ -17,33 +17,31 @@ from gateway.domain.errors import (
     UpstreamAmbiguous,
 )
 from gateway.results.cache_policy import Record, decode, encode
-from gateway.results.decisions import Decision, Done, Follow, Lead, Place, Repeated
 from gateway.results.failover import FailoverStore, LedgerStore, booked, unused
 from gateway.results.followers import FollowerPoller, Key, Waiter
-from gateway.results.holdings import Generation, Holdings, LeaseTimes
-from gateway.results.leases import LeaseKeeper
+from gateway.results.holdings import Holdings, LeaseTimes, LedGeneration
 from gateway.results.shared_errors import decode_error, encode_error
 from gateway.results.upkeep import Upkeep
+from gateway.results.writer import LedgerWriter
 from gateway.store.availability import StoreUnavailable
 from gateway.store.generations import (
     IDEMPOTENCY_MS,
     UNDELIVERED_REUSED_MS,
     Completion,
-    Doubtful,
     Entry,
     Failure,
+    Follow,
     Found,
     GenerationStatus,
     How,
-    Joined,
-    Leadership,
-    Led,
+    Lead,
+    Place,
     Refusal,
     State,
 )
 from gateway.store.limits import Limits, Settlement, Verdict
 from gateway.store.requests import End, Entered, EnterRequest, Leave
-from gateway.tenants.limiter import LocalLimits
+from gateway.tenants.local_limits import LocalLimits
 
 TRIES = 4
 """How often a request looks again after an unusable result; each is discarded."""
@@ -84,13 +82,13 @@ class Ledger:
         self._now = now
         self._poller = FollowerPoller(self._poll, missing_s=times.lead_s / 3 + 1)
         self._holdings = Holdings()
-        self._leases = LeaseKeeper(
+        self._writer = LedgerWriter(
             self._stores, self._holdings, self._poller.adopt, lead_ms=times.lead_ms
         )
         self._upkeep = Upkeep(
             self._stores,
             self._holdings,
-            self._leases,
+            self._writer,
             self.local,
             worker=worker,
             times=times,
@@ -119,21 +117,21 @@ class Ledger:
         return self._poller.followed
 
     @property
-    def owed(self) -> int:
+    def backlog(self) -> int:
         """Ends that wait for the store."""
-        return self._leases.backlog.size
+        return self._writer.backlog.size
 
     @property
     def dropped(self) -> int:
         """Ends lost because the backlog was full."""
-        return self._leases.backlog.dropped
+        return self._writer.backlog.dropped
 
     def start(self) -> None:
         """Keep leases alive in the background; needs a running event loop."""
         self._task = asyncio.create_task(self._upkeep.run(), name="ledger-upkeep")
 
     async def aclose(self) -> None:
-        """Stop, hand over what is owed and led if the store is there, and sign this worker off."""
+        """Stop, write the backlog and hand over what is led if the store is there, and sign off."""
         if self._task:
             self._task.cancel()
             await asyncio.wait([self._task])
@@ -141,32 +139,28 @@ class Ledger:
         if self._background:
             await asyncio.wait(self._background, timeout=LAST_NOTES_S)
         for generation in self._holdings.generations():
-            await self._leases.end(handed_over(generation), None)
-        for scope in self._leases.backlog.scopes():
+            await self._writer.end(handed_over(generation), None)
+        for scope in self._writer.backlog.scopes():
             with contextlib.suppress(StoreUnavailable):
-                await self._leases.backlog.pay(scope, self._leases.write)
+                await self._writer.backlog.flush(scope, self._writer.write)
         with contextlib.suppress(StoreUnavailable):
             await self._store.heartbeat(self._worker, 0)
-        if self.owed:
-            self._leases.backlog.log_lost()
+        if self.backlog:
+            self._writer.backlog.log_lost()
         for task in self._background:
             task.cancel()
 
     # -- a request
 
-    async def enter(self, request: EnterRequest) -> Decision:
+    async def enter(self, request: EnterRequest) -> Entered[Record]:
         """Find a request its place and admit it, or neither. Never raises StoreUnavailable."""
-        entry = request.entry
-        if entry.idempotency and entry.retry_key:
-            # The key says it all.
-            request = replace(request, entry=replace(entry, retry_key=None))
         try:
             return await self._enter(request)
         except ServiceUnavailable:
-            await self._leases.leave(unused(request))
+            await self._writer.leave(unused(request))
             raise
 
-    async def follow(self, request: EnterRequest, follow: Follow, wait: Wait) -> Decision:
+    async def follow(self, request: EnterRequest, follow: Follow, wait: Wait) -> Entered[Record]:
         """Returns Lead to take over; raises the leader's failure, or what `wait` raises."""
         waiter = self._wait((request.entry.scope, follow.id))
         try:
@@ -176,46 +170,48 @@ class Ledger:
             raise
         return await self._after(request, follow.id, status)
 
-    def client_gone(self, lead: Lead) -> None:
+    def client_gone(self, lead: Lead, retry_key: str | None) -> None:
         """The leader's client waits no longer: its retry may have what is being made."""
-        scope, key = lead.entry.scope, lead.entry.retry_key
 
         async def note(store: LedgerStore) -> None:
-            await store.client_gone(lead.leadership, key)
+            await store.client_gone(lead.leadership, retry_key)
 
         self._spawn(self._stores.mirror(note))
-        self._spawn(self._note(scope, note))
+        self._spawn(self._note(lead.leadership.scope, note))
 
     async def leave(self, leave: Leave) -> None:
         """After the last byte of the answer."""
-        await self._leases.leave(leave)
+        await self._writer.leave(leave)
 
     async def levels(self, tenant: str, limits: Limits) -> Verdict | None:
         """Where a tenant's limits stand, as far as this worker knows."""
         return await self._stores.levels(tenant, limits)
 
-    async def pin_images(self, place: Done | Lead, pin_s: float) -> None:
+    async def pin_images(self, scope: str, id_: str, pin_s: float) -> None:
         """Every image's bytes are held for so long."""
         pin_ms = round(pin_s * 1000)
-        scope = place.entry.scope
-        await self._note(scope, lambda store: store.pin_images(scope, place.id, pin_ms))
+        await self._note(scope, lambda store: store.pin_images(scope, id_, pin_ms))
 
-    async def discard(self, place: Done | Lead) -> None:
+    async def discard(self, scope: str, id_: str) -> None:
         """Forget a result that cannot be used: its bytes are gone, its URLs dead, or no image."""
-        scope = place.entry.scope
-        await self._note(scope, lambda store: store.discard(scope, place.id))
+        await self._note(scope, lambda store: store.discard(scope, id_))
 
-    # -- for Lead
+    # -- leading
+    #
+    # None of these raises: what the store cannot be told now it is told later. Those that end a
+    # generation say where the tenant's limits stand then, or None if nobody knows.
 
     async def progress(
-        self, leadership: Leadership, index: int, urls: Sequence[str], paid: Settlement | None
+        self, lead: Lead, index: int, urls: Sequence[str], paid: Settlement | None
     ) -> None:
-        await self._leases.progress(leadership, index, urls, paid)
+        """Keep a call's images so far; without `paid` only in this worker: the end follows."""
+        await self._writer.progress(lead.leadership, index, urls, paid)
 
     async def finish(
-        self, lead: Lead, record: Record, cache_s: float, paid: Settlement
+        self, lead: Lead, entry: Entry, record: Record, cache_s: float, paid: Settlement
     ) -> Verdict | None:
-        entry, result = lead.entry, encode(record)
+        """Give the result to all who wait, and keep it: in the cache for `cache_s`."""
+        result = encode(record)
         completion = Completion(
             result,
             life_ms=round(record.life_s(self._now()) * 1000),
@@ -229,78 +225,74 @@ class Ledger:
             outcome=completion,
             settlement=paid,
         )
-        return await self._leases.end(end, GenerationStatus(State.DONE, result))
+        return await self._writer.end(end, GenerationStatus(State.DONE, result))
 
     async def fail(
-        self, lead: Lead, error: GatewayError | None, paid: Settlement
+        self, lead: Lead, entry: Entry, error: GatewayError | None, paid: Settlement
     ) -> Verdict | None:
+        """Give the failure to all who wait; what was paid for stays for the retry.
+
+        None leaves the generation to one of those who wait: the obstacle is this request's own.
+        """
         shared = None if error is None else encode_error(error)
         end = End(
             leadership=lead.leadership,
-            retry_key=lead.entry.retry_key,
+            retry_key=entry.retry_key,
             outcome=Failure(error=shared, doubtful=is_doubtful(error)),
             settlement=paid,
         )
         status = None if shared is None else GenerationStatus(State.FAILED, shared)
-        return await self._leases.end(end, status)
+        return await self._writer.end(end, status)
 
     # -- finding a place
 
-    async def _enter(self, request: EnterRequest) -> Decision:
+    async def _enter(self, request: EnterRequest) -> Entered[Record]:
         for _ in range(TRIES):
             entered = await self._ask(request)
             if entered.place is None or isinstance(entered.place, Refusal):
-                return Decision(entered.verdict, entered.place)  # and nothing was booked
+                return Entered(entered.verdict, entered.place)  # and nothing was booked
             await self._stores.mirror_entry(request, entered)
             if not entered.has_left:
                 self._holdings.reserve(request.take.tenant, booked(request, entered))
-            place = await self._place(request, entered.place)
+            place = await self._taken(request, entered.place)
             if place is not None:
-                return Decision(entered.verdict, place, entered.has_left)
-            request = replace(request, follows=getattr(entered.place, "id", None))
+                return Entered(entered.verdict, place, entered.has_left)
+            request = replace(request, follows=entered.place.id)
         raise ServiceUnavailable("What is kept for this request cannot be read; try again.")
 
-    async def _ask(self, request: EnterRequest) -> Entered:
+    async def _ask(self, request: EnterRequest) -> Entered[bytes]:
         try:
             entered, is_in_doubt = await self._stores.enter(request)
         except asyncio.CancelledError:
             # The store may have been asked: its answer would be nobody's.
-            self._spawn(self._leases.leave(unused(request)))
+            self._spawn(self._writer.leave(unused(request)))
             raise
         if is_in_doubt and not entered.verdict.allowed:
-            self._leases.owe(unused(request))
+            self._writer.write_later(unused(request))
         return entered
 
-    async def _place(self, request: EnterRequest, place: object) -> Place | None:
+    async def _taken(self, request: EnterRequest, place: Place[bytes]) -> Place[Record] | None:
         """None for a result that is not this gateway's."""
-        entry = request.entry
-        match place:
-            case Led(leadership, parts):
-                paid = unused(request).settlement
-                until = asyncio.get_running_loop().time() + self.times.longest_s
-                generation = Generation(entry, leadership, parts, until=until, paid=paid)
-                generation.waiters = self._poller.take(generation.key)
-                generation.is_stored = not self._stores.is_lost(entry.scope)
-                self._holdings.lead(generation)
-                return Lead(self, entry, leadership, parts)
-            case Joined(id_, how):
-                return Follow(id_, how)
-            case Found(id_, result, age_ms, how):
-                return await self._read(
-                    entry, id_, GenerationStatus(State.DONE, result, age_ms), how
-                )
-            case Doubtful(id_, payload, age_ms):
-                return Repeated(id_, decode_error(payload), age_ms / 1000)
-        raise TypeError(place)
+        if isinstance(place, Found):
+            return await self._read(request.entry, place)
+        if isinstance(place, Lead):
+            self._lead(request, place)
+        return place
 
-    async def _read(
-        self, entry: Entry, id_: str, status: GenerationStatus, how: How
-    ) -> Done | None:
-        record = decode(status.payload, entry.images)
+    def _lead(self, request: EnterRequest, lead: Lead) -> None:
+        entry, paid = request.entry, unused(request).settlement
+        until = asyncio.get_running_loop().time() + self.times.longest_s
+        generation = LedGeneration(entry, lead.leadership, lead.parts, until=until, paid=paid)
+        generation.waiters = self._poller.take(generation.key)
+        generation.is_stored = not self._stores.is_lost(entry.scope)
+        self._holdings.lead(generation)
+
+    async def _read(self, entry: Entry, found: Found[bytes]) -> Found[Record] | None:
+        record = decode(found.result, entry.images)
         if record is None:
-            await self._note(entry.scope, lambda store: store.discard(entry.scope, id_))
+            await self.discard(entry.scope, found.id)
             return None
-        return Done(entry, id_, record, how, status.age_ms / 1000)
+        return Found(found.id, record, found.age_ms, found.how)
 
     # -- following
 
@@ -319,17 +311,20 @@ class Ledger:
             generation.waiters.pop(waiter, None)
         self._poller.leave(key, waiter)
 
-    async def _after(self, request: EnterRequest, id_: str, status: GenerationStatus) -> Decision:
+    async def _after(
+        self, request: EnterRequest, id_: str, status: GenerationStatus
+    ) -> Entered[Record]:
         if status.state is State.FAILED:
             raise decode_error(status.payload)
         if status.state is State.DONE:
-            done = await self._read(request.entry, id_, status, How.JOINED)
-            if done is not None:
-                return Decision(Verdict(allowed=True), done)
-        decision = await self._enter(replace(request, follows=id_))
-        if isinstance(decision.place, Refusal):
+            found = Found(id_, status.payload, status.age_ms, How.JOINED)
+            readable = await self._read(request.entry, found)
+            if readable is not None:
+                return Entered(Verdict(allowed=True), readable)
+        entered = await self._enter(replace(request, follows=id_))
+        if isinstance(entered.place, Refusal):
             raise ServiceUnavailable("The images that were waited for are lost.")
-        return decision
+        return entered
 
     async def _poll(self, scope: str, ids: Sequence[str]) -> Sequence[GenerationStatus]:
         """Without the store, and just after, other workers' leaders are trusted."""
@@ -359,7 +354,7 @@ class Ledger:
         task.add_done_callback(self._background.discard)
 
 
-def handed_over(generation: Generation) -> End:
+def handed_over(generation: LedGeneration) -> End:
     """A worker ends: its followers elsewhere need not wait for its lease."""
     return End(
         leadership=generation.leadership,

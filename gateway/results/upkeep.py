@@ -9,11 +9,11 @@ import structlog
 
 from gateway.results.cache_policy import scope_of
 from gateway.results.failover import FailoverStore, LedgerStore
-from gateway.results.holdings import Generation, Holdings, LeaseTimes
-from gateway.results.leases import LeaseKeeper
+from gateway.results.holdings import Holdings, LeaseTimes, LedGeneration
+from gateway.results.writer import LedgerWriter
 from gateway.store.availability import StoreUnavailable
 from gateway.store.generations import FencingResult
-from gateway.tenants.limiter import LocalLimits
+from gateway.tenants.local_limits import LocalLimits
 
 RENEW_AT_ONCE = 500
 """Leases per renewal: short calls."""
@@ -34,7 +34,7 @@ class Upkeep:
         self,
         stores: FailoverStore,
         holdings: Holdings,
-        leases: LeaseKeeper,
+        writer: LedgerWriter,
         local: LocalLimits,
         *,
         worker: str,
@@ -42,7 +42,7 @@ class Upkeep:
     ) -> None:
         self._stores = stores
         self._holdings = holdings
-        self._leases = leases
+        self._writer = writer
         self._local = local
         self._worker = worker
         self._lead_ms = times.lead_ms
@@ -70,13 +70,13 @@ class Upkeep:
                 beat_at = now + self._beat_s
                 await self._beat(now)
             await self.bring_up(is_due=is_due)
-            is_anxious = self._stores.degraded or self._leases.backlog.size
+            is_anxious = self._stores.degraded or self._writer.backlog.size
             next_at = min(lead_at, renew_at, beat_at)
             await self._rest(PROBE_S if is_anxious else next_at - loop.time())
 
     async def bring_up(self, *, is_due: bool) -> None:
         """Tell each scope alone what it has missed: one node of a cluster may be away."""
-        there = self._leases.backlog.scopes() | self._unrenewed()
+        there = self._writer.backlog.scopes() | self._unrenewed()
         if is_due:
             there |= self._holdings.scopes()
         await self._try_all([one for one in there if not self._stores.is_lost(one)])
@@ -90,16 +90,16 @@ class Upkeep:
         return {scope_of(tenant) for tenant in self._holdings.tenants()} - self._renewed
 
     def _forget(self, now: float) -> None:
-        self._leases.forget_old(now)
+        self._writer.forget_old(now)
         reconnects = self._stores.store.reconnects
         if reconnects != self._reconnects:
             self._reconnects = reconnects
             self._renewed.clear()
-            self._leases.repeat_recent()
+            self._writer.repeat_recent()
         for generation in self._holdings.generations():
             if generation.until <= now:
                 log.error("generation_never_ended", generation=generation.leadership.id)
-                self._leases.drop(generation, None)
+                self._writer.drop(generation, None)
 
     async def _beat(self, now: float) -> None:
         try:
@@ -139,9 +139,9 @@ class Upkeep:
             return
 
     async def _catch_up(self, scope: str) -> None:
-        leases = self._leases
+        writer = self._writer
         # Before somebody else takes what has ended for dead.
-        await leases.backlog.pay(scope, leases.write)
+        await writer.backlog.flush(scope, writer.write)
         is_due = scope in self._unrenewed()
         if is_due:
             await self._renew_tenants(self._stores.store, scope)
@@ -150,12 +150,12 @@ class Upkeep:
             await self._renew_and_restore(scope)
         elif not is_due:
             await self._stores.store.poll(scope, [NOBODY])
-        while leases.backlog.has(scope) or self._unstored(scope):
-            await leases.backlog.pay(scope, leases.write)
+        while writer.backlog.has(scope) or self._unstored(scope):
+            await writer.backlog.flush(scope, writer.write)
             for generation in self._unstored(scope):
-                await leases.restore(generation)
+                await writer.restore(generation)
 
-    def _unstored(self, scope: str) -> list[Generation]:
+    def _unstored(self, scope: str) -> list[LedGeneration]:
         return [one for one in self._holdings.generations(scope) if not one.is_stored]
 
     async def _renew_tenants(self, store: LedgerStore, scope: str | None = None) -> None:
@@ -175,17 +175,17 @@ class Upkeep:
     async def _renew_and_restore(self, scope: str) -> None:
         for generation, standing in await self._renew(self._stores.store, scope):
             if standing is FencingResult.MISSING:
-                await self._leases.restore(generation)
+                await self._writer.restore(generation)
             elif standing is FencingResult.KEPT:
-                await self._leases.save(generation)
+                await self._writer.save(generation)
             elif not generation.is_fenced:
                 generation.is_fenced = True
                 log.warning("leadership_lost", generation=generation.leadership.id)
 
     async def _renew(
         self, store: LedgerStore, scope: str
-    ) -> list[tuple[Generation, FencingResult]]:
-        renewed: list[tuple[Generation, FencingResult]] = []
+    ) -> list[tuple[LedGeneration, FencingResult]]:
+        renewed: list[tuple[LedGeneration, FencingResult]] = []
         generations = self._holdings.generations(scope)
         for start in range(0, len(generations), RENEW_AT_ONCE):
             part = generations[start : start + RENEW_AT_ONCE]

@@ -10,7 +10,7 @@ import structlog
 import uvicorn
 from uvicorn.server import ServerState
 
-from gateway.api.disconnect import CONNECTION
+from gateway.api.connection import CONNECTION
 from gateway.server import heads
 from gateway.server.bounds import Bounds, Unread
 from gateway.server.heads import Headers, Refusal

@@ -17,6 +17,7 @@ from types import FrameType
 import structlog
 from msgspec.structs import replace
 
+from gateway.api.uploads.spool import require_writable
 from gateway.config import Config, Listen, MetricsListen
 from gateway.config.decode import ConfigError
 from gateway.config.reload import FOLLOWED, Follower
@@ -27,14 +28,13 @@ from gateway.server.worker import (
     BACKLOG,
     REPEAT_S,
     SIGNALS,
-    Orders,
+    ControlBlock,
     advice,
-    last_words,
+    log_fatal,
     run_worker,
 )
 from gateway.store.availability import Share
 from gateway.tenants.usage_log import UsageLog
-from gateway.uploads.spool import require_writable
 
 RESTART_WAIT_S = 0.5
 ALL = "::"
@@ -93,7 +93,7 @@ def serve(config: Config, workers: int, announce: Announce, path: Path | None = 
     with usage, listening(config) as sockets:
         ports = sockets.ports()
         if workers == 1:
-            with last_words():
+            with log_fatal():
                 run_worker(config, sockets, lambda: announce(*ports), path=path)
             return
         with shared_folder(workers):
@@ -113,7 +113,7 @@ class Supervisor:
         self._leaving: list[BaseProcess] = []
         self._slots: dict[int | None, int] = {}
         """Slots of the metrics by living process; lower ones first."""
-        self._orders = Orders(workers)
+        self._control = ControlBlock(workers)
         self._told_at = 0.0
         self._count = workers
         self._context = multiprocessing.get_context("fork")
@@ -151,7 +151,7 @@ class Supervisor:
 
     def _start(self, index: int) -> None:
         """Try again later where the system has no process for it."""
-        self._orders.enter(index)
+        self._control.enter(index)
         signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
         try:
             if not self._stopping:
@@ -170,15 +170,15 @@ class Supervisor:
             signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
 
     def _work(self, index: int, slot: int) -> None:
-        self._orders.join()
+        self._control.join()
         begin_worker(slot)
-        with last_words():
+        with log_fatal():
             run_worker(
                 self._config,
                 self._sockets,
                 self._ready.release,
                 path=self._path,
-                orders=self._orders,
+                control=self._control,
                 place=Share(index, self._count),
             )
 
@@ -205,18 +205,18 @@ class Supervisor:
         """A worker that is ending is replaced at once, while it finishes its requests."""
         for worker in [one for one in self._leaving if not one.is_alive()]:
             self._leaving.remove(worker)
-            self._bury(worker)
+            self._reap(worker)
         for index in tuple(self._not_begun):
             self._start(index)
         for index, worker in list(self._workers.items()):
             if not worker.is_alive():
-                self._bury(worker)
+                self._reap(worker)
                 self._start(index)
-            elif self._orders.has_left(index):
+            elif self._control.has_left(index):
                 self._leaving.append(worker)
                 self._start(index)
 
-    def _bury(self, worker: BaseProcess) -> None:
+    def _reap(self, worker: BaseProcess) -> None:
         worker.join()
         worker_ended(self._slots.pop(worker.pid))
 
@@ -230,7 +230,7 @@ class Supervisor:
         if self._stopping and now - self._told_at < REPEAT_S:
             return
         self._stopping, self._told_at = True, now
-        self._orders.stop()  # before the workers hear of it, by whatever way
+        self._control.stop()  # before the workers hear of it, by whatever way
         # The kernel would go on making connections for as long as anyone holds the socket.
         self._sockets.main.close()
         self._pass_on(number)

@@ -67,7 +67,7 @@ NO_SYN = struct.pack(
 log = structlog.get_logger()
 
 
-class Orders:
+class ControlBlock:
     """What supervisor and workers share in memory; the pipe `alive` ends with the supervisor."""
 
     def __init__(self, workers: int) -> None:
@@ -84,6 +84,7 @@ class Orders:
         return self._bytes[0]
 
     def stop(self) -> None:
+        """Count one."""
         self._bytes[0] = min(2, self._bytes[0] + 1)
 
     def leave(self, index: int) -> None:
@@ -111,7 +112,7 @@ class Server(uvicorn.Server):
         app: RequestMiddleware,
         config: Config,
         ready: Callable[[], None],
-        orders: Orders | None = None,
+        control: ControlBlock | None = None,
         index: int = 0,
         *,
         operations: OperationsServer | None = None,
@@ -120,7 +121,7 @@ class Server(uvicorn.Server):
         self._gateway = app
         self._operations = operations
         self._ready = ready
-        self._orders = orders
+        self._control = control
         self._index = index
         self._is_orphan = False
         self._told_at = 0.0
@@ -129,7 +130,7 @@ class Server(uvicorn.Server):
         self._drain_s = config.drain_s
         self._loop: asyncio.AbstractEventLoop | None = None
         self._forced: asyncio.Future[None]
-        self.unanswered = 0
+        self.aborted_requests = 0
         """Requests that were given up at the end."""
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
@@ -139,8 +140,8 @@ class Server(uvicorn.Server):
         await super().startup(sockets)
         if self._operations is not None:
             await self._operations.begin()
-        if self._orders is not None:
-            loop.add_reader(self._orders.alive, self._orphaned, self._orders.alive)
+        if self._control is not None:
+            loop.add_reader(self._control.alive, self._orphaned, self._control.alive)
         # What is there now stays: the collector need not look at it again and again.
         gc.freeze()
         gc.set_threshold(COLLECT_AFTER)
@@ -162,7 +163,7 @@ class Server(uvicorn.Server):
             if self._loop is not None:
                 self._loop.call_soon_threadsafe(self._force)
         self._told_at = time.monotonic()
-        self._stops_seen = self._orders.stops if self._orders else 0
+        self._stops_seen = self._control.stops if self._control else 0
         if sig == signal.SIGINT:
             self._lame_duck_s = 0.0
         self._gateway.drain()
@@ -173,9 +174,9 @@ class Server(uvicorn.Server):
     def _is_second(self) -> bool:
         """Whether it is to end at once, or one signal has come by two ways."""
         since_s = time.monotonic() - self._told_at
-        if self._orders is None:
+        if self._control is None:
             return since_s >= REPEAT_S
-        stops = self._orders.stops
+        stops = self._control.stops
         if stops > 1:
             return True  # the supervisor has told one that repeats from one that is meant
         if stops > self._stops_seen:
@@ -200,12 +201,12 @@ class Server(uvicorn.Server):
             ending.result()
         elif self._operations is not None:
             await self._operations.end()
-        log.info("drained", unanswered=self.unanswered)
+        log.info("drained", unanswered=self.aborted_requests)
         if is_cut:
             # The rest of an orderly end would wait for threads that wait for a silent name server
             # or collector, and leave a stack trace for each request that was counted above.
             log_writer.flush()
-            os._exit(1 if self.unanswered else 0)
+            os._exit(1 if self.aborted_requests else 0)
 
     async def _drain(self, sockets: list[socket.socket]) -> None:
         self.server_state.default_headers = [*self.server_state.default_headers, LAST_ANSWER]
@@ -229,14 +230,14 @@ class Server(uvicorn.Server):
 
     async def _is_alone(self) -> bool:
         """Whether only this worker ends; then a new one is to take its place."""
-        if self._orders is None:
+        if self._control is None:
             return False
         end = time.monotonic() + ALONE_S
         while time.monotonic() < end:
-            if self._orders.stops or self._is_orphan:
+            if self._control.stops or self._is_orphan:
                 return False
             await asyncio.sleep(ALONE_S / 10)
-        self._orders.leave(self._index)
+        self._control.leave(self._index)
         return True
 
     async def _cut(self, sockets: list[socket.socket]) -> None:
@@ -248,7 +249,7 @@ class Server(uvicorn.Server):
         for sock in sockets:
             sock.close()
         requests = set(self.server_state.tasks)
-        self.unanswered = len(requests)
+        self.aborted_requests = len(requests)
         for connection in self._connections():
             connection.transport.abort()
         if requests:
@@ -302,7 +303,7 @@ def run_worker(
     ready: Callable[[], None],
     *,
     path: Path | None = None,
-    orders: Orders | None = None,
+    control: ControlBlock | None = None,
     place: Share = Share(),
 ) -> None:
     """`path` is the file to follow, `place` is this worker's among its siblings."""
@@ -313,18 +314,18 @@ def run_worker(
     if app.operations is not None and sockets.operations is not None:
         served = http_config(app.operations, "off", bounds=bounds_of(config))
         operations = OperationsServer(served, sockets.operations)
-    server = Server(app, config, ready, orders, place.index, operations=operations)
+    server = Server(app, config, ready, control, place.index, operations=operations)
     os.environ.setdefault("UV_THREADPOOL_SIZE", LOOK_UPS)
     # uvicorn raises the signal again once it has drained, which is the end.
     for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, lambda *_: sys.exit(1 if server.unanswered else 0))
+        signal.signal(number, lambda *_: sys.exit(1 if server.aborted_requests else 0))
     signal.signal(signal.SIGHUP, signal.SIG_IGN)  # until the worker follows the file
     signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
     server.run(sockets=[sockets.main])
 
 
 @contextmanager
-def last_words() -> Iterator[None]:
+def log_fatal() -> Iterator[None]:
     """Log why the process ends; a bare stack trace does not."""
     try:
         yield

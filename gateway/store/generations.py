@@ -6,7 +6,7 @@ scopes.
 
 from collections.abc import Mapping, Sequence
 from enum import StrEnum
-from typing import Protocol
+from typing import Generic, Protocol, TypeAlias, TypeVar
 
 from msgspec import Struct, field
 
@@ -27,6 +27,7 @@ CANDIDATES = 16
 """Generations that a retry weighs; identical requests may be many."""
 RETRIED_MAX = 64
 
+R = TypeVar("R")
 Parts = Mapping[int, tuple[str, ...]]
 """All image URLs so far, by upstream call."""
 
@@ -83,23 +84,30 @@ class How(StrEnum):
     ADOPTED = "adopted"
 
 
-class Led(Struct, frozen=True):
-    """This request pays for what the parts lack."""
+class Lead(Struct, frozen=True):
+    """This request pays for what the parts lack, and must end the generation."""
 
     leadership: Leadership
     parts: Parts
+    """What an earlier leader has paid for already, perhaps not all of a call."""
+
+    @property
+    def id(self) -> str:
+        return self.leadership.id
 
 
-class Joined(Struct, frozen=True):
+class Follow(Struct, frozen=True):
     """Another request is paying for the same."""
 
     id: str
     how: How
 
 
-class Found(Struct, frozen=True):
+class Found(Struct, Generic[R], frozen=True):
+    """A finished result: bytes to the store, a record to those who can read them."""
+
     id: str
-    result: bytes
+    result: R
     age_ms: int
     how: How
 
@@ -121,7 +129,8 @@ class Refusal(StrEnum):
     """`only_if_cached` found nothing, or the request has left while it entered."""
 
 
-Place = Led | Joined | Found | Doubtful | Refusal
+Place: TypeAlias = Lead | Follow | Found[R] | Doubtful | Refusal
+"""Where a request stands."""
 
 
 class FencingResult(StrEnum):

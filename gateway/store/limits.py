@@ -1,7 +1,8 @@
 """What tenants may use, have reserved and have used.
 
-Money is in micro-units of the catalogue's currency (1.00 = 1_000_000); times are milliseconds on
-the backend's clock; days and months are those of `budgets.time_zone`.
+Money is an integer number of micro-units of the catalogue's currency (1.00 = 1_000_000).
+Times are durations in milliseconds unless a name says otherwise; the clock is the backend's.
+Days and months are those of `budgets.time_zone` (gateway.domain.clock).
 """
 
 from collections.abc import Mapping, Sequence
@@ -18,7 +19,7 @@ LEFT_KEPT_MS = 900_000
 """How long it remembers them."""
 
 
-class Limits(Struct, frozen=True):
+class Limits(Struct, frozen=True, kw_only=True):
     """`None` is no limit."""
 
     requests_per_minute: int | None = None
@@ -68,7 +69,7 @@ class LimitStatus(Struct, frozen=True):
     """Until the limit is back at its initial state if nothing else happens; 0 for concurrency."""
 
 
-class Verdict(Struct, frozen=True):
+class Verdict(Struct, frozen=True, kw_only=True):
     """Admitted or refused whole, and where the limits stand. A refusal leaves no trace."""
 
     allowed: bool

@@ -6,7 +6,7 @@ from typing import Protocol
 from msgspec import Struct
 
 BACK_OFF_MAX_MS = 3_600_000
-FLOW_TTL_MS = 15_000
+WAITING_TTL_MS = 15_000
 """A waiting worker that has not claimed for this long counts as dead."""
 GRACE_US = 20_000
 """How long a slot waits for each worker before the next in turn may have it."""
@@ -31,7 +31,7 @@ class SlotRequest(Struct, frozen=True):
     waiting: Mapping[str, int]
     """By tenant; empty signs the worker off."""
     report: bool = False
-    """Also return who else is waiting: `ClaimResult.flows`."""
+    """Also return who else is waiting: `ClaimResult.shares`."""
 
 
 class Grant(Struct, frozen=True):
@@ -50,7 +50,7 @@ class QueueShare(Struct, frozen=True):
     tenant: str
     worker: str
     waiting: int
-    tag: int
+    start_tag: int
     """The tenant's virtual start time: the lowest goes next."""
     served: int
     """Sequence number of its last service; breaks ties, oldest first."""
@@ -63,8 +63,8 @@ class ClaimResult(Struct, frozen=True):
     free_us: Mapping[str, int]
     """By account: until its next free slot after this grant; negative if it has long been free."""
     virtual_time: int = 0
-    """The tag of a tenant that has not been served lately."""
-    flows: tuple[QueueShare, ...] = ()
+    """The start tag of a tenant that has not been served lately."""
+    shares: tuple[QueueShare, ...] = ()
 
 
 class PaceStore(Protocol):

@@ -4,13 +4,21 @@ Every operation names its request and may be repeated, as its answer may be lost
 """
 
 from collections.abc import Sequence
-from enum import StrEnum
-from typing import Protocol
+from typing import Generic, Protocol
 
 from msgspec import Struct
 from msgspec.structs import replace
 
-from gateway.store.generations import Completion, Entry, Failure, FencingResult, Leadership, Place
+from gateway.observability.context import ClientOutcome
+from gateway.store.generations import (
+    Completion,
+    Entry,
+    Failure,
+    FencingResult,
+    Leadership,
+    Place,
+    R,
+)
 from gateway.store.limits import Reservation, Settlement, TakeRequest, Verdict
 
 
@@ -24,21 +32,12 @@ class EnterRequest(Struct, frozen=True, kw_only=True):
     """The generation that it has been following: it has entered before, but may have to pay now."""
 
 
-class Entered(Struct, frozen=True):
+class Entered(Struct, Generic[R], frozen=True):
     verdict: Verdict
-    place: Place | None
+    place: Place[R] | None
     """None where the verdict refuses."""
     has_left: bool = False
     """No `leave` follows: it is answered with URLs from the cache, and nothing is left to do."""
-
-
-class ClientOutcome(StrEnum):
-    DELIVERED = "delivered"
-    """All of its answer was sent."""
-    GONE = "gone"
-    """It hung up, or ran out of time, without the images."""
-    ANSWERED = "answered"
-    """It was sent an error."""
 
 
 class End(Struct, frozen=True, kw_only=True):
@@ -46,13 +45,11 @@ class End(Struct, frozen=True, kw_only=True):
     retry_key: str | None
     outcome: Completion | Failure
     settlement: Settlement
-    """What its leader paid for."""
-    client: ClientOutcome | None = None
-    """Set where the leader's client is gone or gets an error: frees its place, no `leave` comes."""
+    """What its leader paid for; its place of concurrency stays taken until it leaves."""
 
 
 class Leave(Struct, frozen=True, kw_only=True):
-    """A request is over, and so is the sending of its answer."""
+    """After the last byte of the answer."""
 
     settlement: Settlement
     """Zero images without leading; changes nothing after `end`."""
@@ -73,7 +70,7 @@ def reserved_for(whole: Reservation, *, pays: bool, known_images: int) -> Reserv
 class RequestStore(Protocol):
     """Whole decisions about one request. Every operation may raise StoreUnavailable."""
 
-    async def enter(self, request: EnterRequest) -> Entered:
+    async def enter(self, request: EnterRequest) -> Entered[bytes]:
         """Find the request's place and admit it, or refuse it and leave no trace.
 
         Order: `follows`, idempotency key, earlier attempts of the same request, cache; among them,

@@ -31,7 +31,7 @@ from gateway.store.limits import (
 )
 from gateway.tenants.keys import Caller
 from gateway.tenants.refusals import rate_headers, refusal
-from gateway.tenants.usage_log import Generation, UsageLog
+from gateway.tenants.usage_log import PaidCall, UsageLog
 from gateway.translate.request import Plan
 
 MEGAPIXEL = 1_000_000
@@ -244,7 +244,7 @@ class Admission:
             self._metrics.spend.labels(tenant, plan.family).inc(cost / 1_000_000)
         if self._usage is None:
             return
-        generation = Generation(
+        call = PaidCall(
             at=datetime.fromtimestamp(self._now(), UTC),
             request_id=ticket.context.request_id,
             tenant=tenant,
@@ -257,11 +257,11 @@ class Admission:
             doubtful=doubtful,
         )
         try:
-            self._usage.append(generation)
+            self._usage.append(call)
         except OSError as fault:
             # The images are paid for: their client gets them, and the log gets the line.
             self._metrics.usage_lost.inc()
-            lost = msgspec.to_builtins(generation)
+            lost = msgspec.to_builtins(call)
             ticket.context.log.exception("usage_record_lost", cause=str(fault), record=lost)
 
 

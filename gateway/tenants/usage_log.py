@@ -32,7 +32,7 @@ TURN_LOOK_S = 0.001
 NAMED_MAX = 10
 
 
-class Generation(Struct, frozen=True, kw_only=True, omit_defaults=True):
+class PaidCall(Struct, frozen=True, kw_only=True, omit_defaults=True):
     at: datetime
     request_id: str
     tenant: str
@@ -71,7 +71,7 @@ class UsageLog:
         self._is_torn = False
         self._open()
 
-    def append(self, generation: Generation) -> None:
+    def append(self, generation: PaidCall) -> None:
         """Write one line, whole or not at all. Raises OSError where the disk is full."""
         self._follow()
         line = self._encoder.encode(generation) + b"\n"
@@ -156,9 +156,9 @@ def files(path: Path) -> list[Path]:
     return [found[name] for name in sorted(found) if name not in twice]
 
 
-def read(path: Path, since: datetime | None, warn: Callable[[str], None]) -> Iterator[Generation]:
+def read(path: Path, since: datetime | None, warn: Callable[[str], None]) -> Iterator[PaidCall]:
     """One file's lines from a time on; warns of others. Raises OSError if it cannot be read."""
-    decoder = msgspec.json.Decoder(Generation)
+    decoder = msgspec.json.Decoder(PaidCall)
     torn: list[int] = []
     with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as file:
         for number, line in enumerate(file, 1):
@@ -177,7 +177,7 @@ def read(path: Path, since: datetime | None, warn: Callable[[str], None]) -> Ite
 
 
 def sum_by(
-    generations: Iterable[Generation],
+    generations: Iterable[PaidCall],
     dimensions: tuple[Dimension, ...],
     zone: tzinfo = UTC,
 ) -> dict[tuple[str, ...], Total]:
@@ -205,7 +205,7 @@ def to_dimensions(text: str) -> tuple[Dimension, ...]:
     return tuple(dict.fromkeys(known[part] for part in asked))
 
 
-def value(generation: Generation, dimension: Dimension, zone: tzinfo = UTC) -> str:
+def value(generation: PaidCall, dimension: Dimension, zone: tzinfo = UTC) -> str:
     """A line's value; days and months are those of the zone."""
     match dimension:
         case "day":

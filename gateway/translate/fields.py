@@ -1,13 +1,16 @@
 """The fate of every field of an image request: one table, which the README shows and tests walk.
 
-A field is *honoured*, *mapped*, *accepted* without effect (named in `x-gateway-ignored`), or
-*refused* with a 400 whose `param` names it.
+A field is *honoured*, *mapped* to something the vendor has, *accepted* without effect (the answer's
+`x-gateway-ignored` header names it), or *refused* with a 400 whose `param` names it. `adapted`
+finds them under the names that other vendors give them.
 """
 
 from __future__ import annotations
 
+import re
+from collections.abc import Mapping
 from functools import cache
-from typing import Literal
+from typing import Any, Literal
 
 from msgspec import Struct
 
@@ -148,3 +151,49 @@ def ignored(request: ImageRequest, *, quality_counts: bool) -> tuple[str, ...]:
     given = ((row, getattr(request, row.name)) for row in accepted(type(request)))
     names = [row.name for row, value in given if value is not None and value not in row.taken]
     return tuple(names if quality_counts or request.quality is None else ["quality", *names])
+
+
+FOREIGN: dict[str, str] = {
+    "batch_size": "n",
+    "image_size": "size",
+    "negativePrompt": "negative_prompt",
+    "num_images": "n",
+    "num_images_per_prompt": "n",
+    "num_outputs": "n",
+    "prompt_enhancement": "prompt_extend",
+    "promptExtend": "prompt_extend",
+    "responseFormat": "response_format",
+}
+"""Other names of fields that the gateway has. A field under its own name comes first."""
+UNPRINTABLE = re.compile(r"[^!-+\--~]")
+SHOWN_NAME = 64
+SHOWN_NAMES = 20
+
+
+def adapted(
+    body: Mapping[str, Any], kind: type[ImageRequest] = ImageRequest
+) -> tuple[dict[str, Any], tuple[str, ...]]:
+    """The fields that the gateway has, and the names of those that it leaves out.
+
+    For tenants that allow programs which speak another vendor's dialect::
+
+        {"prompt": "a fox", "image_size": "1024x1024", "batch_size": 2, "guidance_scale": 4.5}
+
+    becomes a `size` and an `n`, and `guidance_scale` is named as ignored. Text that spells a number
+    or a truth value is read as one when the fields are converted.
+    """
+    names = known(kind)
+    fields = {name: value for name, value in body.items() if name in names and value != ""}
+    left_out = []
+    for name, value in body.items():
+        own = FOREIGN.get(name)
+        if own is not None and fields.get(own) is None and value not in ("", None):
+            fields[own] = value
+        elif name not in names:
+            left_out.append(shown(name))
+    return fields, tuple(left_out[:SHOWN_NAMES])
+
+
+def shown(name: str) -> str:
+    """A caller's own name as a header may hold it, in a list that commas divide."""
+    return UNPRINTABLE.sub("?", name[:SHOWN_NAME])

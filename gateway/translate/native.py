@@ -25,7 +25,7 @@ from gateway.protocol.native import (
     NativeUsage,
 )
 from gateway.protocol.openai import Image, ImageRequest
-from gateway.translate.lenient import shown
+from gateway.translate.fields import shown
 
 SIZE = re.compile(r"([1-9][0-9]{0,4})\*([1-9][0-9]{0,4})")
 OPENAI_SIZE = re.compile(r"\b([0-9]+)x([0-9]+)\b")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Awaitable, Callable
 from functools import cached_property, partial
 
 import aiohttp
@@ -14,12 +15,12 @@ from gateway.config import Images, Proxies, Proxy
 from gateway.domain.clock import Clock
 from gateway.domain.errors import ImageHostsUnreachable, ImageUnavailable
 from gateway.upstream.allow_list import AllowList, PrivateAddress, PublicResolver
-from gateway.upstream.download import Download
-from gateway.upstream.download_retry import Deadline, DownloadRetry
-from gateway.upstream.image_hosts import ImageHosts
+from gateway.upstream.download import Deadline, Download, DownloadRetry
 from gateway.upstream.proxy import ADVICE, DIRECT, log_refusal, request_headers, tunnel_headers
 
 CONNECT_S = 10.0
+LOOK_AGAIN_S = 30.0
+MOST_HOSTS = 16
 IDLE_BUFFER_BYTES = 32 * 1024
 """aiohttp stops reading a download that nobody reads at twice this; a reader raises it."""
 
@@ -186,3 +187,51 @@ def require_way(proxy: Proxy, url: URL, status: int) -> None:
     log_refusal(proxy, url.raw_host or "", status)
     if status in ADVICE:
         raise ImageHostsUnreachable(PROXY)
+
+
+class ImageHosts:
+    """Image hosts that this gateway cannot reach as it is set up: known before more is paid for.
+
+    A name server that answers with private addresses, or a proxy that lets no image host through,
+    fails every download, and each costs a generation. So after the first one, requests whose images
+    would have to be downloaded are refused until a look shows that a host can be reached. `reach`
+    tries one, and raises ImageHostsUnreachable if that fails.
+    """
+
+    def __init__(
+        self,
+        reach: Callable[[str], Awaitable[None]],
+        steady: Callable[[], float],
+    ) -> None:
+        self._reach = reach
+        self._steady = steady
+        self._blocked: dict[str, str] = {}
+        """Messages for clients, by host."""
+        self._look_at = 0.0
+
+    def block(self, host: str, message: str) -> None:
+        """A download from this host cannot even begin, because of our own network."""
+        if len(self._blocked) < MOST_HOSTS or host in self._blocked:
+            self._blocked[host] = message
+        self._look_at = self._steady() + LOOK_AGAIN_S
+
+    def unblock(self, host: str) -> None:
+        """A download from this host has begun."""
+        self._blocked.pop(host, None)
+
+    async def require(self) -> None:
+        """Raises ImageHostsUnreachable, which says what to set; costs nothing in the usual case."""
+        if self._blocked and self._steady() >= self._look_at:
+            self._look_at = self._steady() + LOOK_AGAIN_S  # others do not look meanwhile
+            await self._look()
+        for message in self._blocked.values():
+            raise ImageHostsUnreachable(message)
+
+    async def _look(self) -> None:
+        for host in tuple(self._blocked):
+            try:
+                await self._reach(host)
+            except ImageHostsUnreachable as error:
+                self.block(host, error.message)
+            else:
+                self.unblock(host)

@@ -6,7 +6,8 @@ from collections.abc import Sequence
 
 from msgspec.structs import replace
 
-from gateway.store.base import Store
+from gateway.observability.context import ClientOutcome
+from gateway.store import Store
 from gateway.store.generations import (
     Completion,
     Entry,
@@ -14,13 +15,13 @@ from gateway.store.generations import (
     FencingResult,
     Found,
     How,
+    Lead,
     Leadership,
-    Led,
     Place,
     State,
 )
 from gateway.store.limits import Limits, Reservation, Settlement, TakeRequest
-from gateway.store.requests import ClientOutcome, End, EnterRequest, Leave
+from gateway.store.requests import End, EnterRequest, Leave
 
 LEASE_MS = 10_000
 DAY_MS = 86_400_000
@@ -73,7 +74,7 @@ def request_of(
     return EnterRequest(entry=wanted, take=take, lead_ms=LEASE_MS, follows=follows)
 
 
-async def enter(store: Store, wanted: Entry, follows: str | None = None) -> Place:
+async def enter(store: Store, wanted: Entry, follows: str | None = None) -> Place[bytes]:
     """The place of a request without limits."""
     entered = await store.enter(request_of(wanted, follows))
     assert entered.place is not None
@@ -82,7 +83,7 @@ async def enter(store: Store, wanted: Entry, follows: str | None = None) -> Plac
 
 async def lead(store: Store, wanted: Entry, follows: str | None = None) -> Leadership:
     place = await enter(store, wanted, follows)
-    assert isinstance(place, Led), place
+    assert isinstance(place, Lead), place
     return place.leadership
 
 
@@ -106,14 +107,16 @@ async def end(
     retry_key: str | None = None,
     client: ClientOutcome | None = None,
 ) -> FencingResult:
+    """With a `client`, its leader leaves, too."""
     told = End(
         leadership=leadership,
         retry_key=retry_key,
         outcome=outcome,
         settlement=nothing_used(leadership),
-        client=client,
     )
     standing, _ = await store.end(told)
+    if client is not None:
+        await leave(store, leadership, client, retry_key)
     return standing
 
 

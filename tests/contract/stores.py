@@ -9,12 +9,13 @@ from typing import Any
 
 import pytest
 
-from gateway.store.base import Store
+from gateway.observability.context import ClientOutcome
+from gateway.store import Store
 from gateway.store.generations import Entry
 from gateway.store.limits import Limits, Reservation, Settlement, TakeRequest, Verdict
 from gateway.store.memory import MemoryStore
 from gateway.store.redis import RedisStore, Timeouts
-from gateway.store.requests import ClientOutcome, EnterRequest, Leave
+from gateway.store.requests import EnterRequest, Leave
 from tests.redis_server import RedisServer, available_redis_servers, redis_releases
 
 NOON = datetime(2026, 3, 14, 12, 0, 0, 100_000, UTC).timestamp()

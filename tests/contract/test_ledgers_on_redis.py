@@ -16,7 +16,7 @@ from gateway.store.memory import MemoryStore
 from gateway.store.redis import RedisStore
 from tests.contract.stores import PATIENT
 from tests.redis_server import RedisServer
-from tests.unit.ledgers import Done, Following, How, Leading, enter, waiting
+from tests.unit.ledgers import Following, Found, How, Leading, enter, waiting
 
 WORKERS = 4
 LEAD_S = 1.5
@@ -74,9 +74,9 @@ async def test_many_identical_requests_in_four_workers_have_one_leader(
     await asyncio.sleep(2 * LEAD_S)
     await leader.finish(record(), 3600)
     outcomes = await asyncio.gather(*waits)
-    assert [isinstance(one, Done) and one.record.urls for one in outcomes] == [record().urls] * 49
+    assert [isinstance(one, Found) and one.result.urls for one in outcomes] == [record().urls] * 49
     again = await enter(workers[3], entry("r99"))
-    assert isinstance(again, Done)
+    assert isinstance(again, Found)
     assert again.how is How.HIT
 
 
@@ -95,7 +95,7 @@ async def test_a_server_that_dies_and_comes_back_empty_is_told_what_runs(
             await asyncio.sleep(0.05)
     assert isinstance(await enter(workers[2], entry("r4")), Following)
     await leader.finish(record(), 3600)
-    assert isinstance(await waiting, Done)
+    assert isinstance(await waiting, Found)
 
 
 async def test_a_result_finished_while_the_server_is_dead_is_not_lost(
@@ -105,8 +105,8 @@ async def test_a_result_finished_while_the_server_is_dead_is_not_lost(
     waiting = await follow(workers[1], "r2")
     own_redis_server.kill()
     await leader.finish(record(), 3600)
-    assert workers[0].owed == 1
+    assert workers[0].backlog == 1
     own_redis_server.restart()
-    assert isinstance(await waiting, Done)
-    assert isinstance(await enter(workers[2], entry("r3")), Done)
-    assert workers[0].owed == 0
+    assert isinstance(await waiting, Found)
+    assert isinstance(await enter(workers[2], entry("r3")), Found)
+    assert workers[0].backlog == 0

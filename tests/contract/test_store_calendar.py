@@ -8,7 +8,7 @@ from zoneinfo import ZoneInfo
 
 import pytest
 
-from gateway.store.base import Store
+from gateway.store import Store
 from gateway.store.limits import FamilyUse, Limits, Reason
 from tests.contract.stores import (
     KINDS,

@@ -10,13 +10,14 @@ import pytest
 from msgspec.structs import replace
 from redis.crc import key_slot
 
+from gateway.observability.context import ClientOutcome
 from gateway.store.generations import (
     Failure,
+    Follow,
     Found,
     Idempotency,
-    Joined,
+    Lead,
     Leadership,
-    Led,
     Refusal,
 )
 from gateway.store.images import ImagePlace
@@ -25,7 +26,7 @@ from gateway.store.redis import RedisStore
 from gateway.store.redis.images import BLOCK_BYTES, RedisImages
 from gateway.store.redis.requests import ADMIT, TAKE
 from gateway.store.redis.scripts import Script
-from gateway.store.requests import ClientOutcome, End, Leave
+from gateway.store.requests import End, Leave
 from tests.contract.generations import (
     completion,
     end,
@@ -72,9 +73,9 @@ async def test_every_tenant_has_one_leader_on_its_own_node(
         entry(f"r{number}", scope=f"tenant:{tenant}") for tenant in tenants for number in range(10)
     ]
     places = await asyncio.gather(*(enter(clustered, one) for one in wanted))
-    claims = [one.leadership for one in places if isinstance(one, Led)]
+    claims = [one.leadership for one in places if isinstance(one, Lead)]
     assert sorted(claim.scope for claim in claims) == sorted(f"tenant:{name}" for name in tenants)
-    assert sum(isinstance(one, Joined) for one in places) == 270
+    assert sum(isinstance(one, Follow) for one in places) == 270
     for claim in claims:
         await progress(clustered, claim, 0, ["u"])
         await end(clustered, claim, completion())
@@ -102,13 +103,13 @@ async def test_a_request_in_a_group_goes_its_whole_way(clustered: RedisStore) ->
     wanted = request_of(entry("r1", scope=GROUP), limits=LIMITS, images=4, cost=400)
     for _ in range(2):  # the first answer may have been lost
         entered = await clustered.enter(wanted)
-        assert entered.place == Led(Leadership(GROUP, "r1", "r1"), {})
+        assert entered.place == Lead(Leadership(GROUP, "r1", "r1"), {})
         assert remaining(entered.verdict) == [4, 6, 1, 6, 600]
     claim = Leadership(GROUP, "r1", "r1")
     joined = await clustered.enter(
         request_of(entry("r2", scope=GROUP), limits=LIMITS, images=4, cost=400)
     )
-    assert isinstance(joined.place, Joined)
+    assert isinstance(joined.place, Follow)
     assert remaining(joined.verdict) == [3, 6, 0, 6, 600]
 
     used = Settlement("acme", "r1", "m", 3, 300, LIMITS)
@@ -137,7 +138,7 @@ async def test_a_client_of_a_group_leaves_once(clustered: RedisStore) -> None:
     wanted = entry("r1", scope=GROUP, cache_key=None, retry_key="same")
     claim = await lead(clustered, wanted)
     follower = replace(wanted, request="r2", is_retry=True)
-    assert isinstance((await clustered.enter(request_of(follower))).place, Joined)
+    assert isinstance((await clustered.enter(request_of(follower))).place, Follow)
     used = Settlement("acme", "r2", "m", 0, 0, LIMITS)
     await end(clustered, claim, completion())
     for _ in range(3):
@@ -151,7 +152,7 @@ async def test_a_client_of_a_group_leaves_once(clustered: RedisStore) -> None:
             )
         )
     third = await clustered.enter(request_of(replace(wanted, request="r3")))
-    assert isinstance(third.place, Led), "not unclaimed: one client has yet to leave"
+    assert isinstance(third.place, Lead), "not unclaimed: one client has yet to leave"
 
 
 async def test_who_is_refused_leaves_the_group_as_it_was(clustered: RedisStore) -> None:
@@ -167,7 +168,7 @@ async def test_who_is_refused_leaves_the_group_as_it_was(clustered: RedisStore) 
     let_in = await clustered.enter(
         request_of(entry("r3", scope=GROUP), limits=replace(LIMITS, images_per_day=3), images=4)
     )
-    assert let_in.place == Led(Leadership(GROUP, "r1", "r3"), {0: ("u",)})
+    assert let_in.place == Lead(Leadership(GROUP, "r1", "r3"), {0: ("u",)})
 
 
 async def test_a_conflict_and_a_miss_are_told_without_booking(clustered: RedisStore) -> None:
@@ -190,7 +191,7 @@ async def test_a_retry_takes_its_former_place_over(clustered: RedisStore) -> Non
     assert not (await clustered.enter(other)).verdict.allowed
     again = replace(first, request="r3", is_retry=True)
     entered = await clustered.enter(request_of(again, limits=one))
-    assert isinstance(entered.place, Joined)
+    assert isinstance(entered.place, Follow)
     assert not (await clustered.enter(replace(other))).verdict.allowed
 
 
@@ -221,7 +222,7 @@ async def test_a_place_that_becomes_cheaper_gives_back_what_it_lacks(
     entered = await clustered.enter(
         request_of(entry("r2", scope=GROUP), limits=LIMITS, images=4, cost=400)
     )
-    assert isinstance(entered.place, Joined)
+    assert isinstance(entered.place, Follow)
     assert remaining(entered.verdict)[1:] == [9, 0, 9, 1000]
 
 
@@ -242,7 +243,7 @@ async def test_a_place_that_becomes_dearer_is_asked_for_again(
         request_of(entry("r2", scope=GROUP), limits=limits, images=6, cost=600)
     )
     if is_let_in:
-        assert isinstance(entered.place, Led)
+        assert isinstance(entered.place, Lead)
         assert remaining(entered.verdict) == [3, 4, 1, 2, 400]
     else:
         assert (entered.place, entered.verdict.reason) == (None, Reason.IMAGES_PER_DAY)

@@ -5,19 +5,19 @@ from __future__ import annotations
 import pytest
 from msgspec.structs import replace
 
-from gateway.store.base import Store
+from gateway.store import Store
 from gateway.store.generations import (
     MARGIN_MS,
     PARTS_KEPT_MS,
     SHARED_ERROR_MS,
     Failure,
     FencingResult,
+    Follow,
     Found,
     How,
     Idempotency,
-    Joined,
+    Lead,
     Leadership,
-    Led,
     Refusal,
     State,
 )
@@ -48,8 +48,8 @@ from tests.contract.generations import (
 async def test_the_first_leads_and_the_others_join(store: Store) -> None:
     first = await enter(store, entry("r1"))
     second = await enter(store, entry("r2"))
-    assert first == Led(Leadership(SCOPE, "r1", "r1"), {})
-    assert second == Joined("r1", How.JOINED)
+    assert first == Lead(Leadership(SCOPE, "r1", "r1"), {})
+    assert second == Follow("r1", How.JOINED)
 
 
 async def test_a_begin_that_is_repeated_leads_again(store: Store) -> None:
@@ -128,7 +128,7 @@ async def test_an_old_result_stays_while_a_younger_one_is_made(store: Store, clo
     clock.advance(10)
     younger = await lead(store, entry("r2", max_age_ms=1000))
     assert await found(store, entry("r3")) == (b"old", How.HIT)
-    assert await enter(store, entry("r4", max_age_ms=1000)) == Joined("r2", How.JOINED)
+    assert await enter(store, entry("r4", max_age_ms=1000)) == Follow("r2", How.JOINED)
     await end(store, younger, completion(b"new"))
     assert await found(store, entry("r5")) == (b"new", How.HIT)
 
@@ -143,7 +143,7 @@ async def test_no_cache_leads_and_replaces_the_result(store: Store) -> None:
 async def test_no_cache_joins_nobody_and_leaves_others_where_they_are(store: Store) -> None:
     await lead(store, entry("r1"))
     await lead(store, entry("r2", fresh=True))
-    assert await enter(store, entry("r3")) == Joined("r1", How.JOINED)
+    assert await enter(store, entry("r3")) == Follow("r1", How.JOINED)
 
 
 async def test_only_if_cached_neither_leads_nor_waits(store: Store) -> None:
@@ -206,7 +206,7 @@ async def test_who_steps_down_is_followed_by_one_of_those_who_wait(store: Store)
     assert await state(store, "r1") is State.DEAD
     assert await lead(store, entry("r2"), follows="r1") == Leadership(SCOPE, "r1", "r2")
     again = await enter(store, entry("r3"), "r1")
-    assert again == Joined("r1", How.JOINED)
+    assert again == Follow("r1", How.JOINED)
 
 
 async def test_a_leader_whose_lease_ended_is_followed_by_exactly_one(
@@ -218,7 +218,7 @@ async def test_a_leader_whose_lease_ended_is_followed_by_exactly_one(
     clock.advance(LEASE_MS / 1000 + 1)
     assert await state(store, "r1") is State.DEAD
     begun = [await enter(store, entry(request), "r1") for request in ("r2", "r3")]
-    assert begun == [Led(Leadership(SCOPE, "r1", "r2"), {}), Joined("r1", How.JOINED)]
+    assert begun == [Lead(Leadership(SCOPE, "r1", "r2"), {}), Follow("r1", How.JOINED)]
 
 
 @pytest.mark.parametrize("others", [0, 1])
@@ -239,7 +239,7 @@ async def test_a_lease_that_is_renewed_does_not_end(store: Store, clock: Clock) 
     for _ in range(5):
         clock.advance(LEASE_MS / 1000 - 1)
         assert await store.renew_leaderships([claim], LEASE_MS) == [FencingResult.KEPT]
-    assert isinstance(await enter(store, entry("r2")), Joined)
+    assert isinstance(await enter(store, entry("r2")), Follow)
 
 
 async def test_many_leases_are_renewed_at_once(store: Store) -> None:
@@ -273,7 +273,7 @@ async def test_a_leader_that_comes_back_in_time_goes_on(store: Store, clock: Clo
     claim = await lead(store, entry("r1"))
     clock.advance(LEASE_MS / 1000 + 1)
     assert await store.renew_leaderships([claim], LEASE_MS) == [FencingResult.KEPT]
-    assert isinstance(await enter(store, entry("r2")), Joined)
+    assert isinstance(await enter(store, entry("r2")), Follow)
 
 
 async def test_what_a_replaced_leader_paid_for_is_kept(store: Store, clock: Clock) -> None:
@@ -286,7 +286,7 @@ async def test_what_a_replaced_leader_paid_for_is_kept(store: Store, clock: Cloc
     assert await progress(store, old, 1, ["late"]) is FencingResult.FENCED
     await end(store, new, Failure({}, b"error"))
     begun = await enter(store, entry("r3"))
-    assert isinstance(begun, Led)
+    assert isinstance(begun, Lead)
     assert begun.parts == {0: ("new",), 1: ("late",)}
 
 
@@ -307,14 +307,14 @@ async def test_the_next_leader_resumes_the_parts(store: Store) -> None:
     await progress(store, claim, 0, ["a", "b"])
     await end(store, claim, Failure({1: ("c",)}, b"error"))
     begun = await enter(store, entry("r2"))
-    assert begun == Led(Leadership(SCOPE, "r1", "r2"), {0: ("a", "b"), 1: ("c",)})
+    assert begun == Lead(Leadership(SCOPE, "r1", "r2"), {0: ("a", "b"), 1: ("c",)})
 
 
 async def test_parts_are_resumed_only_under_the_same_plan(store: Store) -> None:
     claim = await lead(store, entry("r1", idempotency=Idempotency("k", "b")))
     await end(store, claim, Failure({0: ("a",)}, b"error"))
     other = entry("r2", idempotency=Idempotency("k", "b"), plan="other", cache_key=None)
-    assert await enter(store, other) == Led(Leadership(SCOPE, "r1", "r2"), {})
+    assert await enter(store, other) == Lead(Leadership(SCOPE, "r1", "r2"), {})
 
 
 async def test_parts_wait_for_a_while(store: Store, clock: Clock) -> None:
@@ -323,20 +323,20 @@ async def test_parts_wait_for_a_while(store: Store, clock: Clock) -> None:
     claim = await lead(store, entry("r2"))
     await end(store, claim, Failure({}, b"error"))
     clock.advance(PARTS_KEPT_MS / 1000 + 15)
-    assert await enter(store, entry("r3")) == Led(Leadership(SCOPE, "r3", "r3"), {})
+    assert await enter(store, entry("r3")) == Lead(Leadership(SCOPE, "r3", "r3"), {})
 
 
 async def test_a_dead_leader_s_parts_are_resumed(store: Store, clock: Clock) -> None:
     await progress(store, await lead(store, entry("r1")), 0, ["a"])
     clock.advance(LEASE_MS / 1000 + 1)
-    assert await enter(store, entry("r2")) == Led(Leadership(SCOPE, "r1", "r2"), {0: ("a",)})
+    assert await enter(store, entry("r2")) == Lead(Leadership(SCOPE, "r1", "r2"), {0: ("a",)})
 
 
 async def test_a_failed_request_without_a_key_is_resumed_by_the_same_body(store: Store) -> None:
     """Nobody has been given those pictures: they are as new as any."""
     claim = await lead(store, unshared("r1"))
     await end(store, claim, Failure({0: ("a",)}, b"error"), retry_key="same")
-    assert await enter(store, unshared("r2")) == Led(Leadership(SCOPE, "r1", "r2"), {0: ("a",)})
+    assert await enter(store, unshared("r2")) == Lead(Leadership(SCOPE, "r1", "r2"), {0: ("a",)})
 
 
 async def test_a_failed_request_that_paid_nothing_leaves_nothing(store: Store) -> None:

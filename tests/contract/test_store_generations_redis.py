@@ -11,19 +11,20 @@ import redis
 from msgspec.structs import replace
 from redis.crc import key_slot
 
-from gateway.store.base import Store
+from gateway.observability.context import ClientOutcome
+from gateway.store import Store
 from gateway.store.generations import (
     Failure,
+    Follow,
     Found,
     Idempotency,
-    Joined,
+    Lead,
     Leadership,
-    Led,
     State,
 )
 from gateway.store.limits import Limits, Settlement
 from gateway.store.redis import RedisStore
-from gateway.store.requests import ClientOutcome, End, Leave
+from gateway.store.requests import End, Leave
 from tests.contract.generations import (
     LEASE_MS,
     SCOPE,
@@ -59,10 +60,16 @@ def client(request: pytest.FixtureRequest, store: Store) -> Any:
 
 
 async def do_everything(store: Store, scope: str = SCOPE) -> None:
-    limits = Limits(10, 10, 10, 100, 100)
+    limits = Limits(
+        requests_per_minute=10,
+        images_per_minute=10,
+        concurrent_requests=10,
+        images_per_day=100,
+        spend_per_month=100,
+    )
     both = entry("r1", scope=scope, retry_key="same")
     first = (await store.enter(request_of(both, limits=limits, cost=1))).place
-    assert isinstance(first, Led)
+    assert isinstance(first, Lead)
     await enter(store, replace(both, request="r2"))
     await store.progress(first.leadership, 0, ["u"], Settlement("acme", "r1", "m", 1, 1))
     await store.renew_leaderships([first.leadership], LEASE_MS)
@@ -164,8 +171,8 @@ async def test_whatever_others_left_under_its_keys_is_a_miss(
 
 async def test_many_that_enter_at_once_have_one_leader(store: Store) -> None:
     places = await asyncio.gather(*(enter(store, entry(f"r{number}")) for number in range(200)))
-    assert sum(isinstance(one, Led) for one in places) == 1
-    assert sum(isinstance(one, Joined) for one in places) == 199
+    assert sum(isinstance(one, Lead) for one in places) == 1
+    assert sum(isinstance(one, Follow) for one in places) == 199
 
 
 async def test_a_purge_of_very_many_results_is_done_in_parts(store: Store) -> None:
@@ -182,7 +189,7 @@ async def test_a_restarted_server_is_given_its_scripts_again(own_redis_server: R
     own_redis_server.restart()
     assert await state(store, "r1") is State.MISSING
     await store.restore(claim, entry("r1"), LEASE_MS, {})
-    assert isinstance(await enter(store, entry("r2")), Joined)
+    assert isinstance(await enter(store, entry("r2")), Follow)
     await store.aclose()
 
 

@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 
 import pytest
 
-from gateway.store.base import Store
+from gateway.store import Store
 from gateway.store.limits import (
     CONCURRENCY_RETRY_MS,
     FamilyUse,

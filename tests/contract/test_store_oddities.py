@@ -164,7 +164,7 @@ async def test_an_exception_that_nobody_foresaw_is_an_outage_that_ends(
     """On the way to a connection, and on the way to be rid of one."""
     store = RedisStore(own_redis_server.url, timeouts=QUICK)
     assert isinstance(store._servers, SingleNode)
-    pool = store._servers._lane._pool
+    pool = store._servers._pipeliner._pool
     for name in operations:
         monkeypatch.setattr(pool, name, failing(getattr(pool, name), failures))
 

@@ -7,10 +7,10 @@ from itertools import pairwise
 
 import pytest
 
-from gateway.store.base import Store
+from gateway.store import Store
 from gateway.store.pacing import (
-    FLOW_TTL_MS,
     GRACE_US,
+    WAITING_TTL_MS,
     ClaimResult,
     Grant,
     PacedAccount,
@@ -260,28 +260,28 @@ async def test_a_late_worker_loses_the_slot_to_the_next(store: Store, clock: Clo
 
 async def test_a_dead_worker_is_forgotten(store: Store, clock: Clock) -> None:
     await claim(store, {"a": 5, "b": 5}, "dead")
-    clock.advance(FLOW_TTL_MS / 1000 - 1)
+    clock.advance(WAITING_TTL_MS / 1000 - 1)
     turn = await claim(store, {"b": 1}, "alive", report=True)
-    assert {flow.worker for flow in turn.flows} >= {"dead"}
+    assert {share.worker for share in turn.shares} >= {"dead"}
     clock.advance(1.1)
     turn = await claim(store, {"b": 1}, "alive", report=True)
-    assert {flow.worker for flow in turn.flows} <= {"alive"}
+    assert {share.worker for share in turn.shares} <= {"alive"}
 
 
 async def test_a_worker_signs_off(store: Store) -> None:
     await claim(store, {"a": 5}, "w1")
     await claim(store, {}, "w1")
     turn = await claim(store, {"b": 1}, "w2", report=True)
-    assert [flow.worker for flow in turn.flows] == ["w2"]
+    assert [share.worker for share in turn.shares] == ["w2"]
 
 
 async def test_the_report_says_who_waits(store: Store) -> None:
     await granted(store, {"a": 1})
     await claim(store, {"a": 3, "b": 2}, "w1")
     turn = await claim(store, {"a": 1}, "w2", report=True)
-    waiting = {(flow.worker, flow.tenant): flow.waiting for flow in turn.flows}
+    waiting = {(share.worker, share.tenant): share.waiting for share in turn.shares}
     assert waiting == {("w1", "a"): 3, ("w1", "b"): 2, ("w2", "a"): 1}
-    tags = {flow.tenant: flow.tag for flow in turn.flows}
+    tags = {share.tenant: share.start_tag for share in turn.shares}
     assert tags["a"] == tags["b"] + 1
     assert tags["b"] == turn.virtual_time
 

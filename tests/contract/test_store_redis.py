@@ -11,8 +11,8 @@ import pytest
 import redis.asyncio
 from redis.crc import key_slot
 
+from gateway.store import Store
 from gateway.store.availability import StoreUnavailable
-from gateway.store.base import Store
 from gateway.store.limits import Limits
 from gateway.store.pacing import PacedAccount, SlotRequest
 from gateway.store.redis import RedisStore, Timeouts

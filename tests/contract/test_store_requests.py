@@ -7,7 +7,8 @@ from unittest.mock import ANY
 import pytest
 from msgspec.structs import replace
 
-from gateway.store.base import Store
+from gateway.observability.context import ClientOutcome
+from gateway.store import Store
 from gateway.store.generations import (
     DOUBT_MS,
     IDEMPOTENCY_MS,
@@ -18,18 +19,18 @@ from gateway.store.generations import (
     Entry,
     Failure,
     FencingResult,
+    Follow,
     Found,
     How,
     Idempotency,
-    Joined,
+    Lead,
     Leadership,
-    Led,
     Place,
     Refusal,
     State,
 )
 from gateway.store.limits import FamilyUse, Limits, Reason, Settlement, Verdict
-from gateway.store.requests import ClientOutcome, End, Entered, Leave
+from gateway.store.requests import End, Entered, Leave
 from tests.contract.generations import (
     LEASE_MS,
     SCOPE,
@@ -65,19 +66,19 @@ class Requests:
         self.store = store
         self.limits = limits
 
-    async def entered(self, wanted: Entry, follows: str | None = None) -> Entered:
+    async def entered(self, wanted: Entry, follows: str | None = None) -> Entered[bytes]:
         return await self.store.enter(
             request_of(wanted, follows, limits=self.limits, images=IMAGES, cost=COST)
         )
 
-    async def enter(self, wanted: Entry, follows: str | None = None) -> Place:
+    async def enter(self, wanted: Entry, follows: str | None = None) -> Place[bytes]:
         place = (await self.entered(wanted, follows)).place
         assert place is not None
         return place
 
     async def lead(self, wanted: Entry, follows: str | None = None) -> Leadership:
         place = await self.enter(wanted, follows)
-        assert isinstance(place, Led), place
+        assert isinstance(place, Lead), place
         return place.leadership
 
     async def refused(self, wanted: Entry, follows: str | None = None) -> Reason:
@@ -101,20 +102,24 @@ class Requests:
         client: ClientOutcome | None = None,
         retry_key: str | None = "same",
     ) -> Verdict:
+        """With a `client`, its leader leaves, too."""
         told = End(
             leadership=leadership,
             retry_key=retry_key,
             outcome=outcome,
             settlement=self.used(leadership.leader, images),
-            client=client,
         )
-        return (await self.store.end(told))[1]
+        _, verdict = await self.store.end(told)
+        if client is None:
+            return verdict
+        return await self.leave(leadership.leader, client, leadership.id, retry_key)
 
     async def leave(
         self,
         request: str,
         outcome: ClientOutcome = ClientOutcome.DELIVERED,
         generation: str | None = "r1",
+        retry_key: str | None = "same",
     ) -> Verdict:
         return await self.store.leave(
             Leave(
@@ -122,7 +127,7 @@ class Requests:
                 outcome=outcome,
                 scope=SCOPE,
                 generation=generation,
-                retry_key="same",
+                retry_key=retry_key,
             )
         )
 
@@ -149,7 +154,7 @@ def requests(store: Store) -> Requests:
 
 async def test_who_leads_reserves_everything_it_may_use(requests: Requests) -> None:
     entered = await requests.entered(entry("r1"))
-    assert entered.place == Led(Leadership(SCOPE, "r1", "r1"), {})
+    assert entered.place == Lead(Leadership(SCOPE, "r1", "r1"), {})
     assert remaining(entered.verdict) == [9, 15, 2, 15, 500]
     assert await requests.left() == [9, 15, 2, 15, 500]
 
@@ -157,7 +162,7 @@ async def test_who_leads_reserves_everything_it_may_use(requests: Requests) -> N
 async def test_who_is_given_another_s_images_is_counted_only(requests: Requests) -> None:
     """While they are made, and once they are there."""
     claim = await requests.lead(entry("r1"))
-    assert isinstance(await requests.enter(entry("r2")), Joined)
+    assert isinstance(await requests.enter(entry("r2")), Follow)
     assert await requests.left() == [8, 15, 1, 15, 500]
     await requests.end(claim, completion(), images=5)
     assert isinstance(await requests.enter(entry("r3")), Found)
@@ -173,14 +178,14 @@ async def test_entering_again_answers_the_same_and_books_nothing(
     """The answer was lost on its way."""
     for _ in range(3):
         entered = await requests.entered(wanted)
-        assert entered.place == Led(Leadership(SCOPE, "r1", "r1"), {})
+        assert entered.place == Lead(Leadership(SCOPE, "r1", "r1"), {})
         assert remaining(entered.verdict) == [9, 15, 2, 15, 500]
 
 
 async def test_who_joined_and_enters_again_is_one_client(requests: Requests) -> None:
     claim = await requests.lead(entry("r1"))
     for _ in range(3):
-        assert isinstance(await requests.enter(entry("r2")), Joined)
+        assert isinstance(await requests.enter(entry("r2")), Follow)
     await requests.leave("r2", ClientOutcome.GONE)
     await requests.end(claim, Failure())
     assert await state(requests.store, "r1") is State.MISSING
@@ -204,7 +209,7 @@ async def test_parts_that_are_paid_for_are_not_reserved_again(requests: Requests
     await requests.end(claim, Failure(error=b"error"), images=4, client=ClientOutcome.ANSWERED)
     requests.limits = replace(LIMITS, images_per_day=5, spend_per_month=500)
     entered = await requests.entered(retry("r2"))
-    assert isinstance(entered.place, Led)
+    assert isinstance(entered.place, Lead)
     assert len(entered.place.parts) == 4
     assert remaining(entered.verdict)[3:] == [0, 0]
 
@@ -264,7 +269,7 @@ async def test_a_retry_takes_the_place_of_its_former_attempt(store: Store) -> No
     """What it waits for holds the place that it would need."""
     requests = Requests(store, ONE)
     claim = await requests.lead(unshared("r1"))
-    assert isinstance(await requests.enter(retry("r2")), Joined)
+    assert isinstance(await requests.enter(retry("r2")), Follow)
     assert (await requests.left())[2] == 0
     assert await requests.refused(entry("r3")) is Reason.CONCURRENT_REQUESTS
     await requests.end(claim, images=5, client=ClientOutcome.GONE)
@@ -277,7 +282,7 @@ async def test_an_idempotency_key_takes_the_place_over_too(store: Store) -> None
     requests = Requests(store, ONE)
     wanted = entry("r1", cache_key=None, idempotency=Idempotency("k", "b"))
     await requests.lead(wanted)
-    assert isinstance(await requests.enter(replace(wanted, request="r2")), Joined)
+    assert isinstance(await requests.enter(replace(wanted, request="r2")), Follow)
 
 
 async def test_without_its_place_a_request_keeps_its_money(store: Store, clock: Clock) -> None:
@@ -305,7 +310,7 @@ async def test_repeats_of_one_request_do_not_count_as_one(store: Store) -> None:
     third = replace(wanted, request="r3")
     assert await requests.refused(third) is Reason.CONCURRENT_REQUESTS
     await requests.leave("r2", ClientOutcome.GONE)
-    assert isinstance(await requests.enter(third), Joined)
+    assert isinstance(await requests.enter(third), Follow)
 
 
 async def test_a_repeat_after_the_end_needs_room(store: Store) -> None:
@@ -492,7 +497,7 @@ async def test_who_cannot_read_them_pays(requests: Requests) -> None:
     assert (await requests.entered(wanted)).has_left
     await requests.store.discard(SCOPE, "r1")
     again = await requests.entered(wanted, follows="r1")
-    assert again.place == Led(Leadership(SCOPE, "r2", "r2"), {})
+    assert again.place == Lead(Leadership(SCOPE, "r2", "r2"), {})
     assert not again.has_left
     assert remaining(again.verdict) == [8, 10, 2, 10, 0]
     await requests.end(Leadership(SCOPE, "r2", "r2"), images=5)
@@ -526,7 +531,7 @@ async def test_a_hit_stays_where_something_is_left_to_do(requests: Requests) -> 
 async def test_who_joined_and_finds_urls_when_it_enters_again_stays(requests: Requests) -> None:
     """It holds a place, which its leaving frees."""
     claim = await requests.lead(entry("r1"))
-    assert isinstance(await requests.enter(wants_urls("r2")), Joined)
+    assert isinstance(await requests.enter(wants_urls("r2")), Follow)
     await requests.end(claim, completion(), images=5)
     again = await requests.entered(wants_urls("r2"))
     assert isinstance(again.place, Found)
@@ -571,7 +576,7 @@ async def test_what_was_hung_up_on_during_its_making_is_the_next_one_s(
 ) -> None:
     claim = await requests.lead(unshared("r1"))
     await requests.store.client_gone(claim, "same")
-    assert isinstance(await requests.enter(unshared("r2")), Joined)
+    assert isinstance(await requests.enter(unshared("r2")), Follow)
     await requests.leave("r2", ClientOutcome.GONE)
     await requests.end(claim, images=5, client=ClientOutcome.GONE)
     assert isinstance(await requests.enter(unshared("r3")), Found)
@@ -591,8 +596,8 @@ async def test_what_was_delivered_is_only_a_retry_s(requests: Requests) -> None:
     await requests.end(await requests.lead(unshared("r1")), images=5)
     await requests.leave("r1")
     await requests.leave("r1", ClientOutcome.GONE)  # repeated: it had left
-    assert isinstance(await requests.enter(unshared("r2")), Led)
-    assert isinstance(await requests.enter(retry("r3", retry_key="same")), Joined | Found)
+    assert isinstance(await requests.enter(unshared("r2")), Lead)
+    assert isinstance(await requests.enter(retry("r3", retry_key="same")), Follow | Found)
 
 
 async def test_an_answered_error_leaves_nothing_to_the_next(requests: Requests) -> None:
@@ -628,8 +633,8 @@ async def test_a_doubt_ends(requests: Requests, clock: Clock) -> None:
     await doubt(requests, unshared("r1"))
     clock.advance(DOUBT_MS / 1000 + 1)
     assert isinstance(await requests.enter(retry("r2")), Doubtful)
-    assert isinstance(await requests.enter(unshared("r3")), Led)
-    assert isinstance(await requests.enter(retry("r4")), Joined)
+    assert isinstance(await requests.enter(unshared("r3")), Lead)
+    assert isinstance(await requests.enter(retry("r4")), Follow)
 
 
 async def test_a_retry_is_told_of_a_doubt_until_it_is_forgotten(
@@ -648,8 +653,8 @@ async def test_an_idempotency_key_is_told_of_a_doubt(requests: Requests, clock: 
     clock.advance(DOUBT_MS / 1000 + 1)
     assert isinstance(await requests.enter(replace(wanted, request="r2")), Doubtful)
     # Somebody else who wants the same pays for it.
-    assert isinstance(await requests.enter(entry("r3")), Led)
-    assert isinstance(await requests.enter(replace(wanted, request="r4")), Joined)
+    assert isinstance(await requests.enter(entry("r3")), Lead)
+    assert isinstance(await requests.enter(replace(wanted, request="r4")), Follow)
 
 
 @pytest.mark.parametrize(
@@ -659,14 +664,14 @@ async def test_who_wants_something_new_is_told_of_no_doubt(
     requests: Requests, wanted: Entry
 ) -> None:
     await doubt(requests, unshared("r1"))
-    assert isinstance(await requests.enter(wanted), Led)
+    assert isinstance(await requests.enter(wanted), Lead)
 
 
 async def test_a_doubt_is_dropped_by_who_leads_after_it(requests: Requests) -> None:
     await doubt(requests, unshared("r1"))
     claim = await requests.lead(retry("r2", fresh=True))
     await requests.end(claim, Failure(error=b"error"), client=ClientOutcome.ANSWERED)
-    assert isinstance(await requests.enter(retry("r3")), Led)
+    assert isinstance(await requests.enter(retry("r3")), Lead)
 
 
 async def test_parts_wait_behind_a_doubt(requests: Requests, clock: Clock) -> None:
@@ -675,7 +680,7 @@ async def test_parts_wait_behind_a_doubt(requests: Requests, clock: Clock) -> No
     await requests.end(claim, DOUBT, images=1, client=ClientOutcome.ANSWERED)
     assert isinstance(await requests.enter(unshared("r2")), Doubtful)
     clock.advance(DOUBT_MS / 1000 + 1)
-    assert await requests.enter(unshared("r3")) == Led(Leadership(SCOPE, "r1", "r3"), {0: ("u0",)})
+    assert await requests.enter(unshared("r3")) == Lead(Leadership(SCOPE, "r1", "r3"), {0: ("u0",)})
 
 
 # --- idempotency keys
@@ -690,7 +695,7 @@ async def test_a_key_that_found_another_s_images_holds_for_a_day(
     if is_done:
         await requests.end(claim, short, images=5)
     wanted = entry("r2", idempotency=Idempotency("k", "b"))
-    assert isinstance(await requests.enter(wanted), Found if is_done else Joined)
+    assert isinstance(await requests.enter(wanted), Found if is_done else Follow)
     if not is_done:
         await requests.end(claim, short, images=5)
     await requests.store.purge(SCOPE)
@@ -699,7 +704,7 @@ async def test_a_key_that_found_another_s_images_holds_for_a_day(
     assert isinstance(place, Found)
     assert place.how is How.REPLAYED
     clock.advance(IDEMPOTENCY_MS / 1000 - 600)
-    assert isinstance(await requests.enter(replace(wanted, request="r4")), Led)
+    assert isinstance(await requests.enter(replace(wanted, request="r4")), Lead)
 
 
 async def test_scopes_of_other_tenants_are_not_theirs(store: Store) -> None:
@@ -709,11 +714,11 @@ async def test_scopes_of_other_tenants_are_not_theirs(store: Store) -> None:
         for name in ("r1", "r2")
     )
     theirs = replace(theirs, take=replace(theirs.take, tenant="other"))
-    assert isinstance((await store.enter(mine)).place, Led)
+    assert isinstance((await store.enter(mine)).place, Lead)
     entered = await store.enter(theirs)
-    assert isinstance(entered.place, Joined)
+    assert isinstance(entered.place, Follow)
     assert remaining(entered.verdict) == [9, 20, 2, 20, 1000]
-    assert await enter(store, entry("r3")) == Led(Leadership(SCOPE, "r3", "r3"), {})
+    assert await enter(store, entry("r3")) == Lead(Leadership(SCOPE, "r3", "r3"), {})
 
 
 async def test_an_adopted_result_is_its_own_again_where_the_answer_was_lost(

@@ -5,22 +5,22 @@ from __future__ import annotations
 import pytest
 from msgspec.structs import replace
 
-from gateway.store.base import Store
+from gateway.observability.context import ClientOutcome
+from gateway.store import Store
 from gateway.store.generations import (
     CANDIDATES,
     IDEMPOTENCY_MS,
     Entry,
     Failure,
     FencingResult,
+    Follow,
     How,
     Idempotency,
-    Joined,
+    Lead,
     Leadership,
-    Led,
     Refusal,
     State,
 )
-from gateway.store.requests import ClientOutcome
 from tests.contract.stores import Clock, clock, store
 
 __all__ = ["clock", "store"]
@@ -54,7 +54,7 @@ async def test_a_repeat_joins_and_then_is_given_the_answer_again(
     store: Store, clock: Clock
 ) -> None:
     claim = await lead(store, keyed("r1"))
-    assert await enter(store, keyed("r2")) == Joined("r1", How.REPLAYED)
+    assert await enter(store, keyed("r2")) == Follow("r1", How.REPLAYED)
     await end(store, claim, completion(b"one", cache_key=None, cache_ms=0, keep_ms=IDEMPOTENCY_MS))
     clock.advance(3600)
     assert await found(store, keyed("r3")) == (b"one", How.REPLAYED)
@@ -78,7 +78,7 @@ async def test_a_key_holds_for_a_day(store: Store, clock: Clock) -> None:
 
 async def test_a_failed_request_may_be_repeated_under_its_key(store: Store) -> None:
     await end(store, await lead(store, keyed("r1")), Failure({0: ("a",)}, b"error"))
-    assert await enter(store, keyed("r2")) == Led(Leadership(SCOPE, "r1", "r2"), {0: ("a",)})
+    assert await enter(store, keyed("r2")) == Lead(Leadership(SCOPE, "r1", "r2"), {0: ("a",)})
 
 
 async def test_a_key_binds_to_what_the_cache_gave(store: Store, clock: Clock) -> None:
@@ -121,7 +121,7 @@ async def test_a_key_is_the_only_way_to_its_generation(store: Store) -> None:
 
 async def test_a_retry_adopts_what_is_running(store: Store) -> None:
     await lead(store, unshared("r1"))
-    assert await enter(store, retry("r2")) == Joined("r1", How.ADOPTED)
+    assert await enter(store, retry("r2")) == Follow("r1", How.ADOPTED)
 
 
 async def test_a_retry_adopts_what_nobody_was_given(store: Store, clock: Clock) -> None:
@@ -156,7 +156,7 @@ async def test_what_its_client_let_go_belongs_to_the_next_identical_request(stor
     """A client that hangs up and asks again need not be an SDK."""
     claim = await lead(store, unshared("r1"))
     await store.client_gone(claim, "same")
-    assert await enter(store, unshared("r2")) == Joined("r1", How.ADOPTED)
+    assert await enter(store, unshared("r2")) == Follow("r1", How.ADOPTED)
     assert (await lead(store, unshared("r3"))).id == "r3"
 
 
@@ -165,7 +165,7 @@ async def test_unless_it_wants_something_new(store: Store, changes: dict[str, bo
     claim = await lead(store, unshared("r1"))
     await store.client_gone(claim, "same")
     assert (await lead(store, unshared("r2", **changes))).id == "r2"
-    assert isinstance(await enter(store, retry("r3", **changes)), Joined)
+    assert isinstance(await enter(store, retry("r3", **changes)), Follow)
 
 
 async def test_retries_share_out_what_their_clients_let_go(store: Store) -> None:
@@ -173,7 +173,7 @@ async def test_retries_share_out_what_their_clients_let_go(store: Store) -> None
     for claim in claims[1:3]:
         await store.client_gone(claim, "same")
     adopted = [await enter(store, retry(f"a{number}")) for number in range(2)]
-    assert {one.id for one in adopted if isinstance(one, Joined)} == {"r1", "r2"}
+    assert {one.id for one in adopted if isinstance(one, Follow)} == {"r1", "r2"}
 
 
 async def test_retries_share_out_what_is_running(store: Store, clock: Clock) -> None:
@@ -181,7 +181,7 @@ async def test_retries_share_out_what_is_running(store: Store, clock: Clock) -> 
         await lead(store, unshared(f"r{number}"))
         clock.advance(1)
     adopted = [await enter(store, retry(f"a{number}")) for number in range(4)]
-    ids = [one.id for one in adopted if isinstance(one, Joined)]
+    ids = [one.id for one in adopted if isinstance(one, Follow)]
     assert ids == ["r2", "r1", "r0", "r2"]
 
 
@@ -191,7 +191,7 @@ async def test_a_retry_that_hangs_up_leaves_it_to_the_next(store: Store) -> None
     await enter(store, retry("r2"))
     await lead(store, unshared("r3"))
     await leave(store, Leadership(SCOPE, "r1", "r2"))
-    assert await enter(store, retry("r4")) == Joined("r1", How.ADOPTED)
+    assert await enter(store, retry("r4")) == Follow("r1", How.ADOPTED)
 
 
 async def test_what_a_retry_has_let_go_may_be_adopted_by_another(
@@ -200,10 +200,10 @@ async def test_what_a_retry_has_let_go_may_be_adopted_by_another(
     for request in ("r1", "r2"):
         await lead(store, unshared(request))
         clock.advance(1)
-    assert await enter(store, retry("a1")) == Joined("r2", How.ADOPTED)
+    assert await enter(store, retry("a1")) == Follow("r2", How.ADOPTED)
     await leave(store, Leadership(SCOPE, "r2", "a1"))
-    assert await enter(store, retry("a2")) == Joined("r2", How.ADOPTED)
-    assert await enter(store, retry("a3")) == Joined("r1", How.ADOPTED)
+    assert await enter(store, retry("a2")) == Follow("r2", How.ADOPTED)
+    assert await enter(store, retry("a3")) == Follow("r1", How.ADOPTED)
 
 
 async def test_a_retry_that_asks_again_is_given_the_same_parts(store: Store) -> None:
@@ -211,14 +211,14 @@ async def test_a_retry_that_asks_again_is_given_the_same_parts(store: Store) -> 
     failed = await lead(store, unshared("r1"))
     await end(store, failed, Failure({0: ("a",)}, b"error"), retry_key="same")
     for _ in range(3):
-        assert await enter(store, retry("r3")) == Led(Leadership(SCOPE, "r1", "r3"), {0: ("a",)})
+        assert await enter(store, retry("r3")) == Lead(Leadership(SCOPE, "r1", "r3"), {0: ("a",)})
 
 
 async def test_who_adopts_an_orphan_and_asks_again_is_given_the_same_parts(store: Store) -> None:
     failed = await lead(store, unshared("r1"))
     await end(store, failed, Failure({0: ("a",)}), retry_key="same")
     for _ in range(3):
-        assert await enter(store, unshared("r3", may_reuse_unclaimed=True)) == Led(
+        assert await enter(store, unshared("r3", may_reuse_unclaimed=True)) == Lead(
             Leadership(SCOPE, "r1", "r3"), {0: ("a",)}
         )
 
@@ -226,7 +226,7 @@ async def test_who_adopts_an_orphan_and_asks_again_is_given_the_same_parts(store
 async def test_a_retry_takes_over_from_a_dead_leader(store: Store, clock: Clock) -> None:
     await progress(store, await lead(store, unshared("r1")), 0, ["a"])
     clock.advance(LEASE_MS / 1000 + 1)
-    assert await enter(store, retry("r2")) == Led(Leadership(SCOPE, "r1", "r2"), {0: ("a",)})
+    assert await enter(store, retry("r2")) == Lead(Leadership(SCOPE, "r1", "r2"), {0: ("a",)})
 
 
 async def test_a_result_in_the_cache_goes_before_a_take_over(store: Store, clock: Clock) -> None:
@@ -241,7 +241,7 @@ async def test_of_very_many_identical_requests_a_retry_still_finds_one(store: St
     for number in range(CANDIDATES * 5):
         await lead(store, unshared(f"r{number}"))
     for number in range(CANDIDATES * 2):
-        assert isinstance(await enter(store, retry(f"a{number}")), Joined)
+        assert isinstance(await enter(store, retry(f"a{number}")), Follow)
 
 
 # --- giving up
@@ -271,7 +271,7 @@ async def test_a_leader_hands_over_what_somebody_waits_for(store: Store) -> None
 async def test_a_leader_that_gives_up_leaves_the_parts(store: Store) -> None:
     await end(store, await lead(store, entry("r1")), Failure({0: ("a",)}, b"error"))
     await end(store, await lead(store, entry("r2")), Failure())
-    assert await enter(store, entry("r3")) == Led(Leadership(SCOPE, "r1", "r3"), {0: ("a",)})
+    assert await enter(store, entry("r3")) == Lead(Leadership(SCOPE, "r1", "r3"), {0: ("a",)})
 
 
 # --- what the store has lost
@@ -284,8 +284,8 @@ async def test_a_generation_that_was_lost_is_put_back(store: Store) -> None:
     assert await end(store, claim, completion()) is FencingResult.MISSING
     assert await end(store, claim, Failure({}, b"error")) is FencingResult.MISSING
     assert await store.restore(claim, wanted, LEASE_MS, {0: ("a",)}) is FencingResult.KEPT
-    assert await enter(store, entry("r2")) == Joined("r1", How.JOINED)
-    assert await enter(store, retry("r3")) == Joined("r1", How.ADOPTED)
+    assert await enter(store, entry("r2")) == Follow("r1", How.JOINED)
+    assert await enter(store, retry("r3")) == Follow("r1", How.ADOPTED)
     assert await end(store, claim, completion(b"one")) is FencingResult.KEPT
     assert await found(store, entry("r4")) == (b"one", How.HIT)
 
@@ -297,9 +297,9 @@ async def test_what_is_put_back_displaces_nothing(store: Store) -> None:
         await store.restore(Leadership(SCOPE, "r2", "r2"), wanted, LEASE_MS, {})
         is FencingResult.KEPT
     )
-    assert await enter(store, entry("r3")) == Joined("r1", How.JOINED)
+    assert await enter(store, entry("r3")) == Follow("r1", How.JOINED)
     repeat = entry("r4", idempotency=Idempotency("k", "b"), cache_key=None)
-    assert await enter(store, repeat) == Joined("r1", How.REPLAYED)
+    assert await enter(store, repeat) == Follow("r1", How.REPLAYED)
 
 
 async def test_putting_back_what_is_there_renews_it(store: Store, clock: Clock) -> None:
@@ -313,13 +313,13 @@ async def test_putting_back_what_is_there_renews_it(store: Store, clock: Clock) 
 # --- the operator
 
 
-async def test_the_shelf_counts_what_the_cache_holds(store: Store, clock: Clock) -> None:
+async def test_the_stats_count_what_the_cache_holds(store: Store, clock: Clock) -> None:
     for number, size in enumerate((100, 200)):
         claim = await lead(store, entry(f"r{number}", cache_key=f"k{number}"))
         await end(store, claim, completion(b"x" * size, cache_key=f"k{number}", cache_ms=60_000))
     await found(store, entry("r9", cache_key="k1"))
-    shelf = await store.cache_stats(SCOPE)
-    assert (shelf.entries, shelf.bytes, shelf.counts) == (2, 300, {"led": 2, "hit": 1})
+    stats = await store.cache_stats(SCOPE)
+    assert (stats.entries, stats.bytes, stats.counts) == (2, 300, {"led": 2, "hit": 1})
     clock.advance(61)
     assert (await store.cache_stats(SCOPE)).entries == 0
 

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from gateway.store.base import Store
+from gateway.store import Store
 from gateway.store.limits import Limits
 from gateway.store.pacing import PacedAccount, SlotRequest
 from tests.contract.stores import KINDS, NOON, Clock, ask, open_store, take
@@ -48,8 +48,8 @@ def test_redis_gives_slots_as_memory_does(
                     turn.grant and (turn.grant.tenant, turn.grant.account),
                     turn.virtual_time,
                     sorted(
-                        (flow.tenant, flow.worker, flow.waiting, flow.tag, flow.served)
-                        for flow in turn.flows
+                        (share.tenant, share.worker, share.waiting, share.start_tag, share.served)
+                        for share in turn.shares
                     ),
                 )
             )

@@ -20,7 +20,7 @@ from litestar.types import ASGIApp, Receive, Scope, Send
 from PIL import Image as Picture
 
 from gateway.api.errors import EXCEPTION_HANDLERS
-from gateway.api.streaming import Events, StreamedImages
+from gateway.api.responses import Events, StreamedImages
 from gateway.config import Images, Sending
 from gateway.delivery import Delivery, Encoding, ResultImages, in_one_answer
 from gateway.domain.catalogue import Size

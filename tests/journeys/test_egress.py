@@ -17,7 +17,7 @@ import pytest
 from gateway.config import Images, Proxies
 from gateway.config.egress import parse_proxy
 from gateway.tenants.keys import hash_key
-from gateway.upstream.image_hosts import LOOK_AGAIN_S
+from gateway.upstream.images import LOOK_AGAIN_S
 from tests.certificates import make_certificate
 from tests.forward_proxy import ForwardProxy
 from tests.redis_server import RedisServer

@@ -9,7 +9,7 @@ import pytest
 from msgspec.structs import replace
 
 from gateway.config import Images
-from gateway.upstream.image_hosts import LOOK_AGAIN_S
+from gateway.upstream.images import LOOK_AGAIN_S
 from tests.name_server import Names
 from tests.running import Client, HeldClock, Logs, account, config_for
 from tests.running_fixtures import Start

@@ -9,9 +9,9 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Final
 
-from gateway.tenants.usage_log import Generation, UsageLog
+from gateway.tenants.usage_log import PaidCall, UsageLog
 
-LINE: Final = Generation(
+LINE: Final = PaidCall(
     at=datetime(2026, 11, 22, tzinfo=UTC),
     request_id="req_1",
     tenant="acme",

@@ -138,7 +138,7 @@ def test_the_caller_s_trace_is_in_the_log(
 
 
 @pytest.mark.parametrize(
-    "name", ["gateway.tenants.limiter", "gateway.pacing", "uvicorn.error", "redis"]
+    "name", ["gateway.tenants.local_limits", "gateway.pacing", "uvicorn.error", "redis"]
 )
 def test_libraries_write_the_same_form(name: str, written: Written) -> None:
     configure_logs(json_lines=True)

@@ -19,7 +19,7 @@ from gateway.domain.catalogue import Rate
 from gateway.observability.log_writer import log_writer
 from gateway.observability.metrics import STORE_SECONDS, Metrics
 from gateway.tenants.keys import hash_key
-from gateway.tenants.usage_log import Generation, UsageLog
+from gateway.tenants.usage_log import PaidCall, UsageLog
 from tests.observability.scraping import MODEL, configuration
 from tests.running import ACME, ROOT, Client, HeldClock, Logs, account, config_for, until
 from tests.running_fixtures import Start
@@ -213,7 +213,7 @@ def test_usage_is_summed_by_the_command(tmp_path: Path) -> None:
     log = UsageLog(tmp_path / "usage.jsonl")
     for day, tenant, images in ((1, "acme", 1), (2, "acme", 2), (2, "small", 3)):
         log.append(
-            Generation(
+            PaidCall(
                 at=datetime(2026, 11, day, 23, tzinfo=UTC),
                 request_id="req_1",
                 tenant=tenant,

@@ -18,12 +18,13 @@ from msgspec.structs import replace
 from gateway.config import Limits as TenantLimits
 from gateway.config import Redis, with_catalogue
 from gateway.config.decode import Secret
+from gateway.observability.context import ClientOutcome
 from gateway.store.availability import StoreUnavailable
-from gateway.store.generations import Completion, Entry, Failure, Idempotency, Led, State
+from gateway.store.generations import Completion, Entry, Failure, Idempotency, Lead, State
 from gateway.store.limits import Limits
 from gateway.store.redis import RedisStore, Timeouts
 from gateway.store.redis.eviction import eviction_warning
-from gateway.store.requests import ClientOutcome, EnterRequest
+from gateway.store.requests import EnterRequest
 from tests.contract.generations import end, enter, lead, leave, progress, request_of
 from tests.contract.stores import ask, release, take, used
 from tests.contract.topologies import Nodes, Replicated
@@ -174,7 +175,7 @@ async def test_parts_of_a_fenced_leader_have_a_time_to_live(
     """They come after another request has taken over, which may never write again."""
     store = RedisStore(own_redis_server.url, timeouts=PATIENT)
     entered = await store.enter(replace(request_of(entry("first")), lead_ms=1))
-    assert isinstance(entered.place, Led)
+    assert isinstance(entered.place, Lead)
     first = entered.place.leadership
     await asyncio.sleep(0.05)
     assert (await lead(store, entry("second"), follows="first")).id == "first"
@@ -373,7 +374,7 @@ async def fill(store: RedisStore) -> int:
         name = f"filler-{number}"
         try:
             place = await enter(store, entry(name, scope="tenant:filler", retry_key=None))
-            assert isinstance(place, Led)
+            assert isinstance(place, Lead)
             await end(store, place.leadership, completion(name, bytes(size or 0)))
         except StoreUnavailable:
             size = next(sizes, None)  # what is too large may leave room for something small

@@ -12,10 +12,10 @@ from itertools import count
 
 import pytest
 
+from gateway.observability.context import ClientOutcome
 from gateway.results import Ledger
 from gateway.store.limits import Limits
 from gateway.store.redis import RedisStore, Timeouts
-from gateway.store.requests import ClientOutcome
 from tests.contract.stores import Clock
 from tests.figures import Figure
 from tests.unit.ledgers import Request, unshared

@@ -11,13 +11,14 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from gateway.domain.errors import GatewayError, UpstreamTimeout
-from gateway.results import Decision, Done, Entry, Follow, How, Lead, Ledger, Refusal, Repeated
+from gateway.observability.context import ClientOutcome
+from gateway.results import Doubtful, Entry, Follow, Found, How, Lead, Ledger, Refusal
 from gateway.results.cache_policy import Record
 from gateway.results.holdings import LeaseTimes
 from gateway.store.availability import Share, StoreUnavailable
 from gateway.store.limits import Limits, Reservation, Settlement, TakeRequest, Verdict
 from gateway.store.memory import MemoryStore
-from gateway.store.requests import ClientOutcome, EnterRequest, Leave
+from gateway.store.requests import Entered, EnterRequest, Leave
 
 NOON = 1_800_000_000.0
 LIFE_S = 86_400
@@ -130,6 +131,8 @@ class Request:
     ) -> None:
         self.ledger = ledger
         self.tenant = tenant or wanted.scope.partition(":")[2]
+        if wanted.idempotency is not None:
+            wanted = replace(wanted, retry_key=None)
         self.entry = wanted
         self.paid = 0
         self.verdict = Verdict(allowed=True)
@@ -141,8 +144,8 @@ class Request:
     async def enter(self) -> Any:
         return self._at(await self.ledger.enter(self.request))
 
-    def _at(self, decision: Decision) -> Any:
-        self.verdict, self.place = decision.verdict, decision.place
+    def _at(self, entered: Entered[Record]) -> Any:
+        self.verdict, self.place = entered.verdict, entered.place
         match self.place:
             case Lead() as lead:
                 return Leading(self, lead)
@@ -156,16 +159,13 @@ class Request:
         )
 
     async def leave(self, outcome: ClientOutcome) -> None:
-        entry = (
-            self.entry if self.entry.idempotency is None else replace(self.entry, retry_key=None)
-        )
         await self.ledger.leave(
             Leave(
                 settlement=self.settlement(),
                 outcome=outcome,
-                scope=entry.scope,
+                scope=self.entry.scope,
                 generation=getattr(self.place, "id", None),
-                retry_key=entry.retry_key,
+                retry_key=self.entry.retry_key,
             )
         )
 
@@ -174,7 +174,7 @@ class Leading:
     """A request that pays."""
 
     def __init__(self, request: Request, lead: Lead) -> None:
-        self.request = request
+        self.request, self.ledger = request, request.ledger
         self.lead = lead
         self.id, self.parts = lead.id, lead.parts
         self.leadership = lead.leadership
@@ -182,18 +182,20 @@ class Leading:
     async def progress(self, index: int, urls: Sequence[str]) -> None:
         known = len(self.parts.get(index, ()))
         self.request.paid += len(urls) - known
-        await self.lead.progress(index, urls, self.request.settlement())
+        await self.ledger.progress(self.lead, index, urls, self.request.settlement())
 
     async def finish(self, record: Record, cache_s: float = 0.0) -> None:
         known = sum(map(len, self.parts.values()))
         self.request.paid = max(self.request.paid, len(record.urls) - known)
-        await self.lead.finish(record, cache_s, self.request.settlement())
+        await self.ledger.finish(
+            self.lead, self.request.entry, record, cache_s, self.request.settlement()
+        )
 
     async def fail(self, error: GatewayError) -> None:
-        await self.lead.fail(error, self.request.settlement())
+        await self.ledger.fail(self.lead, self.request.entry, error, self.request.settlement())
 
     async def hand_over(self) -> None:
-        await self.lead.hand_over(self.request.settlement())
+        await self.ledger.fail(self.lead, self.request.entry, None, self.request.settlement())
 
     async def leave(self, outcome: ClientOutcome = ClientOutcome.DELIVERED) -> None:
         await self.request.leave(outcome)
@@ -208,7 +210,7 @@ class Following:
         self.id, self.how = follow.id, follow.how
 
     async def outcome(self, within_s: float = 300.0) -> Any:
-        """Done, Leading or Failed; within its time, or else it has left."""
+        """Found, Leading or Failed; within its time, or else it has left."""
 
         async def wait(waiter: asyncio.Future[Any]) -> Any:
             try:
@@ -305,9 +307,9 @@ async def follow(worker: Ledger, wanted: Entry, **options: Any) -> Following:
     return place
 
 
-async def done(worker: Ledger, wanted: Entry, **options: Any) -> Done:
+async def done(worker: Ledger, wanted: Entry, **options: Any) -> Found[Record]:
     place = await enter(worker, wanted, **options)
-    assert isinstance(place, Done), place
+    assert isinstance(place, Found), place
     return place
 
 
@@ -324,14 +326,14 @@ def waiting(place: Following, within_s: float = 300.0) -> asyncio.Task[Any]:
 __all__ = [
     "LEAD_S",
     "SCOPE",
-    "Done",
+    "Doubtful",
     "Failed",
     "Following",
+    "Found",
     "Gateway",
     "How",
     "Leading",
     "Refusal",
-    "Repeated",
     "done",
     "enter",
     "entry",

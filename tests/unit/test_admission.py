@@ -16,7 +16,7 @@ from gateway.domain.errors import (
     RateLimited,
     ServiceUnavailable,
 )
-from gateway.observability.context import RequestContext
+from gateway.observability.context import ClientOutcome, RequestContext
 from gateway.observability.metrics import Metrics
 from gateway.protocol.openai import ImageRequest
 from gateway.results import Ledger
@@ -25,10 +25,10 @@ from gateway.store.availability import Share
 from gateway.store.generations import Entry, Failure, Leadership
 from gateway.store.limits import CONCURRENCY_RETRY_MS
 from gateway.store.memory import MemoryStore
-from gateway.store.requests import ClientOutcome, End, EnterRequest
+from gateway.store.requests import End, EnterRequest, Leave
 from gateway.tenants.admission import LEASE_MS, Admission, Books, Ticket
 from gateway.tenants.keys import Caller, choose_model
-from gateway.tenants.limiter import LocalLimits
+from gateway.tenants.local_limits import LocalLimits
 from gateway.tenants.usage_log import UsageLog
 from gateway.translate.request import Plan, to_dashscope
 from tests.contract.stores import Clock, remaining
@@ -96,9 +96,15 @@ class Door:
             retry_key=None,
             outcome=Failure(error=b"no"),
             settlement=ticket.settlement(),
-            client=ClientOutcome.ANSWERED,
         )
-        _, verdict = await self.store.end(end)
+        await self.store.end(end)
+        leave = Leave(
+            settlement=ticket.settlement(),
+            outcome=ClientOutcome.ANSWERED,
+            scope=SCOPE,
+            generation=id_,
+        )
+        verdict = await self.store.leave(leave)
         self.admission.settled(ticket, verdict)
 
     async def generate(self, seconds: float) -> None:

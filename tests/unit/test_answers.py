@@ -12,8 +12,7 @@ from litestar.exceptions import HTTPException
 
 from gateway.api.auth import presented_key
 from gateway.api.errors import BY_STATUS, UNEXPECTED, error_response, on_framework_error
-from gateway.api.middleware import Readiness, RequestMiddleware
-from gateway.api.observers import log_answer
+from gateway.api.middleware import Readiness, RequestMiddleware, log_answer
 from gateway.domain import errors
 from gateway.domain.errors import GatewayError, InvalidKey
 from gateway.observability.context import open_context

@@ -9,8 +9,7 @@ from typing import Any
 
 import pytest
 
-from gateway.api.body import codings, parse_json, read_body, to_image_request
-from gateway.api.read_budget import ReadBudget
+from gateway.api.body import ReadBudget, codings, parse_json, read_body, to_image_request
 from gateway.config import Reading
 from gateway.domain.errors import (
     BodyTimeout,

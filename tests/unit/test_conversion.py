@@ -23,7 +23,7 @@ from gateway.delivery.conversion import Original, converted, room_for
 from gateway.domain.catalogue import Size
 from gateway.domain.errors import ImageUnavailable
 from gateway.protocol.openai import OutputFormat
-from gateway.upstream.download_retry import Deadline
+from gateway.upstream.download import Deadline
 
 SIDE = 64
 SIZE = Size(SIDE, SIDE)

@@ -9,7 +9,7 @@ from typing import Any
 import httpx
 import pytest
 
-from gateway.api.options import silence_s
+from gateway.api.image_request import silence_s
 from gateway.config import Cache, Config, Images, Key, Limits, Tenant, with_catalogue
 from gateway.delivery import Converter
 from gateway.delivery.conversion import Original

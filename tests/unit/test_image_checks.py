@@ -8,7 +8,7 @@ import pytest
 from msgspec.structs import replace
 
 from gateway.config import Config, Images, with_catalogue
-from gateway.config.image_checks import image_warnings
+from gateway.config.warn import image_warnings
 from gateway.domain.catalogue import AreaSizes, FixedSizes
 
 SHIPPED = with_catalogue(Config(accounts=(), tenants=()))

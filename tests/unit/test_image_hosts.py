@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from gateway.domain.errors import ImageHostsUnreachable
-from gateway.upstream.image_hosts import LOOK_AGAIN_S, MOST_HOSTS, ImageHosts
+from gateway.upstream.images import LOOK_AGAIN_S, MOST_HOSTS, ImageHosts
 
 
 class Network:

@@ -17,8 +17,7 @@ from gateway.config import Images
 from gateway.domain.catalogue import Size
 from gateway.domain.clock import Clock
 from gateway.domain.errors import ImageUnavailable
-from gateway.upstream.download import Download
-from gateway.upstream.download_retry import ATTEMPTS, PROGRESS_BYTES, Deadline
+from gateway.upstream.download import ATTEMPTS, PROGRESS_BYTES, Deadline, Download
 from gateway.upstream.images import ImageFetcher
 from tests.image_host import (
     ETAG,

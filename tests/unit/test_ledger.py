@@ -11,16 +11,16 @@ import pytest
 from msgspec.structs import replace
 
 from gateway.domain.errors import GatewayError, RateLimited, UpstreamFailed, UpstreamTimeout
+from gateway.observability.context import ClientOutcome
 from gateway.results import Idempotency
 from gateway.results.shared_errors import decode_error, encode_error, subclasses
-from gateway.store.generations import Leadership
-from gateway.store.requests import ClientOutcome
+from gateway.store.generations import Lead, Leadership
 from tests.unit.ledgers import (
     LEAD_S,
     SCOPE,
-    Done,
     Failed,
     Following,
+    Found,
     Gateway,
     How,
     Leading,
@@ -56,7 +56,7 @@ async def test_fifty_identical_requests_in_two_workers_have_one_leader() -> None
         await leads[0].finish(record("one"), 3600)
         outcomes = await asyncio.gather(*tasks)
     assert len(leads) == 1
-    assert [isinstance(one, Done) and one.record.urls for one in outcomes] == [
+    assert [isinstance(one, Found) and one.result.urls for one in outcomes] == [
         record("one").urls for _ in range(49)
     ]
 
@@ -70,7 +70,7 @@ async def test_followers_in_the_leader_s_worker_are_told_at_once_and_ask_nobody(
         before = loop_time()
         await leader.finish(record("one"), 3600)
         outcome = await task
-        assert isinstance(outcome, Done)
+        assert isinstance(outcome, Found)
         assert outcome.how is How.JOINED
         assert loop_time() - before < 0.01
         assert "poll" not in gateway.store.asked
@@ -147,7 +147,7 @@ async def test_a_leader_that_steps_down_is_replaced_by_one_of_its_followers() ->
         await asyncio.sleep(30)
         await successor.finish(record("two"), 0)
         others = [await task for task in tasks if task not in first]
-        assert [type(one) for one in others] == [Done] * 9
+        assert [type(one) for one in others] == [Found] * 9
 
 
 # --- lost leaders
@@ -174,7 +174,7 @@ async def test_a_dead_leader_is_replaced_within_its_lease_by_exactly_one() -> No
         await successor.finish(record("two"), 3600)
         outcomes = await asyncio.gather(*tasks)
         assert sum(isinstance(one, Leading) for one in outcomes) == 1
-        assert sum(isinstance(one, Done) for one in outcomes) == 19
+        assert sum(isinstance(one, Found) for one in outcomes) == 19
 
 
 @in_virtual_time
@@ -326,7 +326,7 @@ async def test_a_retry_in_another_worker_is_given_what_its_client_let_go() -> No
         task = waiting(retry)
         await leader.finish(record("one"))
         outcome = await task
-        assert isinstance(outcome, Done)
+        assert isinstance(outcome, Found)
         await retry.leave(ClientOutcome.DELIVERED)
         again = await done(gateway.workers[0], unshared("r3", is_retry=True))
         assert again.how is How.ADOPTED
@@ -350,7 +350,7 @@ async def test_an_idempotency_key_replays_and_refuses_another_body() -> None:
         leader = await lead(gateway.workers[0], wanted)
         await leader.finish(record("one"))
         repeat = await done(gateway.workers[1], replace(wanted, request="r2"))
-        assert (repeat.how, repeat.record) == (How.REPLAYED, record("one"))
+        assert (repeat.how, repeat.result) == (How.REPLAYED, record("one"))
         other = replace(wanted, request="r3", idempotency=Idempotency("k", "other"))
         assert await enter(gateway.workers[1], other) is Refusal.CONFLICT
 
@@ -387,10 +387,10 @@ async def test_a_result_may_be_discarded_by_who_cannot_use_it() -> None:
     async with Gateway() as gateway:
         leader = await lead(gateway.workers[0], entry("r1"))
         await leader.finish(record(life_s=61), 3600)
-        await gateway.workers[0].pin_images(leader.lead, 3600)
+        await gateway.workers[0].pin_images(SCOPE, leader.id, 3600)
         await asyncio.sleep(600)
         found = await done(gateway.workers[1], entry("r2"))
-        await gateway.workers[1].discard(found)
+        await gateway.workers[1].discard(SCOPE, found.id)
         await lead(gateway.workers[1], entry("r3"))
 
 
@@ -444,8 +444,7 @@ async def idle() -> None:
 async def test_a_leadership_of_another_worker_is_left_alone() -> None:
     async with Gateway() as gateway:
         leader = await lead(gateway.workers[0], entry("r1"))
-        await gateway.workers[1].progress(
-            Leadership(SCOPE, "r1", "r9"), 0, ["x"], leader.request.settlement()
-        )
+        other = Lead(Leadership(SCOPE, "r1", "r9"), {})
+        await gateway.workers[1].progress(other, 0, ["x"], leader.request.settlement())
         await leader.hand_over()
         assert (await lead(gateway.workers[1], entry("r2"))).parts == {}

@@ -9,19 +9,20 @@ from msgspec.structs import replace
 from gateway.domain.errors import RateLimited, UpstreamAmbiguous, UpstreamFailed
 from gateway.results import Idempotency, Ledger
 from gateway.results import upkeep as upkeep_module
-from gateway.results.backlog import Backlog
+from gateway.results.shared_errors import decode_error
+from gateway.results.writer import Backlog
 from gateway.store.generations import State
 from gateway.store.memory import MemoryStore
 from tests.unit.ledgers import (
     LEAD_S,
     SCOPE,
-    Done,
+    Doubtful,
     Following,
+    Found,
     Gateway,
     How,
     Leading,
     Refusal,
-    Repeated,
     done,
     enter,
     entry,
@@ -50,7 +51,7 @@ async def test_without_the_store_a_worker_shares_its_own() -> None:
         assert gateway.workers[0].degraded
         task = waiting(await follow(gateway.workers[0], entry("r2")))
         await leader.finish(record("one"), 3600)
-        assert isinstance(await task, Done)
+        assert isinstance(await task, Found)
         await lead(gateway.workers[0], entry("r3"))
 
 
@@ -74,8 +75,8 @@ async def test_without_the_store_retries_and_keys_hold_inside_the_worker() -> No
         again = await enter(
             worker, replace(wanted, request="r8", idempotency=Idempotency("l", "b"))
         )
-        assert isinstance(again, Repeated)
-        assert isinstance(again.error, UpstreamAmbiguous)
+        assert isinstance(again, Doubtful)
+        assert isinstance(decode_error(again.payload), UpstreamAmbiguous)
         other = replace(wanted, request="r6", idempotency=Idempotency("k", "other"))
         assert await enter(worker, other) is Refusal.CONFLICT
 
@@ -89,7 +90,7 @@ async def test_what_runs_when_the_store_is_lost_is_still_shared_inside_the_worke
         task = waiting(await follow(worker, entry("r2")))
         await asyncio.sleep(60)
         await leader.finish(record("one"), 3600)
-        assert isinstance(await task, Done)
+        assert isinstance(await task, Found)
 
 
 @in_virtual_time
@@ -100,14 +101,14 @@ async def test_the_store_is_told_later_what_it_missed() -> None:
         gateway.store.is_away = True
         await leader.progress(0, ["a"])
         await leader.finish(record("one"), 3600)
-        assert gateway.workers[0].owed == 1
+        assert gateway.workers[0].backlog == 1
         await asyncio.sleep(60)
         gateway.store.is_away = False
         back = loop_time()
         outcome = await task
-        assert isinstance(outcome, Done)
+        assert isinstance(outcome, Found)
         assert loop_time() - back <= 2.5
-        assert gateway.workers[0].owed == 0
+        assert gateway.workers[0].backlog == 0
         assert not gateway.workers[0].degraded
         assert (await done(gateway.workers[1], entry("r3"))).how is How.HIT
 
@@ -131,13 +132,13 @@ async def test_a_node_that_is_lost_takes_only_its_own_tenants_away() -> None:
         task = waiting(await follow(two, entry("r3", scope=OTHER)))
         await asyncio.sleep(5 * LEAD_S)
         await running.finish(record("two"), 3600)
-        assert isinstance(await task, Done)
+        assert isinstance(await task, Found)
         assert (await done(two, entry("r4", scope=OTHER))).how is How.HIT
         await lost.finish(record("one"), 3600)
-        assert one.owed == 1
+        assert one.backlog == 1
         gateway.store.away_for = set()
         await asyncio.sleep(1)
-        assert (one.owed, one.degraded) == (0, False)
+        assert (one.backlog, one.degraded) == (0, False)
         assert (await done(two, entry("r5"))).how is How.HIT
 
 
@@ -159,25 +160,25 @@ async def test_many_lost_tenants_are_brought_up_to_date_and_cost_little_till_the
         tasks = [waiting(await follow(two, entry(f"s{scope}", scope=scope))) for scope in tenants]
         for leader in leads:
             await leader.finish(record("one"), 3600)
-        assert {type(outcome) for outcome in await asyncio.gather(*tasks)} == {Done}
+        assert {type(outcome) for outcome in await asyncio.gather(*tasks)} == {Found}
 
 
 @in_virtual_time
 async def test_the_longest_backlog_loses_its_oldest_end() -> None:
     async with Gateway() as gateway:
         worker = gateway.workers[0]
-        worker._leases.backlog = Backlog(most=3)
+        worker._writer.backlog = Backlog(most=3)
         gateway.store.is_away = True
         for scope, requests in ((OTHER, 1), (SCOPE, 4)):
             for number in range(requests):
                 wanted = unshared(f"r{scope}{number}", scope=scope, retry_key=f"{number}")
                 await (await lead(worker, wanted)).finish(record("one"))
-        assert (worker.owed, worker.dropped) == (3, 2)
-        owed = [owed.scope for owed in worker._leases.backlog.all()]
-        assert sorted(owed) == sorted([OTHER, SCOPE, SCOPE])
+        assert (worker.backlog, worker.dropped) == (3, 2)
+        scopes = [pending.scope for pending in worker._writer.backlog.all()]
+        assert sorted(scopes) == sorted([OTHER, SCOPE, SCOPE])
         gateway.store.is_away = False
         await asyncio.sleep(1)
-        assert worker.owed == 0
+        assert worker.backlog == 0
 
 
 # --- in doubt, and empty
@@ -196,9 +197,9 @@ async def test_an_answer_that_was_lost_changes_nothing() -> None:
         gateway.store.is_silent = True
         await leader.finish(record("one"), 3600)
         gateway.store.is_silent = False
-        assert isinstance(await task, Done)
+        assert isinstance(await task, Found)
         await asyncio.sleep(1)
-        assert worker.owed == 0
+        assert worker.backlog == 0
 
 
 @in_virtual_time
@@ -214,7 +215,7 @@ async def test_a_store_that_comes_back_empty_is_told_what_runs() -> None:
         assert isinstance(await enter(gateway.workers[1], entry("r3")), Following)
         await asyncio.sleep(20)
         await leader.finish(record("one"), 3600)
-        assert isinstance(await task, Done)
+        assert isinstance(await task, Found)
 
 
 @in_virtual_time
@@ -258,7 +259,7 @@ async def test_leaders_are_trusted_when_the_store_comes_back_after_their_leases(
         await asyncio.sleep(20)
         assert not task.done()
         await leader.finish(record("one"), 3600)
-        assert isinstance(await task, Done)
+        assert isinstance(await task, Found)
 
 
 @in_virtual_time
@@ -278,10 +279,10 @@ async def test_only_so_many_ends_are_kept() -> None:
     async with Gateway() as gateway:
         gateway.store.is_away = True
         worker = gateway.workers[0]
-        worker._leases.backlog = Backlog(most=3)
+        worker._writer.backlog = Backlog(most=3)
         for number in range(5):
             await (await lead(worker, entry(f"r{number}", cache_key=f"k{number}"))).finish(record())
-        assert (worker.owed, worker.dropped) == (3, 2)
+        assert (worker.backlog, worker.dropped) == (3, 2)
 
 
 @in_virtual_time
@@ -306,7 +307,7 @@ async def test_a_store_in_the_process_needs_no_fallback() -> None:
     task = waiting(await follow(ledger, entry("r2")))
     await asyncio.sleep(30)
     await leader.finish(record("one"), 3600)
-    assert isinstance(await task, Done)
+    assert isinstance(await task, Found)
     assert (await done(ledger, entry("r3"))).how is How.HIT
     assert not ledger.degraded
     await ledger.aclose()
@@ -320,4 +321,4 @@ async def test_words_after_the_end_are_not_heard() -> None:
         await leader.progress(0, ["late"])
         await leader.fail(RateLimited("late"))
         await leader.hand_over()
-        assert (await done(gateway.workers[1], entry("r2"))).record == record("one")
+        assert (await done(gateway.workers[1], entry("r2"))).result == record("one")

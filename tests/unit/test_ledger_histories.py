@@ -16,16 +16,16 @@ from hypothesis import strategies as st
 from msgspec import Struct
 
 from gateway.domain.errors import UpstreamFailed
+from gateway.observability.context import ClientOutcome
 from gateway.results import Entry, Idempotency, Lead
 from gateway.results.cache_policy import Record
 from gateway.store.limits import Limits
-from gateway.store.requests import ClientOutcome
 from tests.unit.ledgers import (
     LEAD_S,
     PRICE,
-    Done,
     Failed,
     Following,
+    Found,
     Gateway,
     Leading,
     Refusal,
@@ -199,7 +199,7 @@ class World:
                 return "refused"
             case Leading():
                 return await self.make(place, request)
-            case Done(record=record):
+            case Found(result=record):
                 self.check(record, inside.entry)
                 return "done"
         assert place is not Refusal.MISSING
@@ -254,7 +254,7 @@ class World:
         await asyncio.sleep(60)
         for number, worker in enumerate(self.gateway.workers):
             if number not in self.dead:
-                assert (worker.leading, worker.followed, worker.owed) == (0, 0, 0)
+                assert (worker.leading, worker.followed, worker.backlog) == (0, 0, 0)
                 assert not worker.degraded
         for tenant in ("acme", "other"):
             usage = await self.gateway.store.usage(tenant, LIMITS)

@@ -9,15 +9,16 @@ import pytest
 import structlog
 from msgspec.structs import replace
 
+from gateway.config import OnLoss
 from gateway.domain.errors import ServiceUnavailable, UpstreamFailed
+from gateway.observability.context import ClientOutcome
 from gateway.results import Ledger, Refusal
-from gateway.results.backlog import Backlog
 from gateway.results.failover import ALONE_RETRY_MS
+from gateway.results.writer import Backlog
 from gateway.store.availability import Share, StoreUnavailable
 from gateway.store.generations import Idempotency
 from gateway.store.limits import Limits, Reason, Verdict
-from gateway.store.requests import ClientOutcome
-from gateway.tenants.limiter import LocalLimits, Loss, OnLoss
+from gateway.tenants.local_limits import LocalLimits, Policy
 from tests.unit.ledgers import (
     SCOPE,
     TENANT,
@@ -40,7 +41,7 @@ ALL = Limits(
     spend_per_month=100 * COST,
 )
 RATES = Limits(requests_per_minute=100)
-LOCAL = OnLoss(budgets=Loss.LOCAL)
+LOCAL = OnLoss(budgets="local")
 
 
 def gateway_of(
@@ -73,9 +74,8 @@ async def admitted(
 
 async def settle(request: Request, images: int = 1) -> Verdict | None:
     request.paid = images
-    leading = request.place
-    verdict: Verdict | None = await leading.fail(UpstreamFailed("no"), request.settlement())
-    return verdict
+    error = UpstreamFailed("no")
+    return await request.ledger.fail(request.place, request.entry, error, request.settlement())
 
 
 async def left(gateway: Gateway) -> list[int | None]:
@@ -160,7 +160,8 @@ async def test_a_settlement_tells_where_the_limits_stand_after_it() -> None:
     gateway = gateway_of()
     request = await enter(gateway, 1, ALL, images=10)
     request.paid = 4
-    verdict = await request.ledger.fail(request.place, None, replace_limits(request, ALL))
+    used = replace_limits(request, ALL)
+    verdict = await request.ledger.fail(request.place, request.entry, None, used)
     assert verdict is not None
     assert verdict.by_store
     assert remaining(verdict)[:2] == [99, 96]
@@ -174,8 +175,8 @@ def replace_limits(request: Request, limits: Limits) -> Any:
     ("on_loss", "told"),
     [
         (OnLoss(), [50, None, None, None, None]),
-        (OnLoss(rates=Loss.ALLOW), None),
-        (OnLoss(rates=Loss.REFUSE), None),
+        (OnLoss(rates="allow"), None),
+        (OnLoss(rates="refuse"), None),
     ],
     ids=["local", "allow", "refuse"],
 )
@@ -316,19 +317,15 @@ async def test_a_request_larger_than_the_share_may_come_back() -> None:
     assert (verdict.allowed, verdict.retry_after_ms) == (False, ALONE_RETRY_MS)
 
 
-@pytest.mark.parametrize(
-    ("rates", "expected"), [(Loss.LOCAL, 100), (Loss.ALLOW, 150), (Loss.REFUSE, 0)]
-)
+@pytest.mark.parametrize(("rates", "expected"), [("local", 100), ("allow", 150), ("refuse", 0)])
 @in_virtual_time
-async def test_the_policy_for_rates_is_configured(rates: Loss, expected: int) -> None:
+async def test_the_policy_for_rates_is_configured(rates: Policy, expected: int) -> None:
     gateway = gateway_of(OnLoss(rates=rates))
     gateway.store.is_away = True
     assert await admitted(gateway, RATES, of=150) == expected
 
 
-@pytest.mark.parametrize(
-    ("budgets", "expected"), [(Loss.REFUSE, 0), (Loss.LOCAL, 50), (Loss.ALLOW, 150)]
-)
+@pytest.mark.parametrize(("budgets", "expected"), [("refuse", 0), ("local", 50), ("allow", 150)])
 @pytest.mark.parametrize(
     "limits",
     [Limits(images_per_day=100), Limits(spend_per_month=100 * COST)],
@@ -336,7 +333,7 @@ async def test_the_policy_for_rates_is_configured(rates: Loss, expected: int) ->
 )
 @in_virtual_time
 async def test_the_policy_for_budgets_is_configured(
-    budgets: Loss, expected: int, limits: Limits
+    budgets: Policy, expected: int, limits: Limits
 ) -> None:
     gateway = gateway_of(OnLoss(budgets=budgets), Share(0, 2))
     gateway.store.is_away = True
@@ -365,10 +362,10 @@ async def test_settlements_wait_for_the_store() -> None:
         for request in requests:
             await settle(request)
             await request.leave(ClientOutcome.ANSWERED)
-        assert gateway.workers[0].owed == 6
+        assert gateway.workers[0].backlog == 6
         gateway.store.is_away = False
         await asyncio.sleep(1)
-        assert (gateway.workers[0].owed, gateway.workers[0].degraded) == (0, False)
+        assert (gateway.workers[0].backlog, gateway.workers[0].degraded) == (0, False)
         assert await left(gateway) == [97, 97, 100, 97, 97]
 
 
@@ -432,20 +429,20 @@ async def test_refusals_in_an_outage_owe_nothing() -> None:
     gateway = gateway_of()
     gateway.store.is_away = True
     assert await admitted(gateway, ALL, of=50) == 0
-    assert gateway.workers[0].owed == 0
+    assert gateway.workers[0].backlog == 0
 
 
 @in_virtual_time
 async def test_too_many_settlements_are_lost_aloud() -> None:
     gateway = gateway_of()
     worker = gateway.workers[0]
-    worker._leases.backlog = Backlog(most=2)
+    worker._writer.backlog = Backlog(most=2)
     requests = [await enter(gateway, number, RATES) for number in range(3)]
     gateway.store.is_away = True
     with structlog.testing.capture_logs() as lines:
         for request in requests:
             await settle(request)
-    assert (worker.owed, worker.dropped) == (2, 1)
+    assert (worker.backlog, worker.dropped) == (2, 1)
     assert [line["event"] for line in lines] == ["store_lost", "settlement_lost"]
 
 

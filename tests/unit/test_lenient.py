@@ -7,8 +7,7 @@ from typing import Any
 import pytest
 
 from gateway.api.body import to_image_request
-from gateway.translate.fields import KNOWN
-from gateway.translate.lenient import FOREIGN, SHOWN_NAMES, adapted
+from gateway.translate.fields import FOREIGN, KNOWN, SHOWN_NAMES, adapted
 
 
 def test_what_cherry_studio_s_painting_page_sends() -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from gateway.api.options import parse_options
+from gateway.api.image_request import parse_options
 from gateway.domain.errors import InvalidRequest
 from gateway.requests.pipeline import RequestOptions
 from gateway.tenants.keys import Caller

@@ -6,7 +6,7 @@ from contextlib import ExitStack
 
 import pytest
 
-from gateway.api.read_budget import ReadBudget
+from gateway.api.body import ReadBudget
 from gateway.config import Reading
 from gateway.domain.errors import RateLimited, ServiceUnavailable
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from gateway.domain.signed_url import LONGEST_URL_LIFE_S, URL_LIFE_S, expires_at, expiry
+from gateway.results.cache_policy import LONGEST_URL_LIFE_S, URL_LIFE_S, expires_at, expiry
 
 NOON = 1_763_812_800
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from gateway.api.unserved import unserved
+from gateway.api.paths import unserved
 from gateway.domain import errors
 
 

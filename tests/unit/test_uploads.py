@@ -20,6 +20,10 @@ from hypothesis import strategies as st
 from PIL import Image, ImageOps
 from PIL.PngImagePlugin import PngInfo
 
+from gateway.api.uploads import Examiner, Pictures, Spools
+from gateway.api.uploads.data_urls import JsonFilter, index_of
+from gateway.api.uploads.examine import Examined, Unfit, examine
+from gateway.api.uploads.spool import BLOCK, Spool
 from gateway.domain.errors import InvalidRequest, ServiceUnavailable
 from gateway.domain.pictures import MAX_DATA_URI_BYTES, Inputs, Picture
 from gateway.protocol.dashscope import (
@@ -30,10 +34,6 @@ from gateway.protocol.dashscope import (
     Parameters,
     Text,
 )
-from gateway.uploads import Examiner, Pictures, Spools
-from gateway.uploads.data_urls import JsonFilter, index_of
-from gateway.uploads.examine import Examined, Unfit, examine
-from gateway.uploads.spool import BLOCK, Spool
 from gateway.upstream import call_body
 from tests.pictures import claiming, noise, picture, turned
 

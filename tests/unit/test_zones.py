@@ -6,7 +6,7 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from gateway.domain.zones import find_zone
+from gateway.domain.clock import find_zone
 
 
 def test_utc_needs_no_database() -> None:

@@ -8,9 +8,9 @@ from msgspec import Struct, field
 
 from gateway.store.pacing import (
     BACK_OFF_MAX_MS,
-    FLOW_TTL_MS,
     GRACE_US,
     LEAD_US,
+    WAITING_TTL_MS,
     ClaimResult,
     Grant,
     PacedAccount,
@@ -82,7 +82,7 @@ class _Model:
             wait_us=max(0, opens_us - now_us),
             free_us={name: free_us - now_us for name, free_us in frees.items()},
             virtual_time=self._virtual_time,
-            flows=self._flows() if request.report else (),
+            shares=self._shares() if request.report else (),
         )
 
     def back_off(self, account: str, until_us: int) -> None:
@@ -98,7 +98,7 @@ class _Model:
         served = old.served if old else {}
         if request.waiting:
             self._workers[request.worker] = _Worker(
-                now_us + FLOW_TTL_MS * 1000,
+                now_us + WAITING_TTL_MS * 1000,
                 dict(request.waiting),
                 {tenant: served[tenant] for tenant in request.waiting if tenant in served},
             )
@@ -113,10 +113,10 @@ class _Model:
 
     def _best_place(self, worker: str) -> tuple[int, int, str, int, str]:
         """Tag and last service of the next tenant, its own service there, names."""
-        flows = self._workers[worker]
+        its = self._workers[worker]
         return min(
-            (*self._tag(tenant), tenant, flows.served.get(tenant, 0), worker)
-            for tenant in flows.waiting
+            (*self._tag(tenant), tenant, its.served.get(tenant, 0), worker)
+            for tenant in its.waiting
         )
 
     def _tag(self, tenant: str) -> tuple[int, int]:
@@ -129,15 +129,15 @@ class _Model:
         self._virtual_time = tag
         self._tags[tenant] = (tag + 1, self._sequence)
         self._tags = {name: value for name, value in self._tags.items() if value[0] >= tag}
-        flows = self._workers[worker]
-        flows.served[tenant] = self._sequence
-        flows.waiting[tenant] -= 1
-        if not flows.waiting[tenant]:
-            del flows.waiting[tenant], flows.served[tenant]
-        if not flows.waiting:
+        its = self._workers[worker]
+        its.served[tenant] = self._sequence
+        its.waiting[tenant] -= 1
+        if not its.waiting[tenant]:
+            del its.waiting[tenant], its.served[tenant]
+        if not its.waiting:
             del self._workers[worker]
 
-    def _flows(self) -> tuple[QueueShare, ...]:
+    def _shares(self) -> tuple[QueueShare, ...]:
         return tuple(
             QueueShare(tenant, name, waiting, *self._tag(tenant))
             for name, worker in self._workers.items()

@@ -6,6 +6,7 @@ from collections import Counter
 from heapq import nsmallest
 from operator import attrgetter
 
+from gateway.observability.context import ClientOutcome
 from gateway.store.generations import (
     IDEMPOTENCY_MS,
     SHARED_ERROR_MS,
@@ -15,20 +16,18 @@ from gateway.store.generations import (
     Entry,
     Failure,
     FencingResult,
+    Follow,
     Found,
     GenerationStatus,
     How,
-    Joined,
+    Lead,
     Leadership,
-    Led,
     Parts,
     Place,
     Refusal,
     State,
 )
-from gateway.store.memory.places import Choice, PlaceFinder
-from gateway.store.memory.pointers import UNCLAIMED, StoredGeneration
-from gateway.store.requests import ClientOutcome
+from gateway.store.memory.places import UNCLAIMED, PlaceChoice, PlaceFinder, StoredGeneration
 
 SWEEP_EVERY_MS = 10_000
 
@@ -47,8 +46,14 @@ class ScopeState(PlaceFinder):
     # -- taking the place
 
     def take(
-        self, choice: Choice, entry: Entry, lead_ms: int, follows: str | None, *, is_known: bool
-    ) -> Place:
+        self,
+        choice: PlaceChoice,
+        entry: Entry,
+        lead_ms: int,
+        follows: str | None,
+        *,
+        is_known: bool,
+    ) -> Place[bytes]:
         """Write the choice down. `is_known`: the request has entered before."""
         one, kind = choice.one, choice.kind
         if isinstance(kind, Refusal):
@@ -65,10 +70,10 @@ class ScopeState(PlaceFinder):
         if choice.how is How.ADOPTED:
             self._pointers.take(entry.request, one.id, self._now + lead_ms)
         if kind == "joined":
-            return Joined(one.id, choice.how)
+            return Follow(one.id, choice.how)
         return self.found(one, choice.how)
 
-    def found(self, one: StoredGeneration, how: How) -> Found:
+    def found(self, one: StoredGeneration, how: How) -> Found[bytes]:
         return Found(one.id, one.payload, self._now - one.ended, how)
 
     def count(self, how: How) -> None:
@@ -90,12 +95,12 @@ class ScopeState(PlaceFinder):
         if is_running or (entry.idempotency and how is How.HIT):
             self._point(one, entry)
 
-    def _led(self, one: StoredGeneration, entry: Entry) -> Led:
-        return Led(Leadership(entry.scope, one.id, entry.request), dict(one.parts))
+    def _led(self, one: StoredGeneration, entry: Entry) -> Lead:
+        return Lead(Leadership(entry.scope, one.id, entry.request), dict(one.parts))
 
     def _lead(
         self, dead: StoredGeneration | None, entry: Entry, lead_ms: int, follows: str | None
-    ) -> Led:
+    ) -> Lead:
         self._counts["led"] += 1
         one = dead or StoredGeneration(entry.request, entry.plan, self._now)
         one.run(entry, self._now + lead_ms, is_client_new=one.id != follows)
@@ -162,11 +167,7 @@ class ScopeState(PlaceFinder):
     # -- ending
 
     def end(
-        self,
-        leadership: Leadership,
-        outcome: Completion | Failure,
-        retry_key: str | None,
-        client: ClientOutcome | None,
+        self, leadership: Leadership, outcome: Completion | Failure, retry_key: str | None
     ) -> FencingResult:
         one = self._find(leadership.id)
         if isinstance(outcome, Failure):
@@ -180,8 +181,6 @@ class ScopeState(PlaceFinder):
             self._finish(one, outcome)
         else:
             self._fail(one, outcome, retry_key)
-        if client is not None:
-            self._leave(one, leadership.leader, retry_key, client)
         return standing
 
     def _finish(self, one: StoredGeneration, completion: Completion) -> None:

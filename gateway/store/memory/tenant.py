@@ -6,7 +6,7 @@ from collections import OrderedDict
 
 from msgspec import Struct
 
-from gateway.store.calendar import ZoneOffset, month_of, next_month
+from gateway.domain.clock import ZoneOffset, month_of, next_month
 from gateway.store.limits import (
     CONCURRENCY_RETRY_MS,
     LEFT_KEPT,
@@ -118,7 +118,7 @@ class TenantBooks:
                 del leases[id_]
                 one = self._bookings[id_]
                 self._correct(one, one.used_images - one.images, one.used_cost - one.cost)
-                self._bury(id_)
+                self._remember_gone(id_)
         ends = [*self._leases.values(), *self._detached.values()]
         self._expiry_ms = min(ends, default=0)
 
@@ -193,7 +193,7 @@ class TenantBooks:
         self.requests.book(self._second, 1)
         self._count(want.family)
         self._bookings[want.id] = self._booking(0, 0, is_counted=True)
-        self._bury(want.id)
+        self._remember_gone(want.id)
 
     def _reserve(self, want: Reservation, lease_ms: int) -> None:
         known = self._bookings.get(want.id)
@@ -248,7 +248,7 @@ class TenantBooks:
         self._leases.pop(id_, None)
         self._detached.pop(id_, None)
         self._bookings.pop(id_, None)
-        self._bury(id_)
+        self._remember_gone(id_)
 
     def _booking_of(self, settlement: Settlement) -> Booking | None:
         """None: it has left. One that the store never saw was admitted elsewhere."""
@@ -257,7 +257,7 @@ class TenantBooks:
         if one is None and id_ not in self._gone:
             self.requests.book(self._second, 1)
             one = self._bookings[id_] = self._booking(0, 0)
-            self._bury(id_)
+            self._remember_gone(id_)
         return one
 
     def _use(self, one: Booking, settlement: Settlement) -> None:
@@ -318,7 +318,7 @@ class TenantBooks:
         self.day.book(one.day, images)
         self.month.book(one.month, cost)
 
-    def _bury(self, id_: str) -> None:
+    def _remember_gone(self, id_: str) -> None:
         self._gone[id_] = self.now_ms
         self._gone.move_to_end(id_)
         while len(self._gone) > LEFT_KEPT or self._oldest_gone_ms() > LEFT_KEPT_MS:

@@ -10,8 +10,8 @@ from collections.abc import Callable
 from datetime import UTC, tzinfo
 from secrets import token_hex
 
+from gateway.domain.clock import ZoneClock
 from gateway.store.availability import Share
-from gateway.store.calendar import ZoneClock
 from gateway.store.generations import Entry
 from gateway.store.limits import Limits, Reservation, TakeRequest
 from gateway.store.pacing import SlotRequest
@@ -19,8 +19,7 @@ from gateway.store.redis.eviction import eviction_warning
 from gateway.store.redis.pacing import RedisPace
 from gateway.store.redis.pipeliner import Timeouts
 from gateway.store.redis.requests import RedisRequests
-from gateway.store.redis.scripts import load
-from gateway.store.redis.timing import LatencyObserver, ignore_latency
+from gateway.store.redis.scripts import LatencyObserver, ignore_latency, load
 from gateway.store.requests import EnterRequest
 
 __all__ = ["RedisStore", "Timeouts"]

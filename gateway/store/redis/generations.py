@@ -25,20 +25,19 @@ from gateway.store.generations import (
     Doubtful,
     Entry,
     FencingResult,
+    Follow,
     Found,
     GenerationStatus,
     How,
-    Joined,
+    Lead,
     Leadership,
-    Led,
     Parts,
     Place,
     Refusal,
     State,
 )
 from gateway.store.redis.pipeliner import Reply
-from gateway.store.redis.runner import ScriptRunner
-from gateway.store.redis.scripts import Args, load
+from gateway.store.redis.scripts import Args, ScriptRunner, load
 
 CONSTANTS = {
     "CANDIDATES": CANDIDATES,
@@ -180,15 +179,15 @@ def standing(reply: bytes) -> FencingResult:
     return FencingResult(reply.decode())
 
 
-def placed(entry: Entry, reply: Sequence[Reply]) -> Place | None:
+def placed(entry: Entry, reply: Sequence[Reply]) -> Place[bytes] | None:
     """A place as `lua/generations/choose.lua` returns it; None where it has changed."""
     kind, *rest = reply
     if kind == b"led":
         id_, parts = rest
-        return Led(Leadership(entry.scope, id_.decode(), entry.request), unpacked(parts))
+        return Lead(Leadership(entry.scope, id_.decode(), entry.request), unpacked(parts))
     if kind == b"joined":
         id_, how = rest
-        return Joined(id_.decode(), How(how.decode()))
+        return Follow(id_.decode(), How(how.decode()))
     if kind == b"found":
         id_, how, age_ms, result = rest
         return Found(id_.decode(), result or b"", age_ms, How(how.decode()))

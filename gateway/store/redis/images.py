@@ -11,8 +11,15 @@ from gateway.store.availability import StoreUnavailable
 from gateway.store.images import ImagePlace, ImageStats
 from gateway.store.redis.pipeliner import Reply, Timeouts
 from gateway.store.redis.router import connect
-from gateway.store.redis.scripts import Args, Script, load, run
-from gateway.store.redis.timing import LatencyObserver, ignore_latency, timed
+from gateway.store.redis.scripts import (
+    Args,
+    LatencyObserver,
+    Script,
+    ignore_latency,
+    load,
+    run,
+    timed,
+)
 
 KEEP = load("images/keep")
 SIZE = load("images/size")

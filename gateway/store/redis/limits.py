@@ -8,7 +8,7 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping, Sequence
 
-from gateway.store.calendar import ZoneClock
+from gateway.domain.clock import ZoneClock
 from gateway.store.limits import (
     LEFT_KEPT,
     LEFT_KEPT_MS,
@@ -22,8 +22,7 @@ from gateway.store.limits import (
     Verdict,
 )
 from gateway.store.redis.pipeliner import Reply
-from gateway.store.redis.runner import ScriptRunner
-from gateway.store.redis.scripts import Args, Script, load
+from gateway.store.redis.scripts import Args, Script, ScriptRunner, load
 
 
 def load_limits(*names: str, **constants: int) -> Script:
@@ -95,14 +94,14 @@ def verdict(
 ) -> Verdict:
     requests, requests_ms, images, images_ms, live, day, day_ms, month, month_ms = levels
     return Verdict(
-        reason is None,
-        reason,
-        retry_after_ms,
-        _level(limits.requests_per_minute, requests, requests_ms),
-        _level(limits.images_per_minute, images, images_ms),
-        _level(limits.concurrent_requests, live, 0),
-        _level(limits.images_per_day, day, day_ms),
-        _level(limits.spend_per_month, month, month_ms),
+        allowed=reason is None,
+        reason=reason,
+        retry_after_ms=retry_after_ms,
+        requests=_level(limits.requests_per_minute, requests, requests_ms),
+        images=_level(limits.images_per_minute, images, images_ms),
+        concurrent=_level(limits.concurrent_requests, live, 0),
+        day=_level(limits.images_per_day, day, day_ms),
+        month=_level(limits.spend_per_month, month, month_ms),
     )
 
 

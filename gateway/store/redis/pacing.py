@@ -6,9 +6,9 @@ from collections.abc import Sequence
 
 from gateway.store.pacing import (
     BACK_OFF_MAX_MS,
-    FLOW_TTL_MS,
     GRACE_US,
     LEAD_US,
+    WAITING_TTL_MS,
     ClaimResult,
     Grant,
     PacedAccount,
@@ -16,14 +16,13 @@ from gateway.store.pacing import (
     SlotRequest,
 )
 from gateway.store.redis.pipeliner import Reply
-from gateway.store.redis.runner import ScriptRunner
-from gateway.store.redis.scripts import load
+from gateway.store.redis.scripts import ScriptRunner, load
 
 CLAIM = load(
     "pacing/model",
     "pacing/claim",
     BACK_OFF_MAX_MS=BACK_OFF_MAX_MS,
-    FLOW_TTL_MS=FLOW_TTL_MS,
+    WAITING_TTL_MS=WAITING_TTL_MS,
     GRACE_US=GRACE_US,
     LEAD_US=LEAD_US,
 )
@@ -56,7 +55,7 @@ class RedisPace(ScriptRunner):
 
 
 def _claimed(reply: Sequence[Reply]) -> ClaimResult:
-    tenant, account, slot_us, now_us, wait_us, virtual_time, free, flows = reply
+    tenant, account, slot_us, now_us, wait_us, virtual_time, free, shares = reply
     grant = None
     if tenant:
         grant = Grant(tenant.decode(), account.decode(), slot_us - now_us, slot_us)
@@ -65,8 +64,8 @@ def _claimed(reply: Sequence[Reply]) -> ClaimResult:
         wait_us=wait_us,
         free_us={name.decode(): us for name, us in zip(free[::2], free[1::2], strict=True)},
         virtual_time=virtual_time,
-        flows=tuple(
-            QueueShare(flows[at].decode(), flows[at + 1].decode(), *flows[at + 2 : at + 5])
-            for at in range(0, len(flows), 5)
+        shares=tuple(
+            QueueShare(shares[at].decode(), shares[at + 1].decode(), *shares[at + 2 : at + 5])
+            for at in range(0, len(shares), 5)
         ),
     )

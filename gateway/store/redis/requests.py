@@ -10,8 +10,8 @@ from gateway.store.generations import (
     Completion,
     Failure,
     FencingResult,
+    Lead,
     Leadership,
-    Led,
     Place,
     Refusal,
 )
@@ -82,7 +82,7 @@ TRIES = 5
 
 
 class RedisRequests(RedisLimits, RedisGenerations):
-    async def enter(self, request: EnterRequest) -> Entered:
+    async def enter(self, request: EnterRequest) -> Entered[bytes]:
         entry, take = request.entry, request.take
         args = enter_args(request)
         named = pointer_keys(entry, entry.request, request.follows)
@@ -152,7 +152,7 @@ class RedisRequests(RedisLimits, RedisGenerations):
 
     async def _enter_apart(
         self, request: EnterRequest, args: Args, named: Sequence[str]
-    ) -> Entered:
+    ) -> Entered[bytes]:
         """Look for the place, admit the request at its price, then take the place.
 
         A refusal needs no undoing. A place that has become dearer is looked for again, and what was
@@ -180,14 +180,16 @@ class RedisRequests(RedisLimits, RedisGenerations):
                 return Entered(verdict(limits, levels), place)
         raise StoreUnavailable("Redis: the place of this request changed too often")
 
-    async def _adjust(self, request: EnterRequest, place: Place | None, images: int) -> Reply:
+    async def _adjust(
+        self, request: EnterRequest, place: Place[bytes] | None, images: int
+    ) -> Reply:
         """Give back what was booked for a place that is another, or cheaper, or none."""
         whole = request.take.reservation
         needed: Args = {"request": whole.id}
         if place is not None and not isinstance(place, Refusal):
-            parts = place.parts if isinstance(place, Led) else {}
+            parts = place.parts if isinstance(place, Lead) else {}
             known_images = sum(len(urls) for urls in parts.values())
-            want = reserved_for(whole, pays=isinstance(place, Led), known_images=known_images)
+            want = reserved_for(whole, pays=isinstance(place, Lead), known_images=known_images)
             if want.images == images:
                 return None
             needed |= {"images": want.images, "cost": want.cost}
@@ -224,8 +226,6 @@ def end_args(end: End) -> Args:
         "id": end.leadership.id,
         "leader": end.leadership.leader,
         "retry_key": end.retry_key,
-        "client": end.client and end.client.value,
-        "leaves": end.client is not None,
         "settlement": settlement_args(end.settlement),
     }
     outcome = end.outcome

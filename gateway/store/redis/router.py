@@ -66,9 +66,9 @@ def connect(url: str, timeouts: Timeouts) -> NodeRouter:
     options: dict[str, Any] = {
         "username": address.username,
         "password": address.password,
-        "retry": Retry(NoBackoff(), 0),  # a lane tries again by itself, and knows when not to
+        "retry": Retry(NoBackoff(), 0),  # a pipeliner tries again by itself, and knows when not to
         "protocol": 2,
-        "socket_timeout": None,  # a lane watches the silence
+        "socket_timeout": None,  # a pipeliner watches the silence
         "socket_connect_timeout": timeouts.connect_s,
         **address.tls_options,
     }
@@ -115,29 +115,29 @@ class SingleNode:
 
     is_cluster = False
 
-    def __init__(self, lane: Pipeliner, sentinels: Sequence[Redis] = ()) -> None:
-        self._lane = lane
+    def __init__(self, pipeliner: Pipeliner, sentinels: Sequence[Redis] = ()) -> None:
+        self._pipeliner = pipeliner
         self._sentinels = sentinels
 
     async def call(self, key: str, command: Command) -> Reply:  # noqa: ARG002 - every key is here
-        return await self._lane.call(command)
+        return await self._pipeliner.call(command)
 
     async def reconnect(self, key: str) -> None:  # noqa: ARG002
-        await self._lane.reconnect()
+        await self._pipeliner.reconnect()
 
     @property
     def failures(self) -> list[str]:
-        return [self._lane.failure] if self._lane.failure else []
+        return [self._pipeliner.failure] if self._pipeliner.failure else []
 
     @property
     def reconnects(self) -> int:
-        return self._lane.reconnects
+        return self._pipeliner.reconnects
 
     async def ping(self) -> None:
-        _expect_no_error(await self._lane.call(("PING",)))
+        _expect_no_error(await self._pipeliner.call(("PING",)))
 
     async def aclose(self) -> None:
-        await self._lane.aclose()
+        await self._pipeliner.aclose()
         for sentinel in self._sentinels:
             await sentinel.aclose()
 
@@ -153,7 +153,7 @@ class Cluster:
         self._seeds = seeds
         self._options = options
         self._timeouts = timeouts
-        self._lanes: dict[Node, Pipeliner] = {}
+        self._pipeliners: dict[Node, Pipeliner] = {}
         self._ranges: list[tuple[int, int, Node]] = []
         self._moved: dict[int, Node] = {}
         """Slots that have moved since the map was read."""
@@ -171,13 +171,15 @@ class Cluster:
         reply: Reply = None
         for _ in range(MOVES_MAX):
             try:
-                reply = await self._lane(node).call(command)
+                reply = await self._pipeliner(node).call(command)
             except StoreUnavailable:
                 self._is_stale = True  # a replica may have taken over
                 raise
             if isinstance(reply, AskError):
-                lane = self._lane((reply.host, reply.port))
-                _, reply = await asyncio.gather(lane.call(("ASKING",)), lane.call(command))
+                pipeliner = self._pipeliner((reply.host, reply.port))
+                _, reply = await asyncio.gather(
+                    pipeliner.call(("ASKING",)), pipeliner.call(command)
+                )
             if isinstance(reply, MovedError):
                 self._is_stale = True
                 node = self._moved[slot] = (reply.host, reply.port)
@@ -194,22 +196,22 @@ class Cluster:
     @property
     def failures(self) -> list[str]:
         serving = {node for _, _, node in self._ranges}
-        lanes = ((node, lane.failure) for node, lane in self._lanes.items())
-        return [failure for node, failure in lanes if failure and node in serving]
+        pipeliners = ((node, pipeliner.failure) for node, pipeliner in self._pipeliners.items())
+        return [failure for node, failure in pipeliners if failure and node in serving]
 
     @property
     def reconnects(self) -> int:
-        return self._changes + sum(lane.reconnects for lane in self._lanes.values())
+        return self._changes + sum(pipeliner.reconnects for pipeliner in self._pipeliners.values())
 
     async def ping(self) -> None:
         await self._look()
         for node in {node for _, _, node in self._ranges}:
-            _expect_no_error(await self._lane(node).call(("PING",)))
+            _expect_no_error(await self._pipeliner(node).call(("PING",)))
 
     async def aclose(self) -> None:
         if self._looking:
             self._looking.cancel()
-        await asyncio.gather(*(lane.aclose() for lane in self._lanes.values()))
+        await asyncio.gather(*(pipeliner.aclose() for pipeliner in self._pipeliners.values()))
 
     def _mapped(self, slot: int) -> Node:
         after = bisect_right(self._ranges, slot, key=lambda entry: entry[0])
@@ -217,14 +219,14 @@ class Cluster:
             return self._ranges[after - 1][2]
         raise StoreUnavailable("no Redis node serves this key")
 
-    def _lane(self, node: Node) -> Pipeliner:
-        if node not in self._lanes:
+    def _pipeliner(self, node: Node) -> Pipeliner:
+        if node not in self._pipeliners:
             host, port = node
             pool = ConnectionPool(host=host, port=port, **self._options)
-            self._lanes[node] = Pipeliner(
+            self._pipeliners[node] = Pipeliner(
                 pool, self._timeouts, f"Redis {host}:{port}", DnsProbe([host])
             )
-        return self._lanes[node]
+        return self._pipeliners[node]
 
     async def _look(self) -> None:
         """Read the slot map; all who need it share one read."""
@@ -237,9 +239,9 @@ class Cluster:
         await asyncio.shield(self._looking)
 
     async def _ask_for_slots(self) -> None:
-        for node in [*self._lanes, *self._seeds]:
+        for node in [*self._pipeliners, *self._seeds]:
             with contextlib.suppress(StoreUnavailable):
-                reply = await self._lane(node).call(("CLUSTER", "SLOTS"))
+                reply = await self._pipeliner(node).call(("CLUSTER", "SLOTS"))
                 if not isinstance(reply, ResponseError):
                     ranges = _ranges(reply, node[0])
                     self._changes += bool(self._ranges) and ranges != self._ranges

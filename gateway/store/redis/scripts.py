@@ -1,10 +1,15 @@
-"""The Lua scripts: a file per operation, behind shared ones; arguments are MessagePack."""
+"""The Lua scripts, each operation in a file of its own after what it shares, and how they are run.
+
+Every script is given its arguments by name, in MessagePack, bytes behind them, and begins with
+`lua/clock.lua`.
+"""
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from importlib.resources import files
+from time import perf_counter
 from typing import Any, TypeAlias
 
 import msgspec
@@ -19,8 +24,8 @@ from redis.exceptions import (
 )
 
 from gateway.store.availability import StoreUnavailable
-from gateway.store.redis.pipeliner import Command, Reply
-from gateway.store.redis.router import NodeRouter
+from gateway.store.redis.pipeliner import Command, Reply, Timeouts
+from gateway.store.redis.router import NodeRouter, connect
 
 Args: TypeAlias = dict[str, Any]
 """None is nil."""
@@ -95,3 +100,86 @@ def advice_on(error: ResponseError) -> str:
     if isinstance(error, NoPermissionError):
         return ACL
     return next((advice for sign, advice in ADVICE.items() if sign in str(error)), "")
+
+
+LatencyObserver: TypeAlias = Callable[[str, float], None]
+"""Called with an operation and its seconds."""
+
+
+def ignore_latency(operation: str, seconds: float) -> None:
+    """The default."""
+
+
+async def timed(took: LatencyObserver, operation: str, asked: Awaitable[Reply]) -> Reply:
+    """A call that never left is not timed: it says nothing of Redis."""
+    started = perf_counter()
+    try:
+        reply = await asked
+    except StoreUnavailable as lost:
+        if lost.in_doubt:
+            took(operation, perf_counter() - started)
+        raise
+    took(operation, perf_counter() - started)
+    return reply
+
+
+KINDS = {"tenant": "t", "group": "g"}
+
+
+class ScriptRunner:
+    """`took` is called with the time of each call. `clock_offset_ms` is for tests only."""
+
+    def __init__(
+        self,
+        url: str,
+        *,
+        prefix: str = "gateway:",
+        timeouts: Timeouts | None = None,
+        took: LatencyObserver = ignore_latency,
+        clock_offset_ms: Callable[[], int] = lambda: 0,
+    ) -> None:
+        """Raises ValueError for a URL of no known form."""
+        self._servers = connect(url, timeouts or Timeouts())
+        self._prefix = prefix
+        self._took = took
+        self._offset_ms = clock_offset_ms
+
+    async def _run(
+        self, script: Script, keys: tuple[str, ...], args: Args, blobs: Sequence[bytes] = ()
+    ) -> Reply:
+        asked = run(self._servers, script, keys, self._offset_ms(), args, blobs)
+        return await timed(self._took, script.name, asked)
+
+    async def _run_in(
+        self,
+        scope: str,
+        script: Script,
+        args: Args,
+        named: Iterable[str] = (),
+        blobs: Sequence[bytes] = (),
+    ) -> Reply:
+        return await self._run(script, self._scope_keys(scope, named), args, blobs)
+
+    def _scope_keys(self, scope: str, named: Iterable[str] = ()) -> tuple[str, ...]:
+        """`named`: those of a scope's keys that are known before the call."""
+        kind, _, name = scope.partition(":")
+        base = f"{self._prefix}{{{KINDS.get(kind, kind)}:{name}}}:"
+        return (base + "cached", *(base + key for key in named))
+
+    def _tenant_keys(self, tenant: str) -> tuple[str, ...]:
+        base = f"{self._prefix}{{t:{tenant}}}:"
+        return (
+            base + "window",
+            base + "leases",
+            base + "detached",
+            base + "reservations",
+            base + "gone",
+            base + "day",
+            base + "month",
+        )
+
+    async def ping(self) -> None:
+        await self._servers.ping()
+
+    async def aclose(self) -> None:
+        await self._servers.aclose()

@@ -9,17 +9,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway.pacing.estimate import WaitEstimate, slot_at
+from gateway.pacing.wait_queue import WaitEstimate, slot_at
 from gateway.store.memory import MemoryStore
 from gateway.store.pacing import ClaimResult, PacedAccount, QueueShare, SlotRequest
 
 
-def estimate(own: Mapping[str, int], flows: tuple[QueueShare, ...] = ()) -> WaitEstimate:
-    return WaitEstimate(ClaimResult(None, 0, {}, 0, flows), "me", own)
+def estimate(own: Mapping[str, int], shares: tuple[QueueShare, ...] = ()) -> WaitEstimate:
+    return WaitEstimate(ClaimResult(None, 0, {}, 0, shares), "me", own)
 
 
 @pytest.mark.parametrize(
-    ("own", "flows", "position", "before"),
+    ("own", "shares", "position", "before"),
     [
         ({"us": 1}, (), 0, 0),
         ({"us": 9}, (), 8, 8),
@@ -36,9 +36,9 @@ def estimate(own: Mapping[str, int], flows: tuple[QueueShare, ...] = ()) -> Wait
     ],
 )
 def test_who_goes_before(
-    own: Mapping[str, int], flows: tuple[QueueShare, ...], position: int, before: int
+    own: Mapping[str, int], shares: tuple[QueueShare, ...], position: int, before: int
 ) -> None:
-    assert estimate(own, flows).before("us", position) == before
+    assert estimate(own, shares).before("us", position) == before
 
 
 class Turns:

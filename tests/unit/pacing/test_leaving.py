@@ -220,7 +220,7 @@ async def test_nothing_runs_when_no_call_waits() -> None:
     assert len(asyncio.all_tasks()) == 1
     request = SlotRequest(MODEL, "w2", (PacedAccount("intl", 1),), {"x": 2}, report=True)
     claimed = await store.claim(request)
-    assert [share.worker for share in claimed.flows] == ["w2"]
+    assert [share.worker for share in claimed.shares] == ["w2"]
 
 
 @in_virtual_time

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from msgspec.structs import replace
 
+from gateway.observability.context import ClientOutcome
 from gateway.store.generations import Completion, Entry, Idempotency, Refusal, State
 from gateway.store.limits import Limits
-from gateway.store.memory import MemoryStore
-from gateway.store.memory.generations import ROOM_EVERY
-from gateway.store.requests import ClientOutcome
+from gateway.store.memory import ROOM_EVERY, MemoryStore
 from tests.contract.generations import end, lead, request_of
 
 

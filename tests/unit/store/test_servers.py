@@ -37,14 +37,14 @@ def single(url: str) -> SingleNode:
     ],
 )
 def test_one_server(url: str, connection: type, expected: dict[str, object]) -> None:
-    pool = single(url)._lane._pool
+    pool = single(url)._pipeliner._pool
     assert pool.connection_class is connection
     assert expected.items() <= pool.connection_kwargs.items()
 
 
 def test_sentinels_and_the_service_behind_them() -> None:
     servers = single("redis+sentinel://me:pw@one:26380,two/main/4")
-    pool = servers._lane._pool
+    pool = servers._pipeliner._pool
     assert isinstance(pool, SentinelConnectionPool)
     assert pool.service_name == "main"
     assert {"username": "me", "password": "pw", "db": 4}.items() <= pool.connection_kwargs.items()
@@ -55,7 +55,7 @@ def test_sentinels_and_the_service_behind_them() -> None:
 
 def test_sentinels_are_asked_over_tls_as_their_servers_are() -> None:
     servers = single("rediss+sentinel://me:pw@one/main?ssl_ca_certs=/ca.pem")
-    pools = [servers._lane._pool, *(client.connection_pool for client in servers._sentinels)]
+    pools = [servers._pipeliner._pool, *(client.connection_pool for client in servers._sentinels)]
     assert [issubclass(pool.connection_class, SSLConnection) for pool in pools] == [True, True]
     assert {pool.connection_kwargs["ssl_ca_certs"] for pool in pools} == {"/ca.pem"}
 
@@ -64,7 +64,7 @@ def test_the_nodes_of_a_cluster() -> None:
     servers = connect("rediss+cluster://me:pw@one:7000,two", TIMEOUTS)
     assert isinstance(servers, Cluster)
     assert servers._seeds == (("one", 7000), ("two", 6379))
-    pool = servers._lane(("one", 7000))._pool
+    pool = servers._pipeliner(("one", 7000))._pool
     assert pool.connection_class is SSLConnection
     assert {"username": "me", "password": "pw"}.items() <= pool.connection_kwargs.items()
 

@@ -1,5 +1,5 @@
 -- How generations end, and clients leave.
--- args of `finish_or_fail`  id, leader, retry_key, client (nil: it stays), and
+-- args of `finish_or_fail`  id, leader, retry_key, and
 --        is_done, life_ms, keep_ms, cache_key, cache_ms; blob 1 is the result; or
 --        has_error (else: hand over), doubtful, parts; blob 1 is the error, the parts follow
 
@@ -74,7 +74,6 @@ local function finish_or_fail()
     elseif fail(one, args.has_error and blob(1) or nil, args.retry_key) then
       return answer
     end
-    if args.client then leave_generation(one, leader, args.retry_key, args.client) end
   end
   save(one)
   return answer

@@ -1,4 +1,4 @@
--- One scope's generations, at the server's time. `memory/scope.py` and `pointers.py` say the same
+-- One scope's generations, at the server's time. `memory/scope.py` and `places.py` say the same
 -- in Python, and tests/contract hold them together.
 --
 -- KEYS[SCOPE_AT]  cached  zset: cached generation -> until when, ms

@@ -250,7 +250,7 @@ local function lease(id, lease_ms)
   call('PEXPIRE', leases, KEPT_TTL_MS)
 end
 
-local function bury(id)
+local function remember_gone(id)
   call('ZADD', GONE, text(now_ms), id)
   call('PEXPIRE', GONE, KEPT_TTL_MS)
   local stale = call('ZRANGEBYSCORE', GONE, '-inf', text(now_ms - LEFT_KEPT_MS - 1), 'LIMIT', 0, 100)
@@ -280,7 +280,7 @@ local function pass(id, family)
   book_request()
   count_use(family, 1, 0, 0)
   save_booking(id, one)
-  bury(id)
+  remember_gone(id)
 end
 
 -- Book a request, unless it is booked; `former` gives up its place for it.
@@ -305,7 +305,7 @@ local function expire_leases(leases)
   for index, id in ipairs(expired) do
     local one = bookings[index] and booking_of(id, bookings[index])
     if one then correct(one, one.used_images - one.images, one.used_cost - one.cost) end
-    bury(id)
+    remember_gone(id)
   end
 end
 
@@ -318,7 +318,7 @@ local function booking_to_use(id)
     book_request()
     one = new_booking(0, 0)
     save_booking(id, one)
-    bury(id)
+    remember_gone(id)
   end
   return one
 end
@@ -366,7 +366,7 @@ local function leave(id)
   call('ZREM', LEASES, id)
   call('ZREM', DETACHED, id)
   call('HDEL', RESERVATIONS, id)
-  bury(id)
+  remember_gone(id)
 end
 
 -- How many count as concurrent.

@@ -30,7 +30,7 @@ for index, account in ipairs(args.accounts) do
   free_us = math.max(free_us, floor_us > 0 and now_us + floor_us or 0)
   accounts[index] = {name = name, interval_us = interval_us, free_us = free_us}
 end
-for _, flow in ipairs(args.waiting) do waiting[flow[1]] = flow[2] end
+for _, share in ipairs(args.waiting) do waiting[share[1]] = share[2] end
 local is_waiting = #args.waiting > 0
 local served = {}
 if workers[worker] then
@@ -38,7 +38,7 @@ if workers[worker] then
     if waiting[tenant] then served[tenant] = at end
   end
 end
-workers[worker] = is_waiting and {now_us + FLOW_TTL_MS * 1000, waiting, served} or nil
+workers[worker] = is_waiting and {now_us + WAITING_TTL_MS * 1000, waiting, served} or nil
 for name, other in pairs(workers) do
   if other[1] <= now_us then
     workers[name] = nil
@@ -116,7 +116,7 @@ else
   workers[worker] = nil
 end
 
-local free, flows = {}, {}
+local free, shares = {}, {}
 for _, other in ipairs(accounts) do
   free[#free + 1] = other.name
   free[#free + 1] = other.free_us - now_us
@@ -125,10 +125,10 @@ if args.report then
   for name, other in pairs(workers) do
     for tenant, calls in pairs(other[2]) do
       local tag, last = tag_of(tenant)
-      for _, value in ipairs({tenant, name, calls, tag, last}) do flows[#flows + 1] = value end
+      for _, value in ipairs({tenant, name, calls, tag, last}) do shares[#shares + 1] = value end
     end
   end
 end
 return {
-  granted, granted_account, slot_us, now_us, math.max(0, opens_us - now_us), virtual_time, free, flows,
+  granted, granted_account, slot_us, now_us, math.max(0, opens_us - now_us), virtual_time, free, shares,
 }

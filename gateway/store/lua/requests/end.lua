@@ -4,5 +4,4 @@
 
 local answer = finish_or_fail()
 settle(args.settlement)
-if args.leaves then leave(args.settlement.request) end
 return {answer, levels()}

@@ -7,7 +7,7 @@ from zoneinfo import ZoneInfo
 
 import pytest
 
-from gateway.store.calendar import (
+from gateway.domain.clock import (
     EPOCH,
     NEVER_MS,
     ZoneClock,

@@ -1,22 +1,56 @@
-"""Sending a delivery as an answer of exact length, no faster than the client takes it."""
+"""What sends an answer: whole JSON, or a delivery no faster than the client takes it."""
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
 from contextlib import aclosing
-from typing import Any
+from typing import Any, TypeVar, cast
 
+import msgspec
 from litestar import Response
 from litestar.response.base import ASGIResponse
 from litestar.types import Receive, Scope, Send
 from msgspec import Struct
 
-from gateway.api.disconnect import watch
+from gateway.api.connection import watch
 from gateway.delivery import OpenDelivery
 from gateway.domain.errors import ClientGone, GatewayError, ImageUnavailable
 from gateway.observability.context import RequestContext, context_of
 from gateway.protocol.openai import ImagesResponse
+
+T = TypeVar("T")
+ENCODER = msgspec.json.Encoder()
+
+
+class JsonAnswer(Response[T]):
+    """An answer that is whole; its headers' names are in lower case.
+
+    No cookies, no other media types, no tasks behind it, which no answer here has: Litestar's own
+    takes as long to make as a tenth of a cache hit takes in all.
+    """
+
+    def to_asgi_response(
+        self,
+        *_: Any,  # noqa: ANN401 - Litestar's own
+        status_code: int | None = None,
+        **__: Any,  # noqa: ANN401 - Litestar's own
+    ) -> ASGIResponse:
+        """Litestar needs only an ASGI application."""
+        body = ENCODER.encode(self.content)
+        headers = [
+            *((name.encode(), value.encode("latin-1")) for name, value in self.headers.items()),
+            (b"content-type", b"application/json"),
+            (b"content-length", b"%d" % len(body)),
+        ]
+        status = self.status_code or status_code or 200
+
+        async def answer(scope: Scope, receive: Receive, send: Send) -> None:  # noqa: ARG001 - ASGI
+            await send({"type": "http.response.start", "status": status, "headers": headers})
+            await send({"type": "http.response.body", "body": body, "more_body": False})
+
+        return cast("ASGIResponse", answer)
+
 
 STALLED_S = 60.0
 """For what is no image."""

@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from typing import Any, Protocol
 
-CONNECTION = "gateway.api.disconnect"
+CONNECTION = "gateway.api.connection"
 """Where a server that can tell puts the request's connection into its scope."""
 
 

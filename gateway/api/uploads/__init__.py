@@ -1,6 +1,6 @@
 """Pictures from clients: files until they are sent, and examined before anything is paid."""
 
-from gateway.uploads.examiner import Examiner
-from gateway.uploads.spool import Pictures, Spools, Upload
+from gateway.api.uploads.examine import Examiner
+from gateway.api.uploads.spool import Pictures, Spools, Upload
 
 __all__ = ["Examiner", "Pictures", "Spools", "Upload"]

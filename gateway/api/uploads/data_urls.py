@@ -14,8 +14,8 @@ from typing import Final
 
 import pybase64
 
+from gateway.api.uploads.spool import Pictures
 from gateway.domain.errors import BodyTooLarge, InvalidRequest
-from gateway.uploads.spool import Pictures
 
 SLICE: Final = 16 * 1024
 """Bytes that are looked at together: each string in them copies what follows it."""
@@ -25,18 +25,18 @@ PREFIX: Final = b"data:"
 PLAIN: Final = re.compile(rb'(?:[^"\\]|\\.)*+', re.DOTALL)
 ESCAPE: Final = re.compile(rb"\\(?:u[0-9A-Fa-f]{4}|[^u])")
 ESCAPE_BYTES: Final = 6
-MARK: Final = "\0"
+PLACEHOLDER: Final = "\0"
 
 
-def mark(index: int) -> str:
+def placeholder(index: int) -> str:
     """What stands for a picture."""
-    return f"{MARK}{index}"
+    return f"{PLACEHOLDER}{index}"
 
 
 def index_of(reference: str) -> int | None:
-    """The picture of a mark."""
-    number = reference.removeprefix(MARK)
-    is_one = reference.startswith(MARK) and number.isascii() and number.isdigit()
+    """Which picture a placeholder stands for."""
+    number = reference.removeprefix(PLACEHOLDER)
+    is_one = reference.startswith(PLACEHOLDER) and number.isascii() and number.isdigit()
     return int(number) if is_one and len(number) < 4 else None
 
 
@@ -160,4 +160,4 @@ class JsonFilter:
         await self._pictures.end()
         self._where = self._between_strings
         self._take(1)
-        return json.dumps(mark(len(self._pictures.uploads) - 1))[1:].encode()
+        return json.dumps(placeholder(len(self._pictures.uploads) - 1))[1:].encode()
