@@ -118,7 +118,7 @@ def request(name: str, images: int, tenant: str = "bench") -> EnterRequest:
     limits = LIMITS if tenant == "bench" else Limits()
     take = TakeRequest(tenant, limits, Reservation(name, "model", images, 0), DAY_MS)
     wanted = Entry(
-        scope=f"tenant:{tenant}", request=name, plan="plan", images=images, cache_key=name
+        scope=f"tenant:{tenant}", request=name, plan_hash="plan", images=images, cache_key=name
     )
     return EnterRequest(entry=wanted, take=take, lead_ms=DAY_MS)
 

@@ -311,7 +311,7 @@ def to_entry(ticket: Ticket, options: RequestOptions) -> Entry:
     return Entry(
         scope=scope_of(ticket.tenant, cache.group),
         request=ticket.context.request_id,
-        plan=key,
+        plan_hash=key,
         images=plan.images,
         cache_key=key if shared else None,
         max_age_ms=None if max_age_s is None else max_age_s * 1000,

@@ -173,10 +173,10 @@ class Upkeep:
             await self._renew(store, scope)
 
     async def _renew_and_restore(self, scope: str) -> None:
-        for generation, standing in await self._renew(self._stores.store, scope):
-            if standing is FencingResult.MISSING:
+        for generation, fencing in await self._renew(self._stores.store, scope):
+            if fencing is FencingResult.MISSING:
                 await self._writer.restore(generation)
-            elif standing is FencingResult.KEPT:
+            elif fencing is FencingResult.KEPT:
                 await self._writer.save(generation)
             elif not generation.is_fenced:
                 generation.is_fenced = True
@@ -190,6 +190,6 @@ class Upkeep:
         for start in range(0, len(generations), RENEW_AT_ONCE):
             part = generations[start : start + RENEW_AT_ONCE]
             leaderships = [generation.leadership for generation in part]
-            standings = await store.renew_leaderships(leaderships, self._lead_ms)
-            renewed += zip(part, standings, strict=True)
+            results = await store.renew_leaderships(leaderships, self._lead_ms)
+            renewed += zip(part, results, strict=True)
         return [one for one in renewed if self._holdings.of(one[0].leadership) is one[0]]

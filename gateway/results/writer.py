@@ -143,11 +143,11 @@ class LedgerWriter:
     async def _write_end(self, pending: PendingWrite, end: End) -> Verdict:
         store = self._stores.store
         end = older(end, asyncio.get_running_loop().time() - pending.at)
-        standing, verdict = await store.end(end)
+        fencing, verdict = await store.end(end)
         generation = pending.generation
-        if generation is None or standing is FencingResult.KEPT:
+        if generation is None or fencing is FencingResult.KEPT:
             return verdict
-        if standing is FencingResult.MISSING:
+        if fencing is FencingResult.MISSING:
             await self.restore(generation)
             _, verdict = await store.end(end)
         else:
@@ -173,12 +173,12 @@ class LedgerWriter:
         while generation.unsaved:
             index = min(generation.unsaved)
             urls = generation.parts[index]
-            standing = await self._stores.store.progress(
+            fencing = await self._stores.store.progress(
                 generation.leadership, index, urls, generation.paid
             )
             if generation.parts[index] is urls:
                 generation.unsaved -= {index}
-            if standing is FencingResult.MISSING:
+            if fencing is FencingResult.MISSING:
                 await self.restore(generation)
 
 

@@ -45,7 +45,7 @@ class Entry(Struct, frozen=True, kw_only=True):
     scope: str
     request: str
     """Unique; the generation's id if this request starts one."""
-    plan: str
+    plan_hash: str
     """Hash of the plan: parts are resumed only under the same one."""
     images: int
     """How many a result has."""

@@ -33,7 +33,7 @@ UNLIMITED = Limits()
 
 def entry(request: str, **changes: object) -> Entry:
     """A request that shares its result by a cache key."""
-    base = Entry(scope=SCOPE, request=request, plan="plan", images=1, cache_key="key")
+    base = Entry(scope=SCOPE, request=request, plan_hash="plan", images=1, cache_key="key")
     return replace(base, **changes)
 
 

@@ -85,7 +85,7 @@ def ask(
 ) -> EnterRequest:
     """A request that can be given nobody's images, and so is about its tenant's limits alone."""
     take = TakeRequest(tenant, limits, Reservation(f"r{number}", "qwen", images, cost), lease_ms)
-    entry = Entry(scope=f"tenant:{tenant}", request=f"r{number}", plan="p", images=images)
+    entry = Entry(scope=f"tenant:{tenant}", request=f"r{number}", plan_hash="p", images=images)
     return EnterRequest(entry=entry, take=take, lead_ms=10_000)
 
 

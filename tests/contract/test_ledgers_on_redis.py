@@ -23,7 +23,7 @@ LEAD_S = 1.5
 
 
 def entry(request: str) -> Entry:
-    return Entry(scope="tenant:acme", request=request, plan="p", images=1, cache_key="key")
+    return Entry(scope="tenant:acme", request=request, plan_hash="p", images=1, cache_key="key")
 
 
 def record() -> Record:

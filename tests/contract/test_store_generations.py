@@ -313,7 +313,7 @@ async def test_the_next_leader_resumes_the_parts(store: Store) -> None:
 async def test_parts_are_resumed_only_under_the_same_plan(store: Store) -> None:
     claim = await lead(store, entry("r1", idempotency=Idempotency("k", "b")))
     await end(store, claim, Failure({0: ("a",)}, b"error"))
-    other = entry("r2", idempotency=Idempotency("k", "b"), plan="other", cache_key=None)
+    other = entry("r2", idempotency=Idempotency("k", "b"), plan_hash="other", cache_key=None)
     assert await enter(store, other) == Lead(Leadership(SCOPE, "r1", "r2"), {})
 
 

@@ -218,7 +218,7 @@ async def test_parts_of_another_plan_count_for_nothing(requests: Requests) -> No
     claim = await requests.lead(unshared("r1"))
     await requests.progress(claim, 0, 1)
     await requests.end(claim, Failure(error=b"error"), images=1)
-    await requests.enter(retry("r2", plan="other"))
+    await requests.enter(retry("r2", plan_hash="other"))
     assert (await requests.left())[3] == 14
 
 

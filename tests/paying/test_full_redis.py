@@ -345,7 +345,7 @@ def entry(request: str, **changes: Any) -> Entry:
     base = Entry(
         scope="tenant:acme",
         request=request,
-        plan="plan",
+        plan_hash="plan",
         images=1,
         cache_key=f"key-{request}",
         retry_key="same",

@@ -274,7 +274,7 @@ class Dead(FlakyStore):
 
 
 def entry(request: str, **changes: object) -> Entry:
-    base = Entry(scope=SCOPE, request=request, plan="plan", images=1, cache_key="key")
+    base = Entry(scope=SCOPE, request=request, plan_hash="plan", images=1, cache_key="key")
     return replace(base, **changes)
 
 

@@ -71,7 +71,7 @@ class Door:
         entry = Entry(
             scope=SCOPE,
             request=ticket.context.request_id,
-            plan="plan",
+            plan_hash="plan",
             images=ticket.plan.images,
             cache_key=more.pop("cache_key", None),
         )

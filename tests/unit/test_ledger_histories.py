@@ -223,7 +223,7 @@ class World:
                         await place.fail(UpstreamFailed("failed"))
                         return "failed"
                     self.paid_by[place.request.tenant] += 1
-                    urls[index] = (f"{wanted.scope}/{wanted.plan}/{wanted.request}/{index}",)
+                    urls[index] = (f"{wanted.scope}/{wanted.plan_hash}/{wanted.request}/{index}",)
                     await place.progress(index, urls[index])
             record = Record(
                 urls=tuple(url for index in sorted(urls) for url in urls[index]),
@@ -240,7 +240,7 @@ class World:
 
     def check(self, record: Record, wanted: Entry) -> None:
         """Never another tenant's, never another prompt's, never a dead URL."""
-        assert all(url.startswith(f"{wanted.scope}/{wanted.plan}/") for url in record.urls)
+        assert all(url.startswith(f"{wanted.scope}/{wanted.plan_hash}/") for url in record.urls)
         assert len(record.urls) == CALLS
         assert record.expires_at >= now()
 
@@ -270,7 +270,7 @@ def entry_of(number: int, request: Request) -> Entry:
     return Entry(
         scope=request.scope,
         request=f"r{number}",
-        plan=request.body,
+        plan_hash=request.body,
         images=CALLS,
         cache_key=request.body if mode == "cached" else None,
         max_age_ms=None if request.max_age_s is None else request.max_age_s * 1000,

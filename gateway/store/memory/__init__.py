@@ -68,7 +68,7 @@ class MemoryStore(MemoryPace):
         choice = scope.choose(entry, follows)
         if isinstance(choice.kind, Refusal):
             return Entered(books.verdict(take.limits), choice.kind)
-        known_images = choice.known_images(entry.plan)
+        known_images = choice.known_images(entry.plan_hash)
         want = reserved_for(take.reservation, pays=choice.pays, known_images=known_images)
         is_known, is_live = books.is_known(want.id), books.is_live(want.id)
         may_take = not is_live and books.may_take_place(choice.former, take.limits)
@@ -95,9 +95,9 @@ class MemoryStore(MemoryPace):
     async def end(self, end: End) -> tuple[FencingResult, Verdict]:
         settlement = end.settlement
         scope, books = self._scope(end.leadership.scope), self._books_of(settlement.tenant)
-        standing = scope.end(end.leadership, end.outcome, end.retry_key)
+        fencing = scope.end(end.leadership, end.outcome, end.retry_key)
         books.settle(settlement)
-        return standing, books.verdict(settlement.limits)
+        return fencing, books.verdict(settlement.limits)
 
     async def leave(self, leave: Leave) -> Verdict:
         settlement = leave.settlement

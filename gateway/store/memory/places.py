@@ -35,7 +35,7 @@ class StoredGeneration(Struct):
     """Times are Unix milliseconds; 0 is never."""
 
     id: str
-    plan: str
+    plan_hash: str
     begun: int
     leader: str = ""
     state: State = State.RUNNING
@@ -79,7 +79,7 @@ class StoredGeneration(Struct):
 
     def is_doubt(self, entry: Entry, how: How, now: int) -> bool:
         """Whether its unknown outcome is repeated, and it is not taken over."""
-        if not self.is_doubtful or entry.fresh or self.plan != entry.plan:
+        if not self.is_doubtful or entry.fresh or self.plan_hash != entry.plan_hash:
             return False
         is_young = how is How.ADOPTED and now - self.ended <= DOUBT_MS
         return is_young or entry.is_retry or how is How.REPLAYED
@@ -93,8 +93,8 @@ class StoredGeneration(Struct):
         """`entry` leads. A dead leader no longer counts as a client."""
         died = self.state is State.RUNNING and self.leader and not self.is_leader_gone
         self.clients = max(1, self.clients - bool(died) + is_client_new)
-        if self.plan != entry.plan:
-            self.parts, self.plan = {}, entry.plan
+        if self.plan_hash != entry.plan_hash:
+            self.parts, self.plan_hash = {}, entry.plan_hash
         self.leader = self.holder = entry.request
         self.state, self.lease = State.RUNNING, lease
         self.claimed, self.payload, self.ended = "", b"", 0
@@ -256,9 +256,9 @@ class PlaceChoice(Struct, frozen=True):
         is_repeat = self.one is not None and self.how in {How.REPLAYED, How.ADOPTED}
         return self.one.holder if self.one and is_repeat else None
 
-    def known_images(self, plan: str) -> int:
+    def known_images(self, plan_hash: str) -> int:
         """How many are paid for already."""
-        if self.one is None or self.one.plan != plan:
+        if self.one is None or self.one.plan_hash != plan_hash:
             return 0
         return sum(len(urls) for urls in self.one.parts.values())
 

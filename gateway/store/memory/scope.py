@@ -102,7 +102,7 @@ class ScopeState(PlaceFinder):
         self, dead: StoredGeneration | None, entry: Entry, lead_ms: int, follows: str | None
     ) -> Lead:
         self._counts["led"] += 1
-        one = dead or StoredGeneration(entry.request, entry.plan, self._now)
+        one = dead or StoredGeneration(entry.request, entry.plan_hash, self._now)
         one.run(entry, self._now + lead_ms, is_client_new=one.id != follows)
         self._pointers.take(entry.request, one.id, one.lease)
         self._known[one.id] = one
@@ -132,7 +132,7 @@ class ScopeState(PlaceFinder):
         if self._find(leadership.id) is None:
             leader = leadership.leader
             one = StoredGeneration(
-                leadership.id, entry.plan, self._now, leader, clients=1, holder=leader
+                leadership.id, entry.plan_hash, self._now, leader, clients=1, holder=leader
             )
             one.lease = self._now
             self._known[one.id] = one
@@ -150,15 +150,15 @@ class ScopeState(PlaceFinder):
         one = self._find(leadership.id)
         if one and one.state is not State.DONE:
             one.keep(parts, leadership.leader)
-        return self._standing(leadership)
+        return self._fencing(leadership)
 
     def renew(self, leadership: Leadership, lead_ms: int) -> FencingResult:
         one = self._find(leadership.id)
         if one and one.is_led_by(leadership.leader):
             one.lease = self._now + lead_ms
-        return self._standing(leadership)
+        return self._fencing(leadership)
 
-    def _standing(self, leadership: Leadership) -> FencingResult:
+    def _fencing(self, leadership: Leadership) -> FencingResult:
         one = self._find(leadership.id)
         if one is None:
             return FencingResult.MISSING
@@ -174,14 +174,14 @@ class ScopeState(PlaceFinder):
             self.keep(leadership, outcome.parts)
             if one is None and outcome.error is None and not outcome.parts:
                 return FencingResult.KEPT  # nothing is lost
-        standing = self._standing(leadership)
+        fencing = self._fencing(leadership)
         if one is None or not one.is_led_by(leadership.leader):
-            return standing
+            return fencing
         if isinstance(outcome, Completion):
             self._finish(one, outcome)
         else:
             self._fail(one, outcome, retry_key)
-        return standing
+        return fencing
 
     def _finish(self, one: StoredGeneration, completion: Completion) -> None:
         one.end(State.DONE, completion.result, self._now)

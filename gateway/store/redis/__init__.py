@@ -71,7 +71,7 @@ class RedisStore(RedisRequests, RedisPace):
             entry = Entry(
                 scope=scope,
                 request=nobody,
-                plan="",
+                plan_hash="",
                 images=0,
                 cache_key=nobody,
                 retry_key=nobody,

@@ -72,13 +72,15 @@ class RedisGenerations(ScriptRunner):
         args = {
             "id": leadership.id,
             "leader": leadership.leader,
-            "plan": entry.plan,
+            "plan": entry.plan_hash,
             "lead_ms": lead_ms,
             "parts": list(parts),
             **pointer_args(entry),
         }
         named = pointer_keys(entry, leadership.id)
-        return standing(await self._run_in(leadership.scope, RESTORE, args, named, packed(parts)))
+        return fencing_result(
+            await self._run_in(leadership.scope, RESTORE, args, named, packed(parts))
+        )
 
     async def renew_leaderships(
         self, leaderships: Sequence[Leadership], lead_ms: int
@@ -89,7 +91,7 @@ class RedisGenerations(ScriptRunner):
         args = {"lead_ms": lead_ms, "leaderships": leaders}
         named = [f"g:{one.id}" for one in leaderships]
         reply = await self._run_in(leaderships[0].scope, RENEW, args, named)
-        return [standing(one) for one in reply]
+        return [fencing_result(one) for one in reply]
 
     async def poll(self, scope: str, ids: Sequence[str]) -> list[GenerationStatus]:
         named = [f"g:{id_}" for id_ in ids]
@@ -137,7 +139,7 @@ def pointer_args(entry: Entry) -> Args:
 def entry_args(entry: Entry) -> Args:
     return {
         "request": entry.request,
-        "plan": entry.plan,
+        "plan": entry.plan_hash,
         "max_age_ms": entry.max_age_ms,
         "fresh": entry.fresh,
         "only_if_cached": entry.only_if_cached,
@@ -175,7 +177,7 @@ def unpacked(fields: Sequence[bytes]) -> dict[int, tuple[str, ...]]:
     return parts
 
 
-def standing(reply: bytes) -> FencingResult:
+def fencing_result(reply: bytes) -> FencingResult:
     return FencingResult(reply.decode())
 
 

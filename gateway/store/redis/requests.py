@@ -27,11 +27,11 @@ from gateway.store.redis.generations import (
     SCOPE,
     RedisGenerations,
     entry_args,
+    fencing_result,
     packed,
     placed,
     pointer_keys,
     retry_keys,
-    standing,
 )
 from gateway.store.redis.limits import (
     RedisLimits,
@@ -106,11 +106,11 @@ class RedisRequests(RedisLimits, RedisGenerations):
         named, blobs = [f"g:{leadership.id}"], packed({index: tuple(urls)})
         tenant, scope = settlement.tenant, leadership.scope
         if not self._is_apart(tenant, scope):
-            return standing(await self._run_both(tenant, scope, PROGRESS, args, named, blobs))
+            return fencing_result(await self._run_both(tenant, scope, PROGRESS, args, named, blobs))
         kept, _ = await asyncio.gather(
             self._run_in(scope, KEEP, args, named, blobs), self._run_for(tenant, USE, args)
         )
-        return standing(kept)
+        return fencing_result(kept)
 
     async def end(self, end: End) -> tuple[FencingResult, Verdict]:
         settlement, scope = end.settlement, end.leadership.scope
@@ -123,7 +123,7 @@ class RedisRequests(RedisLimits, RedisGenerations):
                 self._run_for(settlement.tenant, SETTLE, args),
             )
         kept, levels = reply
-        return standing(kept), verdict(settlement.limits, levels)
+        return fencing_result(kept), verdict(settlement.limits, levels)
 
     async def leave(self, leave: Leave) -> Verdict:
         settlement = leave.settlement

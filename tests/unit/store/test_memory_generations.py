@@ -25,7 +25,7 @@ async def make(store: MemoryStore, scope: str, number: int, keep_ms: int = 600_0
 
 
 def one_of(scope: str, number: int) -> Entry:
-    return Entry(scope=f"tenant:{scope}", request=f"r{number}", plan="p", images=1)
+    return Entry(scope=f"tenant:{scope}", request=f"r{number}", plan_hash="p", images=1)
 
 
 def size(store: MemoryStore, scope: str) -> int:

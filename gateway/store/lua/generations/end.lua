@@ -1,3 +1,3 @@
--- Reply the standing
+-- Reply the fencing result
 
 return finish_or_fail()

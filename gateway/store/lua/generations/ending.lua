@@ -66,7 +66,7 @@ local function finish_or_fail()
     if not one and not args.has_error and #args.parts == 0 then return 'kept' end -- nothing is lost
     if one and one.state ~= 'done' then keep_parts(one, leader, 2) end
   end
-  local answer = standing(one, leader)
+  local answer = fencing(one, leader)
   if not one or one.state == 'done' then return answer end
   if is_led_by(one, leader) then
     if args.is_done then

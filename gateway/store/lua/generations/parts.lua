@@ -7,5 +7,5 @@ local function progress()
     keep_parts(one, args.leader, 1)
     save(one)
   end
-  return standing(one, args.leader)
+  return fencing(one, args.leader)
 end

@@ -1,8 +1,8 @@
 -- Keep leaderships alive.
 -- args  lead_ms, leaderships = {{id, leader}, ...}
--- Reply the standing of each
+-- Reply the fencing result of each
 
-local standings = {}
+local results = {}
 for index, leadership in ipairs(args.leaderships) do
   local id, leader = unpack(leadership)
   local one = open(id)
@@ -10,6 +10,6 @@ for index, leadership in ipairs(args.leaderships) do
     one.lease = now_ms + args.lead_ms
     save(one)
   end
-  standings[index] = standing(one, leader)
+  results[index] = fencing(one, leader)
 end
-return standings
+return results

@@ -1,6 +1,6 @@
 -- Put back a running generation that was lost; what is found by the same keys stays where it is.
 -- args  id, leader, plan, lead_ms, cache_key, key, body, retry_key, parts
--- Reply the standing
+-- Reply the fencing result
 
 local one = open(args.id)
 if not one then
@@ -14,4 +14,4 @@ end
 if one.state ~= 'done' then keep_parts(one, args.leader, 1) end
 if is_led_by(one, args.leader) then one.lease = now_ms + args.lead_ms end
 save(one)
-return standing(one, args.leader)
+return fencing(one, args.leader)

@@ -71,7 +71,7 @@ local function is_led_by(one, request)
   return one.state == 'running' and one.leader == request
 end
 
-local function standing(one, leader)
+local function fencing(one, leader)
   if not one then return 'missing' end
   return one.leader == leader and 'kept' or 'fenced'
 end

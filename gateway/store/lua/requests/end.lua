@@ -1,6 +1,6 @@
 -- End a generation, and settle its leader's reservation.
 -- args  those of generations/ending.lua and limits/settle.lua
--- Reply the standing, `levels`
+-- Reply the fencing result, `levels`
 
 local answer = finish_or_fail()
 settle(args.settlement)
