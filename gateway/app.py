@@ -39,7 +39,7 @@ from gateway.domain.clock import Clock, find_zone
 from gateway.observability.logs import masker
 from gateway.observability.metrics import Metrics
 from gateway.observability.tracing import Tracer, open_tracer
-from gateway.pacing import LocalFallback, Pacer, QueueBounds
+from gateway.pacing import LocalFallback, Pacer
 from gateway.protocol.openai import OutputFormat
 from gateway.requests.calls import Generator
 from gateway.requests.pipeline import Pipeline
@@ -105,7 +105,7 @@ class Parts:
             self.accounts,
             worker=worker,
             fallback=LocalFallback(spare, lambda: self.local.share, clock.now) if spare else None,
-            bounds=QueueBounds(config.pacing.waiting_per_model, config.pacing.waiting_per_tenant),
+            bounds=config.pacing,
             prepare=self._prepare,
         )
         self.ledger = Ledger(

@@ -6,7 +6,7 @@ from typing import Literal
 
 from msgspec import Struct
 
-State = Literal["ok", "warning", "fails"]
+FindingState = Literal["ok", "warning", "fails"]
 
 
 class Finding(Struct, frozen=True):
@@ -14,7 +14,7 @@ class Finding(Struct, frozen=True):
 
     subject: str
     text: str
-    state: State = "ok"
+    state: FindingState = "ok"
     advice: str = ""
 
     def __str__(self) -> str:

@@ -5,10 +5,12 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 
+from gateway.config import Pacing
 from gateway.pacing.scheduler import ModelScheduler, Prepare
-from gateway.pacing.slots import Accounts, LocalFallback, Slots
-from gateway.pacing.wait_queue import QueueBounds, QueueFull, Slot, Waiter
+from gateway.pacing.slots import LocalFallback, Slots
+from gateway.pacing.wait_queue import QueueFull, Slot, Waiter
 from gateway.store.pacing import PaceStore
+from gateway.upstream.accounts import Accounts
 
 Wait = Callable[[asyncio.Future[Slot]], Awaitable[Slot]]
 
@@ -31,7 +33,7 @@ class Pacer:
         *,
         worker: str,
         fallback: LocalFallback | None = None,
-        bounds: QueueBounds = QueueBounds(),
+        bounds: Pacing = Pacing(),
         prepare: Prepare = lambda _model, _account: None,
     ) -> None:
         self._slots = Slots(store, accounts, worker, fallback)
@@ -76,7 +78,7 @@ class Pacer:
         scheduler = self._schedulers.get(model) or self._open(model)
         queue = scheduler.queue
         ahead = queue.size_of(tenant)
-        if queue.size >= self._bounds.per_model or ahead >= self._bounds.per_tenant:
+        if queue.size >= self._bounds.waiting_per_model or ahead >= self._bounds.waiting_per_tenant:
             raise QueueFull(scheduler.expected_in_s(tenant, ahead + calls - 1))
         slot: asyncio.Future[Slot] = asyncio.get_running_loop().create_future()
         waiter = Waiter(tenant, tuple(accounts), deadline, calls, slot)

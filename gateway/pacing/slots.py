@@ -6,7 +6,6 @@ import asyncio
 import math
 import time
 from collections.abc import Callable, Container, Mapping, Sequence
-from typing import Protocol
 
 import structlog
 from msgspec import Struct
@@ -14,6 +13,7 @@ from msgspec.structs import replace
 
 from gateway.store.availability import Share, StoreUnavailable
 from gateway.store.pacing import ClaimResult, Grant, PacedAccount, PaceStore, SlotRequest
+from gateway.upstream.accounts import Accounts
 
 HEADROOM = 0.03
 """Slots are this much further apart than the account's rate says: room for jitter on the way."""
@@ -26,19 +26,6 @@ FLOOR_SLACK_US = 50_000
 """How much earlier than known a slot may be: round trips to the store vary by less."""
 
 log = structlog.get_logger()
-
-
-class Accounts(Protocol):
-    """The upstream accounts, which may change while calls wait."""
-
-    def names(self, model: str) -> Sequence[str]:
-        """Those that serve the model now."""
-
-    def rate(self, model: str, account: str) -> float | None:
-        """Calls per second; None is unlimited."""
-
-    def fit(self, model: str, names: Sequence[str]) -> Sequence[str]:
-        """The fittest of these now; none if it is gone."""
 
 
 class LocalFallback(Struct, frozen=True):

@@ -32,14 +32,6 @@ class SlotTooLate(NoSlot):
     """The slot comes, or would have come, after the deadline."""
 
 
-class QueueBounds(Struct, frozen=True):
-    """How many calls may wait in one worker."""
-
-    per_model: int = 10_000
-    per_tenant: int = 5_000
-    """For one model."""
-
-
 class Slot(Struct, frozen=True):
     """One call may be sent now, on this account."""
 

@@ -17,7 +17,7 @@ AGAIN_S = 0.5
 
 log = structlog.get_logger()
 
-Key = tuple[str, str]
+GenerationKey = tuple[str, str]
 """Scope and id of a generation."""
 Waiter = asyncio.Future[GenerationStatus]
 Waiters = dict[Waiter, None]
@@ -35,21 +35,21 @@ class FollowerPoller:
     def __init__(self, poll: Poll, *, missing_s: float) -> None:
         self._poll = poll
         self._missing_s = missing_s
-        self._watches: dict[Key, _Watch] = {}
+        self._watches: dict[GenerationKey, _Watch] = {}
         self._task: asyncio.Task[None] | None = None
 
     @property
     def followed(self) -> int:
         return len(self._watches)
 
-    def wait(self, key: Key) -> Waiter:
+    def wait(self, key: GenerationKey) -> Waiter:
         """Resolves once something can be done; the caller removes what it cancels by `leave`."""
         loop = asyncio.get_running_loop()
         waiter: Waiter = loop.create_future()
         self.adopt(key, {waiter: None})
         return waiter
 
-    def adopt(self, key: Key, waiters: Waiters) -> None:
+    def adopt(self, key: GenerationKey, waiters: Waiters) -> None:
         loop = asyncio.get_running_loop()
         if not waiters:
             return
@@ -60,14 +60,14 @@ class FollowerPoller:
         if self._task is None or self._task.done():
             self._task = loop.create_task(self._run(), name="ledger-watcher")
 
-    def leave(self, key: Key, waiter: Waiter) -> None:
+    def leave(self, key: GenerationKey, waiter: Waiter) -> None:
         watch = self._watches.get(key)
         if watch is not None:
             watch.waiters.pop(waiter, None)
             if not watch.waiters:
                 del self._watches[key]
 
-    def take(self, key: Key) -> Waiters:
+    def take(self, key: GenerationKey) -> Waiters:
         """Those who wait; the caller tells them from now on."""
         watch = self._watches.pop(key, None)
         return watch.waiters if watch else {}
@@ -95,7 +95,7 @@ class FollowerPoller:
                 for id_, status in zip(ids, statuses, strict=True):
                     self._tell((scope, id_), status, loop.time())
 
-    def _tell(self, key: Key, status: GenerationStatus, now: float) -> None:
+    def _tell(self, key: GenerationKey, status: GenerationStatus, now: float) -> None:
         watch = self._watches.get(key)
         if watch is None:
             return

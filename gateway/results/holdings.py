@@ -8,7 +8,7 @@ from itertools import chain
 from msgspec import Struct
 from msgspec.structs import replace
 
-from gateway.results.followers import Key, Waiters
+from gateway.results.followers import GenerationKey, Waiters
 from gateway.store.generations import Entry, Leadership, Parts
 from gateway.store.limits import Reservation, Settlement
 
@@ -65,7 +65,7 @@ class LedGeneration:
         self.is_fenced = False
 
     @property
-    def key(self) -> Key:
+    def key(self) -> GenerationKey:
         return self.leadership.scope, self.leadership.id
 
 
@@ -99,7 +99,7 @@ class Holdings:
     def _all(self) -> Iterator[LedGeneration]:
         return chain.from_iterable(generations.values() for generations in self._led.values())
 
-    def find(self, key: Key) -> LedGeneration | None:
+    def find(self, key: GenerationKey) -> LedGeneration | None:
         scope, id_ = key
         return self._led.get(scope, {}).get(id_)
 

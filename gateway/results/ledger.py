@@ -18,7 +18,7 @@ from gateway.domain.errors import (
 )
 from gateway.results.cache_policy import Record, decode, encode
 from gateway.results.failover import FailoverStore, LedgerStore, booked, unused
-from gateway.results.followers import FollowerPoller, Key, Waiter
+from gateway.results.followers import FollowerPoller, GenerationKey, Waiter
 from gateway.results.holdings import Holdings, LeaseTimes, LedGeneration
 from gateway.results.shared_errors import decode_error, encode_error
 from gateway.results.upkeep import Upkeep
@@ -296,7 +296,7 @@ class Ledger:
 
     # -- following
 
-    def _wait(self, key: Key) -> Waiter:
+    def _wait(self, key: GenerationKey) -> Waiter:
         generation = self._holdings.find(key)
         if generation is None:
             return self._poller.wait(key)
@@ -304,7 +304,7 @@ class Ledger:
         generation.waiters[waiter] = None
         return waiter
 
-    def _unfollow(self, key: Key, waiter: Waiter) -> None:
+    def _unfollow(self, key: GenerationKey, waiter: Waiter) -> None:
         """The generation may have changed hands meanwhile."""
         generation = self._holdings.find(key)
         if generation is not None:

@@ -14,7 +14,7 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from gateway.results.failover import FailoverStore
-from gateway.results.followers import Key, Waiters, tell
+from gateway.results.followers import GenerationKey, Waiters, tell
 from gateway.results.holdings import NOTHING, Holdings, LedGeneration
 from gateway.store.availability import StoreUnavailable
 from gateway.store.generations import (
@@ -43,7 +43,7 @@ class LedgerWriter:
         self,
         stores: FailoverStore,
         holdings: Holdings,
-        release: Callable[[Key, Waiters], None],
+        release: Callable[[GenerationKey, Waiters], None],
         *,
         lead_ms: int,
     ) -> None:

@@ -18,7 +18,7 @@ from typing import Final
 from msgspec import Struct
 from PIL import Image, ImageOps, PngImagePlugin
 
-from gateway.api.uploads.spool import Part, Upload, read
+from gateway.api.uploads.spool import SpooledPart, Upload, read
 from gateway.domain.errors import InvalidRequest
 from gateway.domain.pictures import MAX_DATA_URI_BYTES, Picture
 from gateway.domain.png import is_whole_png
@@ -192,7 +192,7 @@ class Examiner:
             raise InvalidRequest(message, param=upload.name, code="invalid_image_file") from None
         if found.rewritten is not None:
             offset = await part.spool.append(found.rewritten)
-            part = Part(part.spool, offset, len(found.rewritten))
+            part = SpooledPart(part.spool, offset, len(found.rewritten))
         return Picture(f"sha256:{upload.digest}", found.mime, part.size, part)
 
     def close(self) -> None:

@@ -110,7 +110,7 @@ def read(descriptor: int, size: int, offset: int) -> bytes:
     return found
 
 
-class Part(Struct, frozen=True):
+class SpooledPart(Struct, frozen=True):
     """A piece of a spool."""
 
     spool: Spool
@@ -128,7 +128,7 @@ class Upload(Struct, frozen=True):
 
     name: str
     """Its sender's name for it, for error messages and their `param`."""
-    part: Part
+    part: SpooledPart
     digest: str
 
 
@@ -166,7 +166,7 @@ class Pictures:
             message = f"The image '{self._name}' is empty."
             raise InvalidRequest(message, param=self._name, code="invalid_image_file")
         end = await self._flush()
-        part = Part(self._spool, end - self._size, self._size)
+        part = SpooledPart(self._spool, end - self._size, self._size)
         self.uploads.append(Upload(self._name, part, self._hash.hexdigest()))
 
     async def _flush(self) -> int:

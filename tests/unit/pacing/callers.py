@@ -9,10 +9,11 @@ from typing import Any, NamedTuple
 
 import pytest
 
-from gateway.pacing import Accounts, NoSlot, Pacer, Slot
+from gateway.pacing import NoSlot, Pacer, Slot
 from gateway.pacing.pacer import Wait, for_as_long_as_it_takes
 from gateway.store.memory import MemoryStore
 from gateway.store.pacing import PaceStore
+from gateway.upstream.accounts import Accounts
 from tests.faulty_store import FaultyStore
 
 MODEL = "qwen-image"

@@ -6,7 +6,8 @@ import asyncio
 
 import pytest
 
-from gateway.pacing import QueueBounds, QueueFull, SlotTooLate
+from gateway.config import Pacing
+from gateway.pacing import QueueFull, SlotTooLate
 from tests.unit.pacing.callers import (
     US,
     Callers,
@@ -85,11 +86,11 @@ async def test_a_request_of_many_calls_is_served_whole() -> None:
 
 @pytest.mark.parametrize(
     ("bounds", "tenant", "ahead"),
-    [(QueueBounds(per_tenant=3), "acme", 3), (QueueBounds(per_model=3), "other", 0)],
+    [(Pacing(waiting_per_tenant=3), "acme", 3), (Pacing(waiting_per_model=3), "other", 0)],
 )
 @in_virtual_time
 async def test_a_full_queue_refuses_with_a_time_to_come_back(
-    bounds: QueueBounds, tenant: str, ahead: int
+    bounds: Pacing, tenant: str, ahead: int
 ) -> None:
     """The time at which the call would have had its slot, with so many of its tenant ahead."""
     callers = Callers(pacer_over(memory_store(), rate=2.0, bounds=bounds))
@@ -104,7 +105,7 @@ async def test_a_full_queue_refuses_with_a_time_to_come_back(
 
 @in_virtual_time
 async def test_one_tenants_full_queue_does_not_refuse_another() -> None:
-    callers = Callers(pacer_over(memory_store(), bounds=QueueBounds(per_tenant=3)))
+    callers = Callers(pacer_over(memory_store(), bounds=Pacing(waiting_per_tenant=3)))
     callers.wait("acme", 3)
     await asyncio.sleep(0)
     await callers.wait("other")[0]
