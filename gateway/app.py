@@ -44,7 +44,7 @@ from gateway.protocol.openai import OutputFormat
 from gateway.requests.calls import Generator
 from gateway.requests.pipeline import Pipeline
 from gateway.results import Ledger
-from gateway.results.image_bytes import ImageCache
+from gateway.results.cached_images import CachedImages
 from gateway.sampling import Sampler
 from gateway.store.availability import Share
 from gateway.store.images import ImageStore
@@ -152,11 +152,11 @@ class Parts:
             took=took,
         )
 
-    def _image_cache(self) -> ImageCache | None:
+    def _image_cache(self) -> CachedImages | None:
         settings = self.config.image_cache
         if settings is None or self.image_store is None:
             return None
-        return ImageCache(
+        return CachedImages(
             self.image_store, self.ledger, settings, metrics=self.metrics, now=self.clock.now
         )
 

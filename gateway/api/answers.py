@@ -30,7 +30,7 @@ from gateway.requests.client import Part
 from gateway.requests.pipeline import Result
 from gateway.results import Entry, Found, How, Lead, Ledger
 from gateway.results.cache_policy import Record
-from gateway.results.image_bytes import ImageCache
+from gateway.results.cached_images import CachedImages
 from gateway.translate.request import Plan
 from gateway.translate.response import to_event, to_openai
 from gateway.upstream.images import ImageFetcher
@@ -52,7 +52,7 @@ class Answers:
         delivery: Delivery,
         *,
         ledger: Ledger,
-        images: ImageCache | None,
+        images: CachedImages | None,
         clock: Clock,
         metrics: Metrics,
     ) -> None:

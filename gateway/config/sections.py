@@ -1,4 +1,8 @@
-"""The sections of the configuration file, typed and frozen; every key with its default."""
+"""The sections of the configuration file, typed and frozen; every key with its default.
+
+A type has the name of its section: what works by it elsewhere is called otherwise, or says how it
+differs, as `store.limits.Limits` does.
+"""
 
 from __future__ import annotations
 

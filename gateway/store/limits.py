@@ -20,7 +20,7 @@ LEFT_KEPT_MS = 900_000
 
 
 class Limits(Struct, frozen=True, kw_only=True):
-    """`None` is no limit."""
+    """What one tenant may use, money in micro-units; `None` is no limit."""
 
     requests_per_minute: int | None = None
     images_per_minute: int | None = None

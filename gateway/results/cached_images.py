@@ -10,7 +10,7 @@ from collections.abc import Callable
 
 from structlog.typing import FilteringBoundLogger
 
-from gateway.config import ImageCache as Settings
+from gateway.config import ImageCache
 from gateway.delivery import CopySink
 from gateway.observability.metrics import Metrics
 from gateway.results import Entry, Ledger
@@ -22,14 +22,14 @@ from gateway.store.images import ImagePlace, ImageStore
 MARGIN_S = MARGIN_MS / 1000
 
 
-class ImageCache:
+class CachedImages:
     """`now` gives Unix seconds."""
 
     def __init__(
         self,
         store: ImageStore,
         ledger: Ledger,
-        settings: Settings,
+        settings: ImageCache,
         *,
         metrics: Metrics,
         now: Callable[[], float],
