@@ -115,7 +115,7 @@ def start(
         try:
             print(words, flush=True)
         except BrokenPipeError:
-            # Whoever asked for images cares little that nobody reads this, now or at the end.
+            # Image requests must not fail because nobody reads this, now or at the end.
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
     try:

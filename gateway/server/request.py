@@ -187,7 +187,7 @@ class Request:
             is_last = not message.get("more_body", False)
             self._write(message.get("body", b""), is_last=is_last)
             if self._connection.is_full:
-                # Whoever sends learns how fast the client is, and makes nothing before its time.
+                # The sender learns how fast the client is, and makes nothing before its time.
                 await self._connection.writable()
             if is_last and not self.is_lost:
                 self._finish()

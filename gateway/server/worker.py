@@ -167,7 +167,7 @@ class Server(uvicorn.Server):
         if sig == signal.SIGINT:
             self._lame_duck_s = 0.0
         self._gateway.drain()
-        # Of two that come in one moment the second interrupts the first, and uvicorn takes a second
+        # A second signal in the same moment interrupts the first, and uvicorn takes a second
         # SIGINT for an order to drop everything.
         super().handle_exit(signal.SIGTERM, frame)
 
@@ -178,9 +178,9 @@ class Server(uvicorn.Server):
             return since_s >= REPEAT_S
         stops = self._control.stops
         if stops > 1:
-            return True  # the supervisor has told one that repeats from one that is meant
+            return True  # the supervisor counts no signal that only repeats another
         if stops > self._stops_seen:
-            # This worker was told before, and now all are: that is their first, and so its own.
+            # This worker had a signal before, and now all have: their first is its own first.
             self._stops_seen, self._told_at = stops, time.monotonic()
             return False
         return since_s >= GROUP_S

@@ -85,7 +85,7 @@ def day_refusal(
             param="n",
         )
     return BudgetExhausted(
-        f"This tenant's budget of images per day is used up; it begins anew at midnight {zone}."
+        f"This tenant's budget of images per day is used up; it starts again at midnight {zone}."
     )
 
 
@@ -104,6 +104,6 @@ def month_refusal(
             f"for fewer images or a cheaper model, or wait for the next month ({zone})."
         )
     return BudgetExhausted(
-        "This tenant's budget of spend per month is used up; it begins anew with the next month "
+        "This tenant's budget of spend per month is used up; it starts again with the next month "
         f"({zone})."
     )

@@ -193,7 +193,7 @@ def test_a_request_larger_than_a_limit_says_how_many_fit(
     [
         (0, 5, "asks for 5 images, and this tenant's whole budget is 4 per day: ask for at most 4"),
         (3, 2, "asks for 2 images, and this tenant's budget for today has 1 left: ask for fewer"),
-        (4, 1, "budget of images per day is used up; it begins anew at midnight UTC"),
+        (4, 1, "budget of images per day is used up; it starts again at midnight UTC"),
     ],
 )
 def test_a_day_s_budget_that_is_too_small_says_what_fits(
@@ -215,7 +215,7 @@ def test_a_day_s_budget_that_is_too_small_says_what_fits(
     [
         (0, 3, "alone costs more than this tenant's whole budget of spend per month: ask for"),
         (1, 2, "costs more than is left of this tenant's budget of spend per month: ask for"),
-        (2, 1, "budget of spend per month is used up; it begins anew with the next month (UTC)"),
+        (2, 1, "budget of spend per month is used up; it starts again with the next month (UTC)"),
     ],
 )
 def test_a_month_s_budget_that_is_too_small_says_what_to_do(

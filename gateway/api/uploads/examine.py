@@ -94,13 +94,13 @@ def examined(data: bytes, mime: str, max_pixels: int) -> Examined:
             raise Unfit("is damaged or cut short")
         is_large = len(data) > MOST_BYTES
         if not is_large and picture.format != "MPO":
-            # Of a JPEG one pixel in 64 is enough to read all of its data.
+            # One pixel in 64 of a JPEG is enough to read all of its data.
             picture.draft(picture.mode, (1, 1))
             picture.load()
             if not is_turned(picture):
                 return Examined(mime)
         if picture.mode in DEEP:
-            raise Unfit("has 16 bits of grey and must be written anew. Save it with 8 bits")
+            raise Unfit("has 16 bits of grey and would have to be converted. Save it with 8 bits")
     return rewritten(data, MODELS_PIXELS if is_large else TURNED_PIXELS)
 
 
@@ -165,7 +165,7 @@ def rewritten(data: bytes, most_pixels: int) -> Examined:
             )
             if file.tell() <= MOST_BYTES:
                 return Examined(mime, file.getvalue())
-    raise Unfit("is too large, and stays so written anew. Send a smaller one")
+    raise Unfit("is too large, even rewritten. Send a smaller one")
 
 
 class Examiner:
@@ -173,7 +173,7 @@ class Examiner:
 
     def __init__(self, max_pixels: int) -> None:
         self._max_pixels = max_pixels
-        # Of what a picture says: its words would be in the log, and kept to be said only once.
+        # Warnings quote a picture's own text, which would be logged, and kept to be said only once.
         warnings.filterwarnings("ignore", module=r"PIL\.")
         self._thread = ThreadPoolExecutor(1, "pictures")
         self._turns: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)

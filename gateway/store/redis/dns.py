@@ -36,7 +36,7 @@ class DnsProbe:
     def _ended(self, host: str, task: asyncio.Task[object]) -> None:
         del self._under_way[host]
         if not task.cancelled():
-            task.exception()  # whoever asked may wait no longer
+            task.exception()  # its caller may wait no longer
 
 
 async def look_up(host: str) -> object:

@@ -136,7 +136,7 @@ class Pipeliner:
             for _, future in batch:
                 if not future.done():
                     future.set_exception(StoreUnavailable(str(lost), in_doubt=lost.in_doubt))
-                    future.exception()  # whoever waited may be gone
+                    future.exception()  # its caller may be gone
         else:
             self._passed()
             for (_, future), reply in zip(batch, replies, strict=True):
