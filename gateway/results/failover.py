@@ -13,8 +13,8 @@ from gateway.observability.context import ClientOutcome
 from gateway.results.cache_policy import scope_of
 from gateway.store.availability import Membership, StoreUnavailable
 from gateway.store.generations import GenerationNotes, GenerationStore, Lead
-from gateway.store.limits import Limits, LimitStore, Reason, Reservation, Settlement, Verdict
-from gateway.store.requests import Entered, EnterRequest, Leave, RequestStore
+from gateway.store.limits import Limits, LimitStore, Reason, Settlement, Verdict
+from gateway.store.requests import Entered, EnterRequest, Leave, RequestStore, reserved_at
 from gateway.tenants.local_limits import LocalLimits
 
 T = TypeVar("T")
@@ -102,13 +102,15 @@ class FailoverStore:
         return Entered(verdict, entered.place, entered.has_left)
 
     async def mirror_entry(self, request: EnterRequest, entered: Entered[bytes]) -> None:
-        if self._fallback is None or not entered.verdict.by_store:
-            return
         take, place = request.take, entered.place
+        if self._fallback is None or place is None or not entered.verdict.by_store:
+            return
         if entered.has_left:
             await self._fallback.leave(unused(request))
             return
-        await self._fallback.renew(take.tenant, [booked(request, entered)], take.lease_ms)
+        await self._fallback.renew(
+            take.tenant, [reserved_at(place, take.reservation)], take.lease_ms
+        )
         if isinstance(place, Lead):
             await self._fallback.restore(
                 place.leadership, request.entry, request.lead_ms, place.parts
@@ -169,12 +171,3 @@ def unused(request: EnterRequest) -> Leave:
         take.tenant, take.reservation.id, take.reservation.family, images=0, cost=0
     )
     return Leave(settlement=settlement, outcome=ClientOutcome.ANSWERED, scope=request.entry.scope)
-
-
-def booked(request: EnterRequest, entered: Entered[bytes]) -> Reservation:
-    wanted, place = request.take.reservation, entered.place
-    if not isinstance(place, Lead):
-        return replace(wanted, images=0, cost=0)
-    known = sum(len(urls) for urls in place.parts.values())
-    images = max(0, wanted.images - known)
-    return replace(wanted, images=images, cost=wanted.cost * images // max(1, wanted.images))

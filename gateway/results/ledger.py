@@ -17,7 +17,7 @@ from gateway.domain.errors import (
     UpstreamAmbiguous,
 )
 from gateway.results.cache_policy import Record, decode, encode
-from gateway.results.failover import FailoverStore, LedgerStore, booked, unused
+from gateway.results.failover import FailoverStore, LedgerStore, unused
 from gateway.results.followers import FollowerPoller, GenerationKey, Waiter
 from gateway.results.holdings import Holdings, LeaseTimes, LedGeneration
 from gateway.results.shared_errors import decode_error, encode_error
@@ -40,7 +40,7 @@ from gateway.store.generations import (
     State,
 )
 from gateway.store.limits import Limits, Settlement, Verdict
-from gateway.store.requests import End, Entered, EnterRequest, Leave
+from gateway.store.requests import End, Entered, EnterRequest, Leave, reserved_at
 from gateway.tenants.local_limits import LocalLimits
 
 TRIES = 4
@@ -253,8 +253,9 @@ class Ledger:
                 return Entered(entered.verdict, entered.place)  # and nothing was booked
             await self._stores.mirror_entry(request, entered)
             if not entered.has_left:
-                self._holdings.reserve(request.take.tenant, booked(request, entered))
-            place = await self._taken(request, entered.place)
+                reservation = reserved_at(entered.place, request.take.reservation)
+                self._holdings.reserve(request.take.tenant, reservation)
+            place = await self._accept(request, entered.place)
             if place is not None:
                 return Entered(entered.verdict, place, entered.has_left)
             request = replace(request, follows=entered.place.id)
@@ -271,7 +272,7 @@ class Ledger:
             self._writer.write_later(unused(request))
         return entered
 
-    async def _taken(self, request: EnterRequest, place: Place[bytes]) -> Place[Record] | None:
+    async def _accept(self, request: EnterRequest, place: Place[bytes]) -> Place[Record] | None:
         """None for a result that is not this gateway's."""
         if isinstance(place, Found):
             return await self._read(request.entry, place)

@@ -15,6 +15,7 @@ from gateway.store.generations import (
     Entry,
     Failure,
     FencingResult,
+    Lead,
     Leadership,
     Place,
     R,
@@ -65,6 +66,13 @@ def reserved_for(whole: Reservation, *, pays: bool, known_images: int) -> Reserv
     images = max(0, whole.images - known_images) if pays else 0
     cost = whole.cost * images // max(1, whole.images)
     return replace(whole, images=images, cost=cost)
+
+
+def reserved_at(place: Place[bytes], whole: Reservation) -> Reservation:
+    """What a request that was given the place has reserved."""
+    parts = place.parts if isinstance(place, Lead) else {}
+    known_images = sum(len(urls) for urls in parts.values())
+    return reserved_for(whole, pays=isinstance(place, Lead), known_images=known_images)
 
 
 class RequestStore(Protocol):

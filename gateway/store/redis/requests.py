@@ -10,7 +10,6 @@ from gateway.store.generations import (
     Completion,
     Failure,
     FencingResult,
-    Lead,
     Leadership,
     Place,
     Refusal,
@@ -43,7 +42,7 @@ from gateway.store.redis.limits import (
 )
 from gateway.store.redis.pipeliner import Reply
 from gateway.store.redis.scripts import Args, Script, load
-from gateway.store.requests import End, Entered, EnterRequest, Leave, reserved_for
+from gateway.store.requests import End, Entered, EnterRequest, Leave, reserved_at
 
 BOTH = CONSTANTS | {"SCOPE_AT": 8}
 """Where a scope's keys begin, behind those of a tenant."""
@@ -187,9 +186,7 @@ class RedisRequests(RedisLimits, RedisGenerations):
         whole = request.take.reservation
         needed: Args = {"request": whole.id}
         if place is not None and not isinstance(place, Refusal):
-            parts = place.parts if isinstance(place, Lead) else {}
-            known_images = sum(len(urls) for urls in parts.values())
-            want = reserved_for(whole, pays=isinstance(place, Lead), known_images=known_images)
+            want = reserved_at(place, whole)
             if want.images == images:
                 return None
             needed |= {"images": want.images, "cost": want.cost}
