@@ -145,11 +145,9 @@ def at_every_path(
 
 
 class ServedRequest:
-    """An ASGI application: has a request served, then answers it.
+    """An ASGI application: has a request served, then answers it, naming its `ignored` fields.
 
-    A handler returns before the wait: its frame, and what Litestar keeps around the call of one,
-    would be held by each of the thousands of requests that wait. `ignored` are fields of the
-    request that the answer names as such.
+    A handler returns before the wait: thousands of waiting requests would each hold its frame.
     """
 
     __slots__ = ("_answers", "_describe", "_ignored", "_serve")

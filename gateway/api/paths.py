@@ -1,7 +1,4 @@
-"""Where an operation is served: as documented, and in every other way that clients ask for it.
-
-And what a path is answered at which nothing is: OpenAI may have it, or a base URL is wrong.
-"""
+"""Where an operation is served, and the answers at paths that nothing serves."""
 
 from __future__ import annotations
 

@@ -157,10 +157,7 @@ class WaitQueue:
 
 
 class WaitEstimate:
-    """Who goes before whom, as of one look at the store at everyone's queues.
-
-    `own` is what waits in `worker` itself by now; the store's report says it of the others.
-    """
+    """Who goes before whom, as of one report of the store; `own` is this `worker`'s queue now."""
 
     def __init__(self, claimed: ClaimResult, worker: str, own: Mapping[str, int]) -> None:
         self._virtual_time = claimed.virtual_time

@@ -1,15 +1,10 @@
 """What may be kept of a result, under which key and for how long. Pure: no store, no clock.
 
-It lives as long as its signed URLs. Whoever holds one may read the object until then::
+A result lives as long as its signed URLs, which open the images to anybody who has them::
 
     OSS V1, AWS V2    Expires=1763886400                                       Unix seconds
     OSS V4            x-oss-date=20261128T120000Z & x-oss-expires=3600         since that date
     AWS V4, its kin   X-Amz-Date=20261128T120000Z & X-Amz-Expires=3600
-
-A record as it is kept (MessagePack)::
-
-    {"v": 1, "urls": ["https://…png?Expires=1763886400&…"], "created": 1763800000,
-     "expires_at": 1763886400, "model": "qwen-image-2.0-pro", "size": "2048x2048"}
 """
 
 from __future__ import annotations

@@ -1,8 +1,7 @@
 """What tenants may use, have reserved and have used.
 
-Money is an integer number of micro-units of the catalogue's currency (1.00 = 1_000_000).
-Times are durations in milliseconds unless a name says otherwise; the clock is the backend's.
-Days and months are those of `budgets.time_zone` (gateway.domain.clock).
+Money is in micro-units of the catalogue's currency (1.00 = 1_000_000); times are milliseconds on
+the backend's clock; days and months are those of `budgets.time_zone`.
 """
 
 from collections.abc import Mapping, Sequence

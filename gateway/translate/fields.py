@@ -1,8 +1,7 @@
 """The fate of every field of an image request: one table, which the README shows and tests walk.
 
-A field is *honoured*, *mapped* to something the vendor has, *accepted* without effect (the answer's
-`x-gateway-ignored` header names it), or *refused* with a 400 whose `param` names it. `adapted`
-finds them under the names that other vendors give them.
+A field is *honoured*, *mapped*, *accepted* without effect (named in `x-gateway-ignored`), or
+*refused* with a 400 whose `param` names it. `adapted` reads other vendors' names.
 """
 
 from __future__ import annotations
@@ -173,14 +172,10 @@ SHOWN_NAMES = 20
 def adapted(
     body: Mapping[str, Any], kind: type[ImageRequest] = ImageRequest
 ) -> tuple[dict[str, Any], tuple[str, ...]]:
-    """The fields that the gateway has, and the names of those that it leaves out.
+    """The known fields, and the names of the others; for tenants with `unknown_parameters: ignore`.
 
-    For tenants that allow programs which speak another vendor's dialect::
-
-        {"prompt": "a fox", "image_size": "1024x1024", "batch_size": 2, "guidance_scale": 4.5}
-
-    becomes a `size` and an `n`, and `guidance_scale` is named as ignored. Text that spells a number
-    or a truth value is read as one when the fields are converted.
+    `image_size` and `batch_size` become `size` and `n`. Text that spells a number or a boolean is
+    read as one later.
     """
     names = known(kind)
     fields = {name: value for name, value in body.items() if name in names and value != ""}

@@ -190,12 +190,10 @@ def require_way(proxy: Proxy, url: URL, status: int) -> None:
 
 
 class ImageHosts:
-    """Image hosts that this gateway cannot reach as it is set up: known before more is paid for.
+    """Image hosts that cannot be reached from here: known before more is paid for.
 
-    A name server that answers with private addresses, or a proxy that lets no image host through,
-    fails every download, and each costs a generation. So after the first one, requests whose images
-    would have to be downloaded are refused until a look shows that a host can be reached. `reach`
-    tries one, and raises ImageHostsUnreachable if that fails.
+    Private addresses or a strict proxy fail every download. After the first one, requests that
+    need downloads are refused until `reach`, which raises ImageHostsUnreachable, gets through.
     """
 
     def __init__(

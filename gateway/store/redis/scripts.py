@@ -1,8 +1,4 @@
-"""The Lua scripts, each operation in a file of its own after what it shares, and how they are run.
-
-Every script is given its arguments by name, in MessagePack, bytes behind them, and begins with
-`lua/clock.lua`.
-"""
+"""The Lua scripts: a file per operation, behind shared ones; arguments are MessagePack."""
 
 from __future__ import annotations
 
