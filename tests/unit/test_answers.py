@@ -1,4 +1,4 @@
-"""Keys from headers, failures as answers, and what the envelope adds to both."""
+"""Keys from headers, failures as answers, and what the middleware adds to both."""
 
 from __future__ import annotations
 
