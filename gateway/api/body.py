@@ -168,10 +168,6 @@ def refuse_halves(value: object) -> None:
             raise InvalidRequest(message, param=param)
 
 
-def to_image_request(body: dict[str, Any], *, strict: bool = True) -> ImageRequest:
-    return to_request(body, ImageRequest, strict=strict)
-
-
 def to_request(body: dict[str, Any], kind: type[R], *, strict: bool = True) -> R:
     """Check the form of an image request; a null is the same as an absent key.
 

@@ -94,12 +94,14 @@ def on_gateway_error(request: AnyRequest, error: GatewayError) -> Response[Any]:
 def on_framework_error(request: AnyRequest, error: HTTPException) -> Response[Any]:
     """Litestar's refusals in our words: its own may repeat what the caller sent."""
     allow = {k.lower(): v for k, v in (error.headers or {}).items() if k.lower() == "allow"}
-    failure = to_failure(request.scope["method"], request.scope["path"], error.status_code, allow)
+    failure = to_gateway_error(
+        request.scope["method"], request.scope["path"], error.status_code, allow
+    )
     context_of(request.scope).outcome = failure.label()
     return respond(request.scope, failure, allow)
 
 
-def to_failure(method: str, path: str, status: int, allow: Mapping[str, str]) -> GatewayError:
+def to_gateway_error(method: str, path: str, status: int, allow: Mapping[str, str]) -> GatewayError:
     if status == 404:
         return unserved(method, path)
     if status == 405:

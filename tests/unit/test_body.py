@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from gateway.api.body import ReadBudget, codings, parse_json, read_body, to_image_request
+from gateway.api.body import ReadBudget, codings, parse_json, read_body, to_request
 from gateway.config import Reading
 from gateway.domain.errors import (
     BodyTimeout,
@@ -22,7 +22,7 @@ from gateway.protocol.openai import ImageRequest
 
 
 def read_request(content: bytes) -> ImageRequest:
-    return to_image_request(parse_json(content))
+    return to_request(parse_json(content), ImageRequest)
 
 
 def refusal(content: bytes | str | dict[str, Any]) -> InvalidRequest:
@@ -128,7 +128,7 @@ BAD: list[tuple[str, Any, str]] = [
 
 def test_a_whole_number_may_be_written_with_a_point() -> None:
     """JSON has one kind of number, and its schemas call 2.0 an integer."""
-    request = to_image_request({"prompt": "a fox", "n": 2.0, "seed": 7.0})
+    request = to_request({"prompt": "a fox", "n": 2.0, "seed": 7.0}, ImageRequest)
 
     assert (request.n, request.seed) == (2, 7)
 
@@ -320,7 +320,7 @@ def test_a_byte_order_mark_is_read_over() -> None:
 def test_a_prompt_has_a_bound(name: str) -> None:
     """OpenAI's own, in its words; by characters, so that a script of long ones loses nothing."""
     fields = {"prompt": "a fox", name: "狐" * 32_000}
-    assert getattr(to_image_request(fields), name) == fields[name]
+    assert getattr(to_request(fields, ImageRequest), name) == fields[name]
 
     found = refusal({"prompt": "a fox", name: "a" * 32_001})
 

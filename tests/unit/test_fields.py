@@ -8,7 +8,7 @@ from typing import Any, Final
 import msgspec
 import pytest
 
-from gateway.api.body import to_image_request
+from gateway.api.body import to_request
 from gateway.domain.errors import InvalidRequest
 from gateway.protocol.openai import ImageRequest
 from gateway.translate.fields import FIELDS, KNOWN, ignored, refuse_unsupported
@@ -57,7 +57,7 @@ def of_fate(fate: str) -> list[str]:
 
 
 def request(**fields: Any) -> ImageRequest:
-    return to_image_request({"prompt": "a fox", **fields})
+    return to_request({"prompt": "a fox", **fields}, ImageRequest)
 
 
 def sent(**fields: Any) -> dict[str, Any]:

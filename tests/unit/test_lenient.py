@@ -6,7 +6,8 @@ from typing import Any
 
 import pytest
 
-from gateway.api.body import to_image_request
+from gateway.api.body import to_request
+from gateway.protocol.openai import ImageRequest
 from gateway.translate.fields import FOREIGN, KNOWN, SHOWN_NAMES, adapted
 
 
@@ -25,7 +26,7 @@ def test_what_cherry_studio_s_painting_page_sends() -> None:
             "prompt_enhancement": False,
         }
     )
-    request = to_image_request(fields, strict=False)
+    request = to_request(fields, ImageRequest, strict=False)
 
     assert (request.size, request.n, request.seed) == ("1024x1024", 2, 123)
     assert request.prompt_extend is False
@@ -49,7 +50,7 @@ def test_each_foreign_name_is_one_of_ours(foreign: str, own: str) -> None:
     [("n", "2", 2), ("seed", "7", 7), ("watermark", "true", True), ("stream", "false", False)],
 )
 def test_numbers_and_truth_values_may_come_as_text(field: str, text: str, value: Any) -> None:
-    request = to_image_request({"prompt": "a", field: text}, strict=False)
+    request = to_request({"prompt": "a", field: text}, ImageRequest, strict=False)
 
     assert getattr(request, field) == value
 
