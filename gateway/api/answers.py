@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import partial
-from typing import Any, Protocol
+from typing import Protocol
 
+from litestar.response.base import ASGIResponse
 from msgspec import Struct
 from msgspec.structs import replace
 
-from gateway.api.responses import Events, ImagesStream, JsonAnswer
+from gateway.api.responses import Events, JsonAnswer, StreamedImages
 from gateway.delivery import (
     CopySink,
     Delivery,
@@ -74,15 +76,19 @@ class Answers:
             raise InvalidRequest(message, param="output_format", code="unsupported_value")
 
     async def answer(
-        self, result: Result, context: RequestContext, describe: Describe | None = None
-    ) -> JsonAnswer[Any] | ImagesStream:
-        """The answer in the format asked for; `describe` makes the body of one with URLs.
+        self,
+        result: Result,
+        context: RequestContext,
+        describe: Describe | None = None,
+        ignored: Sequence[str] = (),
+    ) -> ASGIResponse:
+        """Sends the answer in the format asked for; `describe` makes the body of one with URLs.
 
         Raises ImageUnavailable if any image cannot be fetched, ServiceUnavailable without memory
         for it.
         """
         plan, record = result.plan, result.record
-        headers = plan_headers(plan) | self.note(result, context)
+        headers = plan_headers(plan, ignored) | self.note(result, context)
         try:
             if plan.response_format == "b64_json":
                 return await self._streamed(result, context, headers)
@@ -96,11 +102,11 @@ class Answers:
             raise
         describe = describe or partial(to_openai, quality=plan.quality)
         body = describe(images, created=record.created, size=plan.size)
-        return JsonAnswer(body, headers=headers)
+        return JsonAnswer(body, headers=headers).to_asgi_response()
 
     async def _streamed(
         self, result: Result, context: RequestContext, headers: dict[str, str]
-    ) -> ImagesStream:
+    ) -> StreamedImages:
         plan, record = result.plan, result.record
 
         def describe(images: list[Image], size: Size | None) -> ImagesResponse:
@@ -127,7 +133,7 @@ class Answers:
         def ended(delivery: OpenDelivery) -> None:
             self.sent(delivery, context)
 
-        return ImagesStream(delivery, headers, Events(ended, hopeless))
+        return StreamedImages(delivery, headers, Events(ended, hopeless))
 
     def sent(self, delivery: OpenDelivery, context: RequestContext) -> None:
         """Count what a delivery took, complete or not."""
@@ -286,13 +292,13 @@ def is_fresh(place: Found[Record] | Lead) -> bool:
     return place.how is not How.HIT and place.age_ms < FRESH_MS
 
 
-def plan_headers(plan: Plan) -> dict[str, str]:
-    """Headers on what became of the request's fields."""
+def plan_headers(plan: Plan, ignored: Sequence[str] = ()) -> dict[str, str]:
+    """Headers on what became of the request's fields; `ignored` ones are not even known."""
     headers = {"x-gateway-model": plan.model}
     if plan.size is not None:
         headers["x-gateway-size"] = str(plan.size)
-    if plan.ignored:
-        headers["x-gateway-ignored"] = ", ".join(plan.ignored)
+    if plan.ignored or ignored:
+        headers["x-gateway-ignored"] = ", ".join([*plan.ignored, *ignored])
     if plan.warnings:
         headers["x-gateway-warning"] = "; ".join(plan.warnings)
     return headers

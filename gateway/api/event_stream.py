@@ -8,7 +8,6 @@ from contextlib import aclosing
 from typing import Any, TypeVar
 
 import msgspec
-from litestar import Response
 from litestar.response.base import ASGIResponse
 from litestar.types import Receive, Scope, Send
 from msgspec import Struct
@@ -20,7 +19,7 @@ from gateway.api.responses import STALLED, TOO_SLOW, broken_off, send_piece, why
 from gateway.delivery import OpenDelivery
 from gateway.domain.errors import GatewayError, ImageUnavailable
 from gateway.observability.context import ClientOutcome, RequestContext, context_of
-from gateway.protocol.openai import ErrorEvent, ImageEvent, ImagesResponse
+from gateway.protocol.openai import ErrorEvent, ImageEvent
 from gateway.requests.client import Client, Part
 from gateway.requests.pipeline import Result, cached
 from gateway.translate.request import Plan
@@ -42,16 +41,6 @@ class StreamedRequest(Struct, frozen=True, kw_only=True):
     """How long its tenant's cache keeps its images."""
     silence_s: float
     """How long its answer may be silent."""
-
-
-class EventStream(Response[ImagesResponse]):
-    def __init__(self, request: StreamedRequest, answers: Answers, headers: dict[str, str]) -> None:
-        super().__init__(ImagesResponse(created=0, data=[]), headers=headers)
-        self._request = request
-        self._answers = answers
-
-    def to_asgi_response(self, *_: Any, **__: Any) -> ASGIResponse:  # noqa: ANN401 - Litestar's own
-        return StreamedEvents(self._request, self._answers, self.headers)
 
 
 class StreamedEvents(ASGIResponse):

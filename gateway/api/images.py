@@ -4,18 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
-from typing import Any, Final, TypeVar, cast
+from typing import Any, Final, cast
 
 from litestar import Response, post
 from litestar.handlers import HTTPRouteHandler
 from litestar.params import JSONBody
 from litestar.response.base import ASGIResponse
-from litestar.types import Receive, Scope, Send
+from litestar.types import ASGIApp, Receive, Scope, Send
 
 from gateway.api.answers import Answers, Describe, plan_headers
 from gateway.api.connection import watch
 from gateway.api.edit_request import EDIT, EditReader
-from gateway.api.event_stream import EventStream, StreamedRequest
+from gateway.api.event_stream import StreamedEvents, StreamedRequest
 from gateway.api.image_request import GatewayRequest, ImageRequestDTO, parse_options
 from gateway.api.openapi import IMAGE_ERRORS, error_responses
 from gateway.api.paths import of_deployments, prefixed
@@ -28,7 +28,6 @@ from gateway.requests.client import Client
 from gateway.requests.pipeline import Pipeline, Result
 from gateway.translate.request import SizePolicy
 
-AnyResponse = TypeVar("AnyResponse", bound=Response[Any])
 Serve = Callable[[Client], Awaitable[Result]]
 GENERATIONS: Final = "/images/generations"
 EDITS: Final = "/images/edits"
@@ -116,7 +115,8 @@ class ImageRoutes:
                 cache_s=caller.tenant.cache.ttl_s,
                 silence_s=options.silence_s,
             )
-            return noted(EventStream(asked, self._answers, plan_headers(plan)), request.ignored)
+            headers = plan_headers(plan, request.ignored)
+            return ServedImages(StreamedEvents(asked, self._answers, headers))
         return ServedImages(ServedRequest(serve, self._answers, describe, request.ignored))
 
 
@@ -174,24 +174,17 @@ class ServedRequest:
             result = await self._serve(client)
         finally:
             stop_watching()
-        answer = await self._answers.answer(result, context, self._describe)
-        await noted(answer, self._ignored).to_asgi_response()(scope, receive, send)
+        answer = await self._answers.answer(result, context, self._describe, self._ignored)
+        await answer(scope, receive, send)
 
 
 class ServedImages(Response[ImagesResponse]):
-    def __init__(self, request: ServedRequest) -> None:
+    """For a handler to return: `app` serves the request and sends its answer."""
+
+    def __init__(self, app: ASGIApp) -> None:
         super().__init__(ImagesResponse(created=0, data=[]))
-        self._request = request
+        self._app = app
 
     def to_asgi_response(self, *_: Any, **__: Any) -> ASGIResponse:  # noqa: ANN401 - Litestar's own
         """Litestar needs only an ASGI application."""
-        return cast("ASGIResponse", self._request)
-
-
-def noted(answer: AnyResponse, ignored: Sequence[str]) -> AnyResponse:
-    """The answer, naming fields that have no meaning here."""
-    before = answer.headers.get("x-gateway-ignored")
-    names = [*([before] if before else []), *ignored]
-    if names:
-        answer.headers["x-gateway-ignored"] = ", ".join(names)
-    return answer
+        return cast("ASGIResponse", self._app)

@@ -17,7 +17,6 @@ from gateway.api.connection import watch
 from gateway.delivery import OpenDelivery
 from gateway.domain.errors import ClientGone, GatewayError, ImageUnavailable
 from gateway.observability.context import RequestContext, context_of
-from gateway.protocol.openai import ImagesResponse
 
 T = TypeVar("T")
 ENCODER = msgspec.json.Encoder()
@@ -74,20 +73,6 @@ class Events(Struct, frozen=True):
 
 
 NO_EVENTS = Events()
-
-
-class ImagesStream(Response[ImagesResponse]):
-    """Returned by a handler; its content is written while it is sent."""
-
-    def __init__(
-        self, delivery: OpenDelivery, headers: dict[str, str], events: Events = NO_EVENTS
-    ) -> None:
-        super().__init__(ImagesResponse(created=0, data=[]), headers=headers)
-        self._delivery = delivery
-        self._events = events
-
-    def to_asgi_response(self, *_: Any, **__: Any) -> ASGIResponse:  # noqa: ANN401 - Litestar's own
-        return StreamedImages(self._delivery, self.headers, self._events)
 
 
 class StreamedImages(ASGIResponse):
