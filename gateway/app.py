@@ -123,6 +123,7 @@ class Parts:
             pacer=self.pacer,
             ledger=self.ledger,
             admission=self.admission,
+            degraded=self.degraded,
             now=clock.now,
         )
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 
 from gateway.config import Tenant
 from gateway.domain.catalogue import Catalogue
@@ -30,6 +30,7 @@ class Sampler:
         pacer: Pacer,
         ledger: Ledger,
         admission: Admission,
+        degraded: Callable[[], Mapping[str, bool]],
         now: Callable[[], float],
     ) -> None:
         self._metrics = metrics
@@ -39,6 +40,7 @@ class Sampler:
         self._pacer = pacer
         self._ledger = ledger
         self._admission = admission
+        self._degraded = degraded
         self._now = now
         self._renewals: dict[tuple[str, str], float] = {}
         self._lost_lines = 0
@@ -81,13 +83,8 @@ class Sampler:
         for family, waiting in self._waiting().items():
             metrics.queue_length.labels(family).set(waiting)
         self._sample_breakers()
-        degraded: dict[str, Callable[[], bool]] = {
-            "limits": lambda: self._ledger.degraded,
-            "pacing": lambda: self._pacer.degraded,
-            "cache": lambda: self._ledger.degraded,
-        }
-        for function, is_degraded in degraded.items():
-            metrics.degraded.labels(function).set(is_degraded())
+        for function, is_degraded in self._degraded().items():
+            metrics.degraded.labels(function).set(is_degraded)
         metrics.backlog.set(self._ledger.backlog)
         self._sample_budgets()
         metrics.heartbeat.set(time.time())

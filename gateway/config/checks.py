@@ -155,12 +155,6 @@ def price_faults(price: Tiers | dict[str, Tiers], path: str) -> Iterator[Fault]:
             yield Fault(where, "the last tier must have no `up_to`")
 
 
-def covers(config: Config, globs: tuple[str, ...], name: str) -> bool:
-    """Whether a tenant with these globs may use a name, or the model behind it."""
-    choice = config.catalogue.find(name)
-    return choice is not None and (matches(globs, name) or matches(globs, choice.upstream_name))
-
-
 def glob_faults(config: Config) -> Iterator[Fault]:
     """Names and globs that cover nothing, which are most likely mistyped."""
     names = (*config.catalogue.models, *config.catalogue.aliases)
@@ -243,9 +237,10 @@ def default_model_faults(config: Config) -> Iterator[Fault]:
         name = tenant.default_model
         if name is None:
             continue
-        if config.catalogue.find(name) is None:
+        choice = config.catalogue.find(name)
+        if choice is None:
             yield Fault(f"tenants[{index}].default_model", f"no model or alias named {name!r}")
-        elif not covers(config, tenant.models, name):
+        elif not choice.is_covered(tenant.models):
             yield Fault(
                 f"tenants[{index}].default_model", f"{name!r} is not in the tenant's models"
             )

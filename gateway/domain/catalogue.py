@@ -243,6 +243,10 @@ class Choice(Struct, frozen=True):
     quality: Quality | None = None
     """The request's, where it led to the model."""
 
+    def is_covered(self, globs: tuple[str, ...]) -> bool:
+        """Whether they cover the requested name or the model behind it."""
+        return matches(globs, self.requested) or matches(globs, self.upstream_name)
+
 
 class Catalogue(Struct, frozen=True):
     """Models and aliases by name. `currency` is that of every price."""

@@ -14,12 +14,9 @@ from gateway.config import ImageCache
 from gateway.delivery import CopySink
 from gateway.observability.metrics import Metrics
 from gateway.results import Entry, Ledger
-from gateway.results.cache_policy import Record
+from gateway.results.cache_policy import MARGIN_S, Record
 from gateway.store.availability import StoreUnavailable
-from gateway.store.generations import MARGIN_MS
 from gateway.store.images import ImagePlace, ImageStore
-
-MARGIN_S = MARGIN_MS / 1000
 
 
 class CachedImages:

@@ -68,6 +68,10 @@ class LimitStatus(Struct, frozen=True):
     """Until the limit is back at its initial state if nothing else happens; 0 for concurrency."""
 
 
+def level_of(limit: int | None, used: int, reset_ms: int) -> LimitStatus | None:
+    return None if limit is None else LimitStatus(limit, max(0, limit - used), reset_ms)
+
+
 class Verdict(Struct, frozen=True, kw_only=True):
     """Admitted or refused whole, and where the limits stand. A refusal leaves no trace."""
 

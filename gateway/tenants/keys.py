@@ -14,7 +14,7 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from gateway.config import Key, Tenant
-from gateway.domain.catalogue import Catalogue, Choice, matches
+from gateway.domain.catalogue import Catalogue, Choice
 from gateway.domain.errors import InvalidKey, ModelForbidden, ModelNotFound
 from gateway.protocol.openai import Quality
 
@@ -106,21 +106,16 @@ def choose_model(
     shown = wanted[:SHOWN_NAME].encode(errors="replace").decode()
     if choice is None:
         raise ModelNotFound(f"The model '{shown}' does not exist.", param="model")
-    if not may_use(tenant, choice):
+    if not choice.is_covered(tenant.models):
         raise ModelForbidden(f"This key may not use the model '{shown}'.", param="model")
     if choice.response_format is None and tenant.response_format is not None:
         return replace(choice, response_format=tenant.response_format)
     return choice
 
 
-def may_use(tenant: Tenant, choice: Choice) -> bool:
-    """Whether the tenant's globs cover the requested name or the model behind it."""
-    return matches(tenant.models, choice.requested) or matches(tenant.models, choice.upstream_name)
-
-
 def usable(catalogue: Catalogue, tenant: Tenant) -> Iterator[Choice]:
     """Every model and alias that a tenant may use, in the catalogue's order."""
     for name in (*catalogue.models, *catalogue.aliases):
         choice = catalogue.find(name)
-        if choice is not None and may_use(tenant, choice):
+        if choice is not None and choice.is_covered(tenant.models):
             yield choice

@@ -13,11 +13,11 @@ from gateway.store.limits import (
     LEFT_KEPT_MS,
     FamilyUse,
     Limits,
-    LimitStatus,
     Reason,
     Reservation,
     Settlement,
     Verdict,
+    level_of,
 )
 from gateway.store.memory.window import SECONDS, SlidingMinute
 
@@ -297,11 +297,13 @@ class TenantBooks:
             allowed=reason is None,
             reason=reason,
             retry_after_ms=retry_after_ms,
-            requests=_level(limits.requests_per_minute, requests.total, requests.reset_ms(now_ms)),
-            images=_level(limits.images_per_minute, images.total, images.reset_ms(now_ms)),
-            concurrent=_level(limits.concurrent_requests, len(self._leases), 0),
-            day=_level(limits.images_per_day, self.day.booked, day_ms),
-            month=_level(limits.spend_per_month, self.month.booked, month_ms),
+            requests=level_of(
+                limits.requests_per_minute, requests.total, requests.reset_ms(now_ms)
+            ),
+            images=level_of(limits.images_per_minute, images.total, images.reset_ms(now_ms)),
+            concurrent=level_of(limits.concurrent_requests, len(self._leases), 0),
+            day=level_of(limits.images_per_day, self.day.booked, day_ms),
+            month=level_of(limits.spend_per_month, self.month.booked, month_ms),
         )
 
     def _lease(self, id_: str, lease_ms: int) -> None:
@@ -332,7 +334,3 @@ class TenantBooks:
 def _over(booked: int, more: int, limit: int | None) -> bool:
     """Adding nothing never passes."""
     return limit is not None and more > 0 and booked + more > limit
-
-
-def _level(limit: int | None, used: int, reset_ms: int) -> LimitStatus | None:
-    return None if limit is None else LimitStatus(limit, max(0, limit - used), reset_ms)

@@ -14,12 +14,12 @@ from gateway.store.limits import (
     LEFT_KEPT_MS,
     FamilyUse,
     Limits,
-    LimitStatus,
     Reason,
     Reservation,
     Settlement,
     Usage,
     Verdict,
+    level_of,
 )
 from gateway.store.redis.pipeliner import Reply
 from gateway.store.redis.scripts import Args, Script, ScriptRunner, load
@@ -97,16 +97,12 @@ def verdict(
         allowed=reason is None,
         reason=reason,
         retry_after_ms=retry_after_ms,
-        requests=_level(limits.requests_per_minute, requests, requests_ms),
-        images=_level(limits.images_per_minute, images, images_ms),
-        concurrent=_level(limits.concurrent_requests, live, 0),
-        day=_level(limits.images_per_day, day, day_ms),
-        month=_level(limits.spend_per_month, month, month_ms),
+        requests=level_of(limits.requests_per_minute, requests, requests_ms),
+        images=level_of(limits.images_per_minute, images, images_ms),
+        concurrent=level_of(limits.concurrent_requests, live, 0),
+        day=level_of(limits.images_per_day, day, day_ms),
+        month=level_of(limits.spend_per_month, month, month_ms),
     )
-
-
-def _level(limit: int | None, used: int, reset_ms: int) -> LimitStatus | None:
-    return None if limit is None else LimitStatus(limit, max(0, limit - used), reset_ms)
 
 
 def _use_by_family(fields: Sequence[bytes]) -> Mapping[str, FamilyUse]:
