@@ -39,9 +39,12 @@ run: $(RUN) ## Start the gateway on 127.0.0.1:8080, with the simulator unless DA
 # Not what is in .venv alone: the SDKs that tests call the gateway with are in .peers.
 TESTS := PEERS=$(PEERS) $(BIN)/python scripts/run-tests
 COV :=# --cov: add to the coverage data in .coverage
+# Two at once, since an installation takes one processor.
+INSTALL_TESTS := $(MAKE) --jobs=2 $(DEV) peers
 
 .PHONY: test
-test: test-environments ## Run the whole test suite; with ARGS="-k limits" only a part
+test: ## Run the whole test suite; with ARGS="-k limits" only a part
+	@$(INSTALL_TESTS)
 ifeq ($(ARGS),)
 	@$(TESTS) $(COV)
 else
@@ -53,7 +56,8 @@ test-fast: $(DEV) ## Run what is quick, between two edits: none that measures ti
 	@$(TESTS) --fast
 
 .PHONY: test-skipped
-test-skipped: test-environments ## Run what `make test` skipped the last time, for want of a program
+test-skipped: ## Run what `make test` skipped the last time, for want of a program
+	@$(INSTALL_TESTS)
 	@$(TESTS) --skipped $(COV)
 
 .PHONY: coverage
@@ -128,10 +132,6 @@ $(DEV): requirements-dev.lock $(RUN)
 	@scripts/make-venv .venvs/picture $(PYTHON)
 	@scripts/install-locked .venvs/picture $<
 	@touch $@
-
-.PHONY: test-environments
-test-environments: # two at once, since an installation takes one processor
-	@$(MAKE) --jobs=2 $(DEV) peers
 
 # The SDKs the tests call the gateway with, each in an environment of its own.
 

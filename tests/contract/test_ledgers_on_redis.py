@@ -63,6 +63,7 @@ async def follow(worker: Ledger, request: str) -> asyncio.Task[Any]:
     return waiting(place, within_s=30)
 
 
+@pytest.mark.slow
 async def test_many_identical_requests_in_four_workers_have_one_leader(
     workers: list[Ledger],
 ) -> None:

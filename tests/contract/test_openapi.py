@@ -103,6 +103,7 @@ def test_it_has_every_error_of_the_native_path_in_the_vendor_s_form(
     }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("field", "good", "bad"),
     [
@@ -133,6 +134,7 @@ def test_its_ranges_are_those_of_the_gateway(
         assert answer.status_code == (200 if is_valid else 400), answer.text
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(400)
 def test_schemathesis_finds_nothing(simulator: SimulatedDashScope, tmp_path: Path) -> None:
     """Against the running service: thousands of requests made from the document, good and bad."""

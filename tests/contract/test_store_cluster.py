@@ -42,6 +42,8 @@ from tests.contract.topologies import Nodes, clustered, lasting_nodes, nodes
 
 __all__ = ["clustered", "lasting_nodes", "nodes"]
 
+pytestmark = pytest.mark.slow
+
 GROUP = "group:art"
 LIMITS = Limits(
     requests_per_minute=5,

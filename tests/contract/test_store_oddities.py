@@ -86,6 +86,7 @@ async def pong(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> No
     writer.close()
 
 
+@pytest.mark.slow
 async def test_a_server_that_answers_only_pings_holds_up_one_call_a_second(
     logged: list[MutableMapping[str, Any]],
 ) -> None:
@@ -152,6 +153,7 @@ async def true_when(condition: bool) -> bool:
     return condition
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("failures", [1, 2, 5])
 @pytest.mark.parametrize("operations", [["get_connection"], ["get_connection", "disconnect"]])
 async def test_an_exception_that_nobody_foresaw_is_an_outage_that_ends(

@@ -20,6 +20,8 @@ from tests.redis_server import RedisServer
 
 __all__ = ["clock", "clustered", "lasting_nodes", "nodes"]
 
+pytestmark = pytest.mark.slow
+
 LITERAL = (
     b"-ERR bad lua script for redis cluster, all the keys that the script uses should be passed "
     b"using the KEYS array, and KEYS should not be in expression\r\n"

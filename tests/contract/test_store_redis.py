@@ -319,6 +319,7 @@ async def test_a_busy_process_does_not_take_the_server_for_dead(shared: RedisSto
     assert shared.failures == []
 
 
+@pytest.mark.slow
 async def test_many_at_once_are_no_silence(shared: RedisStore) -> None:
     """More than fits in one timeout: every reply starts it anew."""
     limits = Limits(requests_per_minute=100)

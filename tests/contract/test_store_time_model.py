@@ -84,6 +84,7 @@ def test_no_sliding_minute_holds_more_than_the_limit(
     assert most_in_a_minute(admitted) <= limit
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("per_second", [0.5, 1, 2, 5, 20])
 def test_a_steady_load_gets_the_limit_and_no_more(kind: str, per_second: float) -> None:

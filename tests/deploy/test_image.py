@@ -117,6 +117,7 @@ def test_only_what_the_wheel_is_built_from_is_sent_to_the_build() -> None:
     assert {f"!{name}" for name in sources | described} <= set(rules)
 
 
+@pytest.mark.slow
 def test_the_health_check_tells_a_gateway_that_answers_from_one_that_does_not(
     tmp_path: Path,
 ) -> None:

@@ -59,6 +59,7 @@ GATEWAY: Final = load(DEPLOY / "config" / "gateway.yaml")
 METRICS_PORT: Final = GATEWAY["metrics"]["listen"]["port"]
 
 
+@pytest.mark.slow
 @FOLDERS
 @pytest.mark.parametrize("renderer", renderers())
 @pytest.mark.parametrize("version", VERSIONS)
@@ -287,6 +288,7 @@ def test_what_the_ingress_holds_is_what_the_gateway_takes() -> None:
     assert edits["proxy-request-buffering"] == "off"
 
 
+@pytest.mark.slow
 def test_what_the_probes_ask_for_is_there(tmp_path: Path) -> None:
     config = tmp_path / "gateway.yaml"
     config.write_text(

@@ -87,6 +87,7 @@ def test_calls_that_failed_take_no_gateway_out_of_service(
     assert len(breaking.requests) == 12
 
 
+@pytest.mark.slow
 def test_a_gateway_that_is_gone_costs_no_request(
     start: Start, backend: Backend, tmp_path: Path
 ) -> None:
@@ -211,6 +212,7 @@ def trickler(url: str, path: str, size: int) -> Iterator[None]:
         connection.send(b"x")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("size", [128 * 1024, 2 * MIB])
 def test_connections_that_trickle_hold_little(
     start: Start, size: int, backend: Backend, tmp_path: Path

@@ -23,6 +23,8 @@ from tests.redis_server import RedisServer
 from tests.running import ACME, ROOT, UPSTREAM_KEY, closed_port
 from tests.simulated import SimulatedDashScope
 
+pytestmark = pytest.mark.slow
+
 PASSWORD: Final = "hunter2-of-the-proxy"
 VENDOR: Final = "dashscope.test"
 

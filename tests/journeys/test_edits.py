@@ -282,6 +282,7 @@ def test_of_several_pictures_in_a_file_the_first_is_meant(
     assert red > blue
 
 
+@pytest.mark.slow
 def test_a_picture_too_large_for_a_data_uri_is_written_smaller(
     gateway: Client, simulator: SimulatedDashScope
 ) -> None:

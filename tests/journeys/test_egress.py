@@ -35,6 +35,8 @@ from tests.running import (
 from tests.running_fixtures import Start
 from tests.simulated import SimulatedDashScope
 
+pytestmark = pytest.mark.slow
+
 VENDOR, IMAGES = "vendor.test", "r.images.test"
 CREDENTIALS = "gate", "s@cr\u00e9t/word"
 ENCODED = "gate:s%40cr%C3%A9t%2Fword"

@@ -9,6 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 from random import Random
 from urllib.parse import urlsplit
 
+import pytest
 from msgspec.structs import replace
 
 from gateway.config import Limits, Redis
@@ -67,6 +68,7 @@ def test_the_leases_of_clients_that_hung_up_come_back(
     assert statuses == {200}
 
 
+@pytest.mark.slow
 def test_who_takes_over_is_counted_once_and_keeps_its_place(
     start: Start, simulator: SimulatedDashScope, redis_url: str
 ) -> None:

@@ -16,6 +16,7 @@ from tests.simulated import SimulatedDashScope
 MODEL = "qwen-image-plus"
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("logs")
 def test_made_up_snapshots_share_the_pace_of_their_model(
     running_gateway: RunningGateway, http: httpx.Client, simulator: SimulatedDashScope

@@ -203,6 +203,7 @@ def test_a_configuration_names_its_secrets() -> None:
     assert list(config.secrets()) == [UPSTREAM_KEY]
 
 
+@pytest.mark.slow
 def test_a_process_writes_nothing_but_lines_of_json(
     own_redis_server: RedisServer, simulator: SimulatedDashScope, tmp_path: Path
 ) -> None:

@@ -76,6 +76,7 @@ def test_an_answer_is_counted_before_its_client_has_it(form: str, gateway: Clien
         assert value(gateway, "gateway_requests_total") == number
 
 
+@pytest.mark.slow
 def test_a_budget_is_shown_and_renews(
     start: Start, simulator: SimulatedDashScope, clock: HeldClock
 ) -> None:
@@ -185,6 +186,7 @@ def test_a_heartbeat_is_shown(gateway: Client) -> None:
     until(lambda: abs(value(gateway, "gateway_heartbeat_timestamp_seconds") - now) < 10)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "name",
     [
@@ -209,6 +211,7 @@ def test_metrics_are_not_read_in_http_1_0(gateway: Client) -> None:
         assert received.split()[1] == status
 
 
+@pytest.mark.slow
 def test_usage_is_summed_by_the_command(tmp_path: Path) -> None:
     log = UsageLog(tmp_path / "usage.jsonl")
     for day, tenant, images in ((1, "acme", 1), (2, "acme", 2), (2, "small", 3)):

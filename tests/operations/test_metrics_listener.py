@@ -139,6 +139,7 @@ async def test_a_worker_that_ends_alone_leaves_it_to_the_others(
             each.close()
 
 
+@pytest.mark.slow
 def test_a_taken_address_is_named(site: Site) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]

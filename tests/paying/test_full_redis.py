@@ -68,6 +68,7 @@ async def store(full: RedisServer) -> AsyncIterator[RedisStore]:
 # --- the servers
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("full", POLICIES, indirect=True)
 async def test_what_survives_a_full_server(
     full: RedisServer, store: RedisStore, figure: Figure
@@ -98,6 +99,7 @@ async def test_what_survives_a_full_server(
         assert full.args[-1] in warning
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("policy", POLICIES)
 async def test_image_bytes_on_a_server_of_their_own_evict_no_limit(
     policy: str, own_redis_server: RedisServer, figure: Figure
@@ -202,6 +204,7 @@ async def test_a_single_server_is_judged(policy: str, own_redis_server: RedisSer
     assert (bounded is None) == (policy == "noeviction")
 
 
+@pytest.mark.slow
 async def test_the_master_behind_sentinels_is_judged() -> None:
     with ExitStack() as stack:
         servers = Replicated(stack)
@@ -218,6 +221,7 @@ async def test_the_master_behind_sentinels_is_judged() -> None:
     assert "volatile-lru" in after
 
 
+@pytest.mark.slow
 async def test_every_master_of_a_cluster_is_judged() -> None:
     """One of them with another policy is enough."""
     with ExitStack() as stack:

@@ -200,6 +200,7 @@ def test_a_retry_of_another_key_or_body_pays_for_itself(shop: Client, vendor: Ve
     assert vendor.calls == 3
 
 
+@pytest.mark.slow
 def test_a_follower_that_runs_out_of_time_is_told_to_come_back(
     shop: Client, vendor: Vendor
 ) -> None:
@@ -376,6 +377,7 @@ def test_two_tenants_share_nothing(shop: Client, vendor: Vendor) -> None:
 # --- the same over two processes
 
 
+@pytest.mark.slow
 def test_another_gateway_gives_the_same_answers(
     vendor: Vendor, own_redis_server: RedisServer, http: httpx.Client, figure: Figure
 ) -> None:

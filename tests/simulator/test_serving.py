@@ -39,6 +39,7 @@ def served(listening: socket.socket) -> Iterator[subprocess.Popen[bytes]]:
         process.wait()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("wanted", [signal.SIGTERM, signal.SIGINT])
 def test_it_serves_until_it_is_told_to_stop(wanted: signal.Signals) -> None:
     """With the lifelike settings unless others are given; it takes a signal at its word."""

@@ -21,6 +21,7 @@ ZONES = ["UTC", "Asia/Shanghai", "Asia/Kolkata", "Europe/Berlin", "America/Sao_P
     "Australia/Lord_Howe", "America/Havana", "Africa/Casablanca", "Pacific/Apia"]  # fmt: skip
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("zone", ZONES)
 def test_every_hour_lies_on_its_local_day(zone: str) -> None:
     """Also for a server that is half an hour ahead of this machine, or behind."""

@@ -150,6 +150,7 @@ def test_the_nearest_by_area(wanted: str, sent: str) -> None:
     assert str(found) == sent or found.ratio == pytest.approx(ratio)
 
 
+@pytest.mark.slow
 @EVERY_SIZED_MODEL
 @given(wanted=any_size)
 def test_every_wish_has_a_legal_answer(model: str, wanted: Size) -> None:
@@ -159,6 +160,7 @@ def test_every_wish_has_a_legal_answer(model: str, wanted: Size) -> None:
     assert sizes.allows(nearest(sizes, wanted))
 
 
+@pytest.mark.slow
 @EVERY_SIZED_MODEL
 @given(wanted=any_size)
 def test_the_nearest_is_as_near_as_its_mirror_image(model: str, wanted: Size) -> None:

@@ -139,6 +139,7 @@ def site_of(case: str, workers: int = 1) -> tuple[Site, dict[str, Any], int]:
     return Site(config_of(rate), Vendor(reply), workers), fields, fields.get("n", 1)
 
 
+@pytest.mark.slow
 @cases
 @in_virtual_time
 async def test_a_retry_of_who_hung_up_is_given_what_was_paid_and_pays_only_for_the_rest(
@@ -159,6 +160,7 @@ async def test_a_retry_of_who_hung_up_is_given_what_was_paid_and_pays_only_for_t
         await check_nothing_is_left(site)
 
 
+@pytest.mark.slow
 @cases
 @pytest.mark.parametrize("place", [0, 1], ids=["same worker", "other worker"])
 @in_virtual_time
@@ -180,6 +182,7 @@ async def test_a_live_follower_is_served_whenever_its_leader_hangs_up(
         await check_nothing_is_left(site)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", ["one call", "back-off after a 429", "top-up"])
 @in_virtual_time
 async def test_a_follower_may_hang_up_at_any_moment(case: str) -> None:
@@ -201,6 +204,7 @@ async def test_a_follower_may_hang_up_at_any_moment(case: str) -> None:
         await check_nothing_is_left(site)
 
 
+@pytest.mark.slow
 @cases
 @in_virtual_time
 async def test_a_time_out_is_told_early_while_the_work_goes_on(case: str) -> None:

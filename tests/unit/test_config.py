@@ -284,6 +284,7 @@ def test_yaml_cannot_run_code(tmp_path: Path) -> None:
     assert reported.startswith("the file: not YAML")
 
 
+@pytest.mark.slow
 def test_deep_nesting_is_a_fault(tmp_path: Path) -> None:
     """Not a crash of the reader."""
     assert faults(tmp_path, "accounts: " + "[" * 5000)

@@ -164,6 +164,7 @@ def checked(file: Path) -> tuple[int, list[str]]:
     return done.returncode, done.stdout.splitlines()
 
 
+@pytest.mark.slow
 def test_warnings_are_lines_and_no_failure(tmp_path: Path) -> None:
     status, [first, *rest] = checked(written(tmp_path, account(FRANKFURT), more="drain_s: 60"))
 

@@ -131,6 +131,7 @@ async def test_a_comment_every_15_seconds_until_the_image_comes() -> None:
     assert "x-image-expires-in" not in visit.headers
 
 
+@pytest.mark.slow
 @in_virtual_time
 async def test_comments_while_an_image_becomes_another_format(
     monkeypatch: pytest.MonkeyPatch,
@@ -285,6 +286,7 @@ async def check_nothing_is_left(site: Site) -> None:
     assert booked == site.recorded() + site.recorded(doubtful=True)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("model", "n", "after_s"), [("qwen-image-2.0", 2, 2.0), (SPLIT, 2, 20.0)])
 @in_virtual_time
 async def test_the_client_may_leave_at_every_await(model: str, n: int, after_s: float) -> None:

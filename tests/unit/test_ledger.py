@@ -412,6 +412,7 @@ def test_an_error_that_cannot_be_read_is_the_gateway_s_own(shared: bytes) -> Non
     assert decode_error(shared).status == 500
 
 
+@pytest.mark.slow
 @in_virtual_time
 async def test_a_follower_costs_little_memory() -> None:
     """Its reservation, the fallback's mirror of it, and what this test itself holds included."""

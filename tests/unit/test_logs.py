@@ -136,6 +136,7 @@ def test_what_opens_a_signed_url_is_masked(url: str, json_lines: bool, written: 
         assert (plain in output) is (plain in url)
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(10)
 @pytest.mark.parametrize("piece", ["?", "?a", "&a=", "%26", "://", "://:", ":", "a" * 63 + "&"])
 def test_no_text_takes_long_to_mask(piece: str) -> None:

@@ -200,6 +200,7 @@ def test_every_turn_of_exif(kind: str, orientation: int, tmp_path: Path) -> None
         assert bright[0] == bright[1]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "exif", [b"Exif\0\0garbage", b"Exif\0\0II*\0\x08\0\0\0\xff\xff", b"Exif\0\0MM\0*\0\0\0\x08\0"]
 )
@@ -220,6 +221,7 @@ def test_a_colour_profile_stays(tmp_path: Path) -> None:
         assert found.info["icc_profile"] == b"a profile" * 20
 
 
+@pytest.mark.slow
 def test_a_large_picture_with_transparency_stays_transparent(tmp_path: Path) -> None:
     file = BytesIO()
     bands = [

@@ -161,6 +161,7 @@ def test_a_half_closed_peer_is_not_waited_for(paced: Client, simulator: Simulate
     assert sum(simulator.state()["paid"].values()) == 1
 
 
+@pytest.mark.slow
 def test_who_leaves_before_the_first_image_is_told_nothing(
     line: Line, simulator: SimulatedDashScope, logs: Logs
 ) -> None:

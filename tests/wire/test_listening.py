@@ -30,6 +30,7 @@ def serve(tmp_path: Path) -> Serve:
     return with_settings
 
 
+@pytest.mark.slow
 def test_all_of_ipv6_is_all_of_ipv4_too(serve: Serve) -> None:
     """And a peer of IPv4 is in the networks of IPv4, though its address is written as IPv6."""
     with serve(host="::") as gateway:
@@ -71,6 +72,7 @@ def test_a_wider_network_stays_one_of_ipv6() -> None:
     assert network_of("::/64") == ip_network("::/64")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("arguments", [(), ("--port", "0", "--host", "127.0.0.1")])
 def test_a_kept_connection_lives_as_long_as_the_file_says(
     arguments: tuple[str, ...], serve: Serve

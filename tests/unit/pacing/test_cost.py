@@ -10,6 +10,8 @@ import tracemalloc
 from collections.abc import Callable, Coroutine
 from typing import Any
 
+import pytest
+
 from gateway.pacing import Pacer
 from gateway.pacing.scheduler import REFRESH_S
 from tests.unit.pacing.callers import MODEL, faulty_store, memory_store, now, pacer_over, take
@@ -25,6 +27,7 @@ async def wait(pacer: Pacer, number: int) -> None:
     await pacer.slot(MODEL, f"t{number % 50}", accounts=("intl",), deadline=now() + LONG_S)
 
 
+@pytest.mark.slow
 @in_virtual_time
 async def test_a_waiting_call_takes_less_than_a_kibibyte() -> None:
     """Beyond the task and the frame of its caller."""
