@@ -30,6 +30,14 @@ from gateway.translate.fields import adapted
 T = TypeVar("T")
 READ_BUDGET = "read_budget"
 START_LIMITER = "start_limiter"
+LONGEST_LEAD_S = 1.0
+SHORTEST_TOLD_S = 0.1
+"""A shorter SDK time-out is taken for a mistake."""
+GRACE_S = 1.0
+"""A generation that ends at its own deadline has better words for it than "not ready"."""
+LONGEST_SILENCE_S = 15.0
+"""Many proxies end an answer that is silent for 60 s, some after 30 s."""
+LONGEST_IDEMPOTENCY_KEY = 255
 
 
 class GatewayRequest(Request[Caller, None, State]):
@@ -112,16 +120,6 @@ def body_options(
         "operation_id": operation_id,
         "security": SECURITY,
     }
-
-
-LONGEST_LEAD_S = 1.0
-SHORTEST_TOLD_S = 0.1
-"""A shorter SDK time-out is taken for a mistake."""
-GRACE_S = 1.0
-"""A generation that ends at its own deadline has better words for it than "not ready"."""
-LONGEST_SILENCE_S = 15.0
-"""Many proxies end an answer that is silent for 60 s, some after 30 s."""
-LONGEST_IDEMPOTENCY_KEY = 255
 
 
 def parse_options(

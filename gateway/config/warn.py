@@ -20,6 +20,7 @@ WIDEST_NETWORK = 8
 SHORTEST_IDLE_S = 60.0
 """The default of AWS' and Alibaba's balancers; docs/operations.md has the others."""
 READER_SIGNS = frozenset(("replica", "reader", "readonly", "ro"))
+EXTREMES = (Size(1, 1), Size(16, 1), Size(1, 16))
 
 
 def warnings_of(config: Config) -> Iterator[Fault]:
@@ -179,9 +180,6 @@ def drain_warnings(config: Config) -> Iterator[Fault]:
             "being made then is paid for in vain"
         )
         yield Fault("drain_s", message)
-
-
-EXTREMES = (Size(1, 1), Size(16, 1), Size(1, 16))
 
 
 def image_warnings(config: Config) -> Iterator[Fault]:

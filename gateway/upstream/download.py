@@ -28,6 +28,15 @@ UNSEEN_WAITS_S = (1.0, 2.0, 4.0)
 """For a new image that its host does not show yet."""
 JITTER = 0.5
 UNSEEN_JITTER = 0.2
+READ_BYTES = 128 * 1024
+BLOCK_BYTES = READ_BYTES + PNG_HEADER_BYTES
+"""The most that is handed out at a time, which is what a client that takes nothing holds."""
+FIRST_BYTES = {"range": f"bytes=0-{PNG_HEADER_BYTES - 1}"}
+NOT_A_PNG = "The image service returned something that is not a PNG image."
+EXPIRED = "The image service does not hold a generated image any more."
+CHANGED = "A generated image changed while it was downloaded from the image service."
+MOST_ERROR_BYTES = 4096
+CONTENT_RANGE = re.compile(r"bytes (\d+)-\d+/(\d+)")
 
 T = TypeVar("T")
 
@@ -109,16 +118,6 @@ class DownloadRetry:
         self._log.warning("image_not_there_yet", cause=str(cause), wait_s=wait)
         await self._clock.sleep(wait)
 
-
-READ_BYTES = 128 * 1024
-BLOCK_BYTES = READ_BYTES + PNG_HEADER_BYTES
-"""The most that is handed out at a time, which is what a client that takes nothing holds."""
-FIRST_BYTES = {"range": f"bytes=0-{PNG_HEADER_BYTES - 1}"}
-NOT_A_PNG = "The image service returned something that is not a PNG image."
-EXPIRED = "The image service does not hold a generated image any more."
-CHANGED = "A generated image changed while it was downloaded from the image service."
-MOST_ERROR_BYTES = 4096
-CONTENT_RANGE = re.compile(r"bytes (\d+)-\d+/(\d+)")
 
 Connect = Callable[[dict[str, str]], Awaitable[aiohttp.ClientResponse]]
 """Sends the request with more headers, and returns once the answer's head is there."""

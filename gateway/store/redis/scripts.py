@@ -43,6 +43,7 @@ ADVICE = {
     "unknown redis command": LACKING,
 }
 """What to do, by the text of a server's error."""
+KINDS = {"tenant": "t", "group": "g"}
 
 
 class Script(Struct, frozen=True):
@@ -117,9 +118,6 @@ async def timed(took: LatencyObserver, operation: str, asked: Awaitable[Reply]) 
         raise
     took(operation, perf_counter() - started)
     return reply
-
-
-KINDS = {"tenant": "t", "group": "g"}
 
 
 class ScriptRunner:
