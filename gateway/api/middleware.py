@@ -18,6 +18,7 @@ from gateway.observability.context import (
     RequestContext,
     context_of,
     ms,
+    nothing,
     open_context,
 )
 from gateway.observability.metrics import Metrics
@@ -68,8 +69,11 @@ class RequestMiddleware:
         finally:
             if not recorder.is_complete:
                 recorder.record()
-            if context.after_answer is not None:
-                await context.after_answer(recorder.client_outcome())
+            # Both hold the context, which would otherwise wait for the garbage collector.
+            after_answer, context.after_answer = context.after_answer, None
+            context.answer_early = nothing
+            if after_answer is not None:
+                await after_answer(recorder.client_outcome())
 
 
 class ResponseRecorder:

@@ -75,6 +75,11 @@ class Client:
             self._timer.cancel()
             self._timer = None
 
+    def ends(self) -> None:
+        """Nothing is made for it any more."""
+        self.stops()
+        self.is_served = self.on_leave = None  # they hold what holds this client
+
     def hang_up(self) -> None:
         self._leave(ClientGone("The client closed the connection."))
 

@@ -211,7 +211,7 @@ class Pipeline:
     def _end(self, context: RequestContext, client: Client) -> None:
         self._tasks.discard(cast("asyncio.Task[object]", asyncio.current_task()))
         context.goes_on()
-        client.stops()
+        client.ends()
 
     def _leave_after(
         self, ticket: Ticket, entry: Entry, place: Found[Record] | Follow | Lead | Doubtful

@@ -73,9 +73,10 @@ class RequestReader:
         self.is_in_head = self.is_in_body = False
 
     def close(self) -> None:
-        """Read nothing more, and drop the parser, which holds this object."""
+        """Read nothing more, and drop the parser and the connection, which hold this object."""
         self.stop()
         self._parser = None
+        del self._sink
 
     def feed(self, data: bytes) -> None:
         """Read one packet."""

@@ -15,6 +15,7 @@ from gateway.config import Limits as LimitsConfig
 from gateway.config import Tenant
 from gateway.domain.errors import (
     BudgetExhausted,
+    GatewayError,
     ServiceUnavailable,
 )
 from gateway.domain.prices import Money
@@ -175,14 +176,17 @@ class Admission:
             return
         reason = verdict.reason or Reason.STORE_UNAVAILABLE
         self._metrics.limited.labels(tenant, reason).inc()
-        verdict = self._with_hint(tenant, verdict)
+        raise self._refusal(ticket, self._with_hint(tenant, verdict), entered=entered)
+
+    def _refusal(self, ticket: Ticket, verdict: Verdict, *, entered: bool) -> GatewayError:
+        """Made here: an error that stands in the frame it is raised from is a circle of objects."""
         wanted = ticket.wanted
         refused = refusal(verdict, wanted.limits, wanted.reservation, self._books.zone)
         if entered and isinstance(refused, BudgetExhausted):
             # Where the one that made them was killed, its part is given back with its lease.
             message = "The request that made these images ended without them; try again."
-            raise ServiceUnavailable(message, retry_after_s=LEASE_MS / 1000) from refused
-        raise refused
+            return ServiceUnavailable(message, retry_after_s=LEASE_MS / 1000)
+        return refused
 
     def note(self, tenant: str, verdict: Verdict | None, context: RequestContext) -> None:
         """Where the limits stand; an answer not yet sent gets the headers."""

@@ -286,4 +286,4 @@ async def _read(connection: AbstractConnection) -> Reply:
     try:
         return await connection.read_response(disconnect_on_error=False)
     except ResponseError as error:
-        return error
+        return error.with_traceback(None)  # which holds the frames that hold the error
