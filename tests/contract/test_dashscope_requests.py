@@ -73,6 +73,7 @@ MODELS = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("choice_per_image", [False, True])
 @pytest.mark.parametrize("model", MODELS)
 def test_every_model_takes_what_the_gateway_sends(

@@ -175,6 +175,7 @@ async def test_many_that_enter_at_once_have_one_leader(store: Store) -> None:
     assert sum(isinstance(one, Follow) for one in places) == 199
 
 
+@pytest.mark.slow
 async def test_a_purge_of_very_many_results_is_done_in_parts(store: Store) -> None:
     for number in range(1200):
         claim = await lead(store, entry(f"r{number}", cache_key=f"k{number}"))

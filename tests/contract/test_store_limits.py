@@ -446,6 +446,7 @@ async def test_the_release_of_an_expired_request_counts_what_it_used(
     assert await left(store) == [9, 16, 8, 46, 600_000]
 
 
+@pytest.mark.slow
 async def test_thousands_of_leases_expire_at_once(store: Store, clock: Clock) -> None:
     """A big worker died: the concurrency limit is free at once, the rest soon."""
     limits = Limits(concurrent_requests=2500, images_per_day=10_000)

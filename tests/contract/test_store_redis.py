@@ -231,6 +231,7 @@ async def test_a_server_restarted_between_two_requests_is_not_noticed(
     assert shared.failures == []
 
 
+@pytest.mark.slow
 async def test_a_killed_server_costs_nothing_and_is_found_again(
     shared: RedisStore, own_redis_server: RedisServer
 ) -> None:
@@ -244,6 +245,7 @@ async def test_a_killed_server_costs_nothing_and_is_found_again(
     assert shared.failures == []
 
 
+@pytest.mark.slow
 async def test_a_hung_server_is_noticed_by_its_silence(
     shared: RedisStore, own_redis_server: RedisServer
 ) -> None:

@@ -50,6 +50,7 @@ async def test_every_call_is_told_with_its_own_time(own_redis_server: RedisServe
     assert sum(seconds for _, seconds in told.calls) < whole
 
 
+@pytest.mark.slow
 async def test_silence_is_told_and_a_call_that_never_left_is_not(
     own_redis_server: RedisServer,
 ) -> None:

@@ -77,6 +77,7 @@ def test_a_post_that_was_sent_is_never_sent_again(
     check_error(answer)
 
 
+@pytest.mark.slow
 def test_calls_that_failed_take_no_gateway_out_of_service(
     start: Start, breaking: Backend, tmp_path: Path
 ) -> None:
@@ -116,6 +117,7 @@ def test_a_body_may_have_what_the_gateway_takes(
     assert [size for _, _, size in backend.requests] == [most]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "path",
     [

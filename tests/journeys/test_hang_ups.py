@@ -39,6 +39,7 @@ def hang_up(url: str, number: int, after_s: float, **fields: object) -> None:
         time.sleep(after_s)
 
 
+@pytest.mark.slow
 def test_the_leases_of_clients_that_hung_up_come_back(
     start: Start, simulator: SimulatedDashScope
 ) -> None:

@@ -160,6 +160,7 @@ def store_lines(metrics: Metrics) -> list[str]:
     ]
 
 
+@pytest.mark.slow
 def test_each_part_s_calls_of_redis_are_timed(
     start: Start, simulator: SimulatedDashScope, redis_url: str
 ) -> None:

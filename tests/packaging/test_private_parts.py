@@ -90,6 +90,7 @@ def test_the_library_has_an_upper_bound(library: str) -> None:
     assert asked_for.specifier.contains(version(library))
 
 
+@pytest.mark.slow
 def test_no_private_name_is_used_that_is_not_listed() -> None:
     listed = {name for parts in PARTS.values() for names in parts.values() for name in names}
 

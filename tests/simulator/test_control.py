@@ -43,6 +43,7 @@ def test_the_log_has_what_was_received(sim: SimulatedDashScope, ask: Ask) -> Non
     assert "sk-test" not in msgspec.json.encode(sim.state()).decode()
 
 
+@pytest.mark.slow
 def test_the_log_keeps_the_last_thousand_calls(sim: SimulatedDashScope, http: httpx.Client) -> None:
     """And shows as many as asked for."""
     for number in range(1010):

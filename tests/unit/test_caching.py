@@ -178,6 +178,7 @@ def test_what_is_no_directive_is_passed_over(header: str) -> None:
     assert CacheControl.parse(header) == CacheControl()
 
 
+@pytest.mark.slow
 @given(st.text(alphabet='abno-cahestrm=x0123", \\\t;é'))
 def test_any_header_can_be_read(header: str) -> None:
     CacheControl.parse(header)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 
+import pytest
 from msgspec.structs import replace
 
 from gateway.domain.errors import RateLimited, UpstreamAmbiguous, UpstreamFailed
@@ -142,6 +143,7 @@ async def test_a_node_that_is_lost_takes_only_its_own_tenants_away() -> None:
         assert (await done(two, entry("r5"))).how is How.HIT
 
 
+@pytest.mark.slow
 @in_virtual_time
 async def test_many_lost_tenants_are_brought_up_to_date_and_cost_little_till_then() -> None:
     """Also those that nobody asked for while the store was away: their leases end, too."""

@@ -29,6 +29,7 @@ def test_the_end_is_found_wherever_the_blocks_end(cuts: list[int], more: bytes) 
     assert end.is_reached
 
 
+@pytest.mark.slow
 @given(length=st.integers(0, len(IMAGE) - 1), cuts=st.lists(st.integers(0, 500)))
 def test_a_part_has_no_end(length: int, cuts: list[int]) -> None:
     end = PngEnd()

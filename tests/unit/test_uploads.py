@@ -129,6 +129,7 @@ async def test_a_picture_is_held_to_its_size(spools: Spools) -> None:
 texts = st.text(max_size=30) | st.sampled_from(["data:", "data:image/png;base64", '\\"', "\\"])
 
 
+@pytest.mark.slow
 @given(
     blobs=st.lists(st.binary(min_size=1, max_size=300), min_size=1, max_size=3),
     prompt=texts,
@@ -282,6 +283,7 @@ def test_the_texts_of_a_png_are_bounded(tmp_path: Path) -> None:
         examined(picture("PNG", (16, 16), pnginfo=texts), tmp_path)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("size", "left"),
     [((6000, 4000), (3000, 2000)), ((4200, 2800), (3546, 2364)), ((3000, 2000), (3000, 2000))],
@@ -355,6 +357,7 @@ def test_a_call_leaves_as_if_the_pictures_had_been_in_it(prompt: str, sizes: lis
     assert call_body.length(sent) == len(whole)
 
 
+@pytest.mark.slow
 def test_what_holds_the_pictures_is_given_back_once() -> None:
     closed: list[int] = []
     inputs = Inputs(close=lambda: closed.append(1))

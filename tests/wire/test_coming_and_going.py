@@ -209,6 +209,7 @@ def test_who_vanishes_behind_a_streamed_answer_is_noticed(
     assert sum(simulator.state()["paid"].values()) == 1
 
 
+@pytest.mark.slow
 def test_who_takes_nothing_is_cut_off(dial: Dial, bounds: Any) -> None:
     """Answers that nobody reads hold memory, and cost no key."""
     bounds(stalled_s=0.3)

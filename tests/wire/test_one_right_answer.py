@@ -199,6 +199,7 @@ def pipelines() -> Iterable[tuple[str, Case]]:
 CASES: Final = dict(cases())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", CASES)
 @pytest.mark.parametrize("cut", [lambda data: (data,), by_bytes], ids=["whole", "by bytes"])
 def test_each_has_one_right_answer(
@@ -218,6 +219,7 @@ def test_each_has_one_right_answer(
     assert sum(paid.values()) == made
 
 
+@pytest.mark.slow
 def test_every_one_of_them_is_ours_to_say(line: Line) -> None:
     """The error is OpenAI's, also where no application has seen the request."""
     line.send(get(b""))

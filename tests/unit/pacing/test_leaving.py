@@ -136,6 +136,7 @@ async def hang_up_without_a_look(slot: asyncio.Future[Slot]) -> Slot:
     raise HungUp
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("wait", "ended_by"),
     [(hang_up_without_a_look, HungUp), (cancelled_with_the_slot, asyncio.CancelledError)],

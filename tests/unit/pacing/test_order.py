@@ -96,6 +96,7 @@ async def test_a_tenant_that_comes_back_has_saved_up_nothing() -> None:
     assert "idle" not in served[2:20]
 
 
+@pytest.mark.slow
 async def test_tenants_take_turns_over_redis(redis_url: str) -> None:
     """In real time, over two workers: within two slots of the ideal order, and never too fast."""
     stores = [RedisStore(redis_url, timeouts=PATIENT) for _ in range(2)]
