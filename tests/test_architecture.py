@@ -58,6 +58,8 @@ SIMULATOR_IS_KNOWN_TO: Final = ("cli.*", "simulator.*")
 PURE: Final = ("translate.*", "protocol.*", "domain.catalogue", "domain.errors", "upstream.retry")
 LONGEST_FUNCTION: Final = 60
 LONGEST_FILE: Final = 400
+DOCSTRINGS: Final = 0.15
+"""Their lines, at most, for each line of code: what is said once in docs/ is not said again."""
 
 MODULES: Final = {
     ".".join(path.relative_to(GATEWAY).with_suffix("").parts).removesuffix(".__init__"): path
@@ -159,6 +161,31 @@ def test_nothing_is_too_long(module: str) -> None:
             length = (node.end_lineno or 0) - node.lineno + 1
             assert length <= LONGEST_FUNCTION, f"{node.name} has {length} lines"
     assert len(MODULES[module].read_text().splitlines()) <= LONGEST_FILE
+
+
+def test_docstrings_are_short() -> None:
+    """Counted over all; the simulator, which is documentation of the vendor, is left out."""
+    said = code = 0
+    for module, path in MODULES.items():
+        if top(module) != "simulator":
+            strings = docstring_lines(tree(module))
+            lines = enumerate(path.read_text().splitlines(), 1)
+            said += len(strings)
+            code += sum(
+                bool(line.strip()) and not line.strip().startswith("#") and number not in strings
+                for number, line in lines
+            )
+    assert said <= DOCSTRINGS * code, f"{said} lines for {code}: {said / code:.1%}"
+
+
+def docstring_lines(module: ast.AST) -> set[int]:
+    """Those of modules, classes, functions and attributes."""
+    return {
+        line
+        for node in ast.walk(module)
+        if isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant)
+        for line in range(node.lineno, (node.end_lineno or node.lineno) + 1)
+    }
 
 
 @EACH
