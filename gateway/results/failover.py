@@ -12,9 +12,9 @@ from msgspec.structs import replace
 from gateway.observability.context import ClientOutcome
 from gateway.results.cache_policy import scope_of
 from gateway.store.availability import Membership, StoreUnavailable
-from gateway.store.generations import GenerationNotes, GenerationStore, Lead
+from gateway.store.generations import GenerationNotes, GenerationStore, Lead, known_images
 from gateway.store.limits import Limits, LimitStore, Reason, Settlement, Verdict
-from gateway.store.requests import Entered, EnterRequest, Leave, RequestStore, reserved_at
+from gateway.store.requests import Entered, EnterRequest, Leave, RequestStore
 from gateway.tenants.local_limits import LocalLimits
 
 T = TypeVar("T")
@@ -109,7 +109,7 @@ class FailoverStore:
             await self._fallback.leave(unused(request))
             return
         await self._fallback.renew(
-            take.tenant, [reserved_at(place, take.reservation)], take.lease_ms
+            take.tenant, [take.reservation.less(known_images(place))], take.lease_ms
         )
         if isinstance(place, Lead):
             await self._fallback.restore(

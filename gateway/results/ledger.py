@@ -38,9 +38,10 @@ from gateway.store.generations import (
     Place,
     Refusal,
     State,
+    known_images,
 )
 from gateway.store.limits import Limits, Settlement, Verdict
-from gateway.store.requests import End, Entered, EnterRequest, Leave, reserved_at
+from gateway.store.requests import End, Entered, EnterRequest, Leave
 from gateway.tenants.local_limits import LocalLimits
 
 TRIES = 4
@@ -253,7 +254,7 @@ class Ledger:
                 return Entered(entered.verdict, entered.place)  # and nothing was booked
             await self._stores.mirror_entry(request, entered)
             if not entered.has_left:
-                reservation = reserved_at(entered.place, request.take.reservation)
+                reservation = request.take.reservation.less(known_images(entered.place))
                 self._holdings.reserve(request.take.tenant, reservation)
             place = await self._accept(request, entered.place)
             if place is not None:

@@ -133,6 +133,11 @@ Place: TypeAlias = Lead | Follow | Found[R] | Doubtful | Refusal
 """Where a request stands."""
 
 
+def known_images(place: Place[R]) -> int | None:
+    """How many a leader need not pay for any more; None for those who pay nothing."""
+    return sum(map(len, place.parts.values())) if isinstance(place, Lead) else None
+
+
 class FencingResult(StrEnum):
     """The store's reply to a leader."""
 

@@ -4,11 +4,14 @@ Money is in micro-units of the catalogue's currency (1.00 = 1_000_000); times ar
 the backend's clock; days and months are those of `budgets.time_zone`.
 """
 
+from __future__ import annotations
+
 from collections.abc import Mapping, Sequence
 from enum import StrEnum
 from typing import Protocol
 
 from msgspec import Struct
+from msgspec.structs import replace
 
 CONCURRENCY_RETRY_MS = 1_000
 """Least wait when only concurrency is full: nobody knows when a running request ends."""
@@ -50,6 +53,12 @@ class Reservation(Struct, frozen=True):
     images: int
     cost: int
     """Micro-units of currency."""
+
+    def less(self, known_images: int | None) -> Reservation:
+        """Only what is missing beside images that are paid for; None where another pays for all."""
+        images = 0 if known_images is None else max(0, self.images - known_images)
+        cost = self.cost * images // max(1, self.images)
+        return replace(self, images=images, cost=cost)
 
 
 class TakeRequest(Struct, frozen=True):

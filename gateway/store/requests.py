@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from typing import Generic, Protocol
 
 from msgspec import Struct
-from msgspec.structs import replace
 
 from gateway.observability.context import ClientOutcome
 from gateway.store.generations import (
@@ -15,12 +14,11 @@ from gateway.store.generations import (
     Entry,
     Failure,
     FencingResult,
-    Lead,
     Leadership,
     Place,
     R,
 )
-from gateway.store.limits import Reservation, Settlement, TakeRequest, Verdict
+from gateway.store.limits import Settlement, TakeRequest, Verdict
 
 
 class EnterRequest(Struct, frozen=True, kw_only=True):
@@ -59,20 +57,6 @@ class Leave(Struct, frozen=True, kw_only=True):
     generation: str | None = None
     """The one whose images it had, or waited for; None: it had no place."""
     retry_key: str | None = None
-
-
-def reserved_for(whole: Reservation, *, pays: bool, known_images: int) -> Reservation:
-    """Nothing where another pays, and only what is missing where some images are paid for."""
-    images = max(0, whole.images - known_images) if pays else 0
-    cost = whole.cost * images // max(1, whole.images)
-    return replace(whole, images=images, cost=cost)
-
-
-def reserved_at(place: Place[bytes], whole: Reservation) -> Reservation:
-    """What a request that was given the place has reserved."""
-    parts = place.parts if isinstance(place, Lead) else {}
-    known_images = sum(len(urls) for urls in parts.values())
-    return reserved_for(whole, pays=isinstance(place, Lead), known_images=known_images)
 
 
 class RequestStore(Protocol):

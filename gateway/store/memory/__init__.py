@@ -25,7 +25,7 @@ from gateway.store.limits import Limits, Reservation, Settlement, Usage, Verdict
 from gateway.store.memory.pacing import MemoryPace
 from gateway.store.memory.scope import ScopeState
 from gateway.store.memory.tenant import TenantBooks
-from gateway.store.requests import End, Entered, EnterRequest, Leave, reserved_for
+from gateway.store.requests import End, Entered, EnterRequest, Leave
 
 __all__ = ["MemoryStore"]
 
@@ -68,8 +68,7 @@ class MemoryStore(MemoryPace):
         choice = scope.choose(entry, follows)
         if isinstance(choice.kind, Refusal):
             return Entered(books.verdict(take.limits), choice.kind)
-        known_images = choice.known_images(entry.plan_hash)
-        want = reserved_for(take.reservation, pays=choice.pays, known_images=known_images)
+        want = take.reservation.less(choice.known_images(entry.plan_hash))
         is_known, is_live = books.is_known(want.id), books.is_live(want.id)
         may_take = not is_live and books.may_take_place(choice.former, take.limits)
         former = choice.former if may_take else None

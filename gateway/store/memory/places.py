@@ -241,10 +241,6 @@ class PlaceChoice(Struct, frozen=True):
     """For `lead`, the generation that would be taken over."""
     how: How = How.JOINED
 
-    @property
-    def pays(self) -> bool:
-        return self.kind in {"lead", "led"}
-
     def answers_at_once(self, entry: Entry, follows: str | None) -> StoredGeneration | None:
         """Whose URLs are in the cache: the answer is there, and too short to be read slowly."""
         is_hit = self.kind == "found" and self.how is How.HIT and entry.needs_url
@@ -256,8 +252,10 @@ class PlaceChoice(Struct, frozen=True):
         is_repeat = self.one is not None and self.how in {How.REPLAYED, How.ADOPTED}
         return self.one.holder if self.one and is_repeat else None
 
-    def known_images(self, plan_hash: str) -> int:
-        """How many are paid for already."""
+    def known_images(self, plan_hash: str) -> int | None:
+        """How many are paid for already; None where another pays."""
+        if self.kind not in {"lead", "led"}:
+            return None
         if self.one is None or self.one.plan_hash != plan_hash:
             return 0
         return sum(len(urls) for urls in self.one.parts.values())

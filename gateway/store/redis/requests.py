@@ -13,6 +13,7 @@ from gateway.store.generations import (
     Leadership,
     Place,
     Refusal,
+    known_images,
 )
 from gateway.store.limits import (
     CONCURRENCY_RETRY_MS,
@@ -42,7 +43,7 @@ from gateway.store.redis.limits import (
 )
 from gateway.store.redis.pipeliner import Reply
 from gateway.store.redis.scripts import Args, Script, load
-from gateway.store.requests import End, Entered, EnterRequest, Leave, reserved_at
+from gateway.store.requests import End, Entered, EnterRequest, Leave
 
 BOTH = CONSTANTS | {"SCOPE_AT": 8}
 """Where a scope's keys begin, behind those of a tenant."""
@@ -186,7 +187,7 @@ class RedisRequests(RedisLimits, RedisGenerations):
         whole = request.take.reservation
         needed: Args = {"request": whole.id}
         if place is not None and not isinstance(place, Refusal):
-            want = reserved_at(place, whole)
+            want = whole.less(known_images(place))
             if want.images == images:
                 return None
             needed |= {"images": want.images, "cost": want.cost}

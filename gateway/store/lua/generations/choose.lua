@@ -121,7 +121,7 @@ local function former_of(choice)
 end
 
 -- What the place costs, in images and money: nothing where another pays, and only what is missing
--- where some images are paid for already. `reserved_for` in store/requests.py says the same.
+-- where some images are paid for already. `Reservation.less` in store/limits.py says the same.
 local function price_of(choice)
   if choice.kind ~= 'lead' and choice.kind ~= 'led' then return 0, 0 end
   local missing = args.images
