@@ -94,7 +94,7 @@ class ForwardProxy:
                 self._servers.append(front)
                 self.fronts[host] = front.sockets[0].getsockname()[1]
         server = await asyncio.start_server(
-            lambda r, w: self._spawn(self._serve(r, w)), "127.0.0.1", ssl=self._own_context
+            lambda r, w: self._spawn(self._serve(r, w), w), "127.0.0.1", ssl=self._own_context
         )
         self._servers.append(server)
         self.port = server.sockets[0].getsockname()[1]
@@ -110,12 +110,14 @@ class ForwardProxy:
         await asyncio.sleep(0)  # for transports that were closed just now
 
     def _relay(self, port: int, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        self._spawn(relay(reader, writer, port))
+        self._spawn(relay(reader, writer, port), writer)
 
-    def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
+    def _spawn(self, work: Coroutine[Any, Any, None], writer: asyncio.StreamWriter) -> None:
         task = self._loop.create_task(work)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
+        # Not by the work itself, which may be cancelled before it has begun.
+        task.add_done_callback(lambda _: writer.close())
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         try:
@@ -123,8 +125,6 @@ class ForwardProxy:
             await self._answer(head, reader, writer)
         except (OSError, asyncio.IncompleteReadError):
             pass
-        finally:
-            writer.close()
 
     async def _answer(
         self, head: str, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
@@ -174,9 +174,10 @@ async def relay(
     finally:
         for task in copying:
             task.cancel()
-        await asyncio.gather(*copying, return_exceptions=True)
+        # Before anything that may itself be cancelled.
         ahead.close()
         writer.close()
+        await asyncio.gather(*copying, return_exceptions=True)
 
 
 async def copy(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
