@@ -153,7 +153,8 @@ async def never() -> HTTPReceiveMessage:
 def added(context: RequestContext, started: float) -> list[tuple[bytes, bytes]]:
     """The headers that every answer carries, and this answer's own."""
     elapsed_ms = round((perf_counter() - started) * 1000)
-    own = {**context.headers(), **context.answer_headers}
+    limits = context.limit_headers() if context.limit_headers else {}
+    own = {**limits, **context.answer_headers}
     return [
         *[(name.encode(), text.encode()) for name, text in own.items()],
         (b"x-request-id", context.request_id.encode()),

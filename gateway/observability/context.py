@@ -43,9 +43,9 @@ class RequestContext:
         "answer_early",
         "answer_headers",
         "external_wait_s",
-        "headers",
         "is_client_gone",
         "is_image_request",
+        "limit_headers",
         "log_fields",
         "model",
         "outcome",
@@ -58,10 +58,10 @@ class RequestContext:
 
     def __init__(self, request_id: str) -> None:
         self.request_id = request_id
-        self.headers: Callable[[], Mapping[str, str]] = dict
-        """Headers of its answer, failure or not; made when it is answered."""
+        self.limit_headers: Callable[[], Mapping[str, str]] | None = None
+        """Make those that say where the tenant's limits stand, of a failure, too."""
         self.answer_headers: dict[str, str] = {}
-        """Further ones."""
+        """Others of its answer, failure or not."""
         self.after_answer: Callable[[ClientOutcome], Awaitable[None]] | None = None
         """Called once when nothing more will be sent."""
         self.answer_early: Callable[[Any], object] = nothing
@@ -124,11 +124,6 @@ class RequestContext:
         """Does not count while it waits for them, as that is counted already."""
         if self._waiting_since is None:
             self.external_wait_s += seconds
-
-    @property
-    def has_limits(self) -> bool:
-        """Whether its answer says where the tenant's limits stand."""
-        return self.headers is not dict
 
     def record_timing(self, phase: str, seconds: float) -> None:
         """A phase of this length has just ended."""

@@ -179,7 +179,7 @@ class Pipeline:
     async def attach_rate_limit_headers(self, caller: Caller, context: RequestContext) -> None:
         """Add the tenant's limits to a request that failed before they were asked."""
         limits = self._admission.limits_of(caller)
-        if context.has_limits or (
+        if context.limit_headers is not None or (
             limits.requests_per_minute is None and limits.images_per_minute is None
         ):
             return

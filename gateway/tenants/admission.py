@@ -193,7 +193,7 @@ class Admission:
         if verdict is None:
             return
         if verdict.requests is not None or verdict.images is not None:
-            context.headers = partial(rate_headers, verdict)
+            context.limit_headers = partial(rate_headers, verdict)
         if verdict.day is not None or verdict.month is not None:
             self._verdicts[tenant] = verdict
 
