@@ -164,5 +164,5 @@ async def test_a_cluster_that_is_away_is_unavailable(own_nodes: Nodes) -> None:
     assert not await answered(store, 1)
     started = time.monotonic()
     assert not await answered(store, 2)
-    assert time.monotonic() - started < 0.05
+    assert time.monotonic() - started < QUICK.command_s
     await store.aclose()

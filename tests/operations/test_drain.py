@@ -14,7 +14,7 @@ import pytest
 
 from gateway.store.limits import Limits
 from gateway.store.redis import RedisStore
-from tests.contract.stores import remaining
+from tests.contract.stores import PATIENT, remaining
 from tests.image_events import EventReader
 from tests.operations.site import (
     IMAGE,
@@ -261,7 +261,7 @@ async def test_what_a_limit_cuts_gives_its_places_back(
             gateway.stop()
             assert await asyncio.to_thread(gateway.ended, 15) == 1
             await asyncio.gather(*calls, return_exceptions=True)
-    store = RedisStore(redis_url)
+    store = RedisStore(redis_url, timeouts=PATIENT)
     usage = await store.usage("acme", Limits(**limits))
     share = await store.heartbeat("the next one", 30_000)
     await store.aclose()
