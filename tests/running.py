@@ -189,9 +189,15 @@ class RunningGateway:
     def _connection(self, **more: Any) -> HttpProtocol:
         return HttpProtocol(**more, bounds=self.bounds, unread=self.unread)
 
-    def busy(self, for_s: float) -> None:
+    @contextmanager
+    def busy(self) -> Iterator[None]:
         """Have its event loop do something else meanwhile, so that bytes gather in the kernel."""
-        self._loop.call_soon_threadsafe(time.sleep, for_s)
+        over = threading.Event()
+        self._loop.call_soon_threadsafe(over.wait, 10)
+        try:
+            yield
+        finally:
+            over.set()
 
     def close(self) -> None:
         """End, and wait for it."""

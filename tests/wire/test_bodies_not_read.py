@@ -77,8 +77,8 @@ def test_a_long_whole_body_that_was_not_read_stops_nothing(
     line: Line, running_gateway: RunningGateway
 ) -> None:
     """It is over what is kept of a body before reading pauses, and all of it came at once."""
-    running_gateway.busy(0.3)
-    line.send(sized(b"", b"x" * 90_000, common=WRONG))
+    with running_gateway.busy():
+        line.send(sized(b"", b"x" * 90_000, common=WRONG))
 
     assert (line.answer().status, line.goes_on()) == (401, True)
 
