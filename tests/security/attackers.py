@@ -126,9 +126,12 @@ async def pipelined_hang_ups(attack: Attack) -> None:
     async def one() -> None:
         with suppress(OSError):
             _, writer = await attack.connect()
-            writer.write(attack.request("mallory", prompt("a")) * 10)
-            await asyncio.sleep(attack.draw.choice([0.0, 0.05]))
-            cast("asyncio.Transport", writer.transport).abort()
+            try:
+                writer.write(attack.request("mallory", prompt("a")) * 10)
+                await asyncio.sleep(attack.draw.choice([0.0, 0.05]))
+            finally:
+                cast("asyncio.Transport", writer.transport).abort()
+                writer.close()  # the writer itself knows nothing of its transport's end
 
     await at_rate(2, one)
 
