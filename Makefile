@@ -39,12 +39,11 @@ run: $(RUN) ## Start the gateway on 127.0.0.1:8080, with the simulator unless DA
 # Not what is in .venv alone: the SDKs that tests call the gateway with are in .peers.
 TESTS := PEERS=$(PEERS) $(BIN)/python scripts/run-tests
 COV :=# --cov: add to the coverage data in .coverage
-# Two at once, since an installation takes one processor.
-INSTALL_TESTS := $(MAKE) --jobs=2 $(DEV) peers
 
 .PHONY: test
+# Two installations at once, since each takes one processor.
 test: ## Run the whole test suite; with ARGS="-k limits" only a part
-	@$(INSTALL_TESTS)
+	@$(MAKE) --jobs=2 $(DEV) peers
 ifeq ($(ARGS),)
 	@$(TESTS) $(COV)
 else
@@ -57,7 +56,7 @@ test-fast: $(DEV) ## Run what is quick, between two edits: none that measures ti
 
 .PHONY: test-skipped
 test-skipped: ## Run what `make test` skipped the last time, for want of a program
-	@$(INSTALL_TESTS)
+	@$(MAKE) --jobs=2 $(DEV) peers
 	@$(TESTS) --skipped $(COV)
 
 .PHONY: coverage
@@ -112,6 +111,7 @@ clean: ## Remove every environment, build and cache
 
 $(BIN)/python:
 	@scripts/make-venv $(VENV) $(PYTHON)
+	@scripts/install-locked $(VENV)  # nothing but the installer, which several then share
 
 $(RUN): requirements.lock requirements-build.lock requirements-left-out.txt pyproject.toml | $(BIN)/python
 	@echo "Installing the locked dependencies into $(VENV)"

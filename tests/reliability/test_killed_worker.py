@@ -21,7 +21,7 @@ from tests.simulated import SimulatedDashScope
 pytestmark = pytest.mark.slow
 
 LEASE_S = 30.0
-"""`gateway.tenants.local_limits.Limiter`'s; the configuration has no key for it."""
+"""`gateway.tenants.admission.LEASE_MS`'s; the configuration has no key for it."""
 IN_FLIGHT = 10
 SLOW = "qwen-image-plus"
 LIMITS = {
