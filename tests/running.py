@@ -220,10 +220,17 @@ class RunningGateway:
             self._ending.add(task)
             task.add_done_callback(self._ending.discard)
 
-    async def _end(self) -> None:
-        self._end_current()
+    def await_former(self) -> None:
+        """Until those that it served before have ended."""
+        asyncio.run_coroutine_threadsafe(self._former_ended(), self._loop).result(30)
+
+    async def _former_ended(self) -> None:
         if self._ending:
             await asyncio.wait(self._ending, timeout=10)
+
+    async def _end(self) -> None:
+        self._end_current()
+        await self._former_ended()
 
     async def _switch(self, scope: Any, receive: Any, send: Any) -> None:
         assert self._current is not None, "no configuration is in use"
