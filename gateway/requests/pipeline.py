@@ -319,7 +319,7 @@ def to_entry(ticket: Ticket, options: RequestOptions) -> Entry:
         only_if_cached=control.only_if_cached,
         needs_url=plan.response_format == "url",
         idempotency=options.idempotency,
-        retry_key=None if options.idempotency else options.retry_key,
+        retry_key=options.retry_key,
         is_retry=options.is_retry,
         may_reuse_unclaimed=not control.no_store and max_age_s is None,
     )

@@ -252,12 +252,14 @@ class Ledger:
             entered = await self._ask(request)
             if entered.place is None or isinstance(entered.place, Refusal):
                 return Entered(entered.verdict, entered.place)  # and nothing was booked
-            await self._stores.mirror_entry(request, entered)
             if not entered.has_left:
+                await self._stores.mirror_entry(request, entered)
                 reservation = request.take.reservation.less(known_images(entered.place))
                 self._holdings.reserve(request.take.tenant, reservation)
             place = await self._accept(request, entered.place)
             if place is not None:
+                if entered.has_left:  # while it cannot be read, the request may yet pay
+                    await self._stores.mirror_entry(request, entered)
                 return Entered(entered.verdict, place, entered.has_left)
             request = replace(request, follows=entered.place.id)
         raise ServiceUnavailable("What is kept for this request cannot be read; try again.")

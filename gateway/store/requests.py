@@ -36,7 +36,7 @@ class Entered(Struct, Generic[R], frozen=True):
     place: Place[R] | None
     """None where the verdict refuses."""
     has_left: bool = False
-    """No `leave` follows: it is answered with URLs from the cache, and nothing is left to do."""
+    """No `leave` follows: it is answered with URLs from the cache, and holds nothing."""
 
 
 class End(Struct, frozen=True, kw_only=True):

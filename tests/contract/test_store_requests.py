@@ -470,12 +470,65 @@ async def test_who_has_left_with_urls_is_given_them_again_and_counted_once(
     assert (await requests.entered(wants_urls("r2"))).has_left
     for _ in range(2):
         again = await requests.entered(wants_urls("r2"))
-        assert isinstance(again.place, Found)
-        assert not again.has_left
-        assert await requests.left() == [8, 15, 3, 15, 500]
-    await requests.leave("r2")
-    assert await requests.left() == [8, 15, 3, 15, 500]
+        assert again.has_left
+        assert again.place == Found("r1", b"result", ANY, How.HIT)
+        assert remaining(again.verdict) == await requests.left() == [8, 15, 3, 15, 500]
     assert await requests.use() == FamilyUse(2, 5, 500)
+    assert (await requests.store.cache_stats(SCOPE)).counts == {"led": 1, "hit": 1}
+
+
+async def test_who_has_left_with_urls_is_given_them_again_though_a_limit_is_full(
+    store: Store,
+) -> None:
+    requests = Requests(store)
+    await cached(requests)
+    assert (await requests.entered(wants_urls("r2"))).has_left
+    await requests.lead(entry("r3", cache_key="other"))
+    requests.limits = Limits(requests_per_minute=3, concurrent_requests=1)
+    assert await requests.refused(wants_urls("r4")) is Reason.REQUESTS_PER_MINUTE
+    assert (await requests.entered(wants_urls("r2"))).has_left
+
+
+@pytest.mark.parametrize("follows", [None, "r1"], ids=["never heard", "cannot read them"])
+async def test_who_has_left_with_urls_and_has_to_wait_needs_a_place(
+    store: Store, follows: str | None
+) -> None:
+    """It holds none; of its minute it has been counted already."""
+    requests = Requests(store, replace(LIMITS, requests_per_minute=3, concurrent_requests=1))
+    await cached(requests)
+    assert (await requests.entered(wants_urls("r2"))).has_left
+    await requests.store.discard(SCOPE, "r1")
+    await requests.lead(entry("r3", retry_key="same"))
+    before = await requests.left()
+    assert await requests.refused(wants_urls("r2"), follows) is Reason.CONCURRENT_REQUESTS
+    assert await requests.left() == before
+
+    requests.limits = replace(requests.limits, concurrent_requests=2)
+    for _ in range(2):
+        again = await requests.entered(wants_urls("r2"), follows)
+        assert again.place == Follow("r3", How.JOINED)
+        assert not again.has_left
+        assert remaining(again.verdict)[:3] == [0, 10, 0]
+    # It counts among those that wait: as it goes, the leader's client still does.
+    await requests.leave("r2", ClientOutcome.GONE, "r3")
+    requests.limits = Limits()
+    assert isinstance(await requests.enter(unshared("r4")), Lead)
+
+
+async def test_who_could_not_read_its_urls_and_finds_others_holds_a_place(
+    requests: Requests,
+) -> None:
+    await cached(requests)
+    assert (await requests.entered(wants_urls("r2"))).has_left
+    await requests.store.discard(SCOPE, "r1")
+    claim = await requests.lead(entry("r3"))
+    await requests.end(claim, completion(), images=5)
+    again = await requests.entered(wants_urls("r2"), follows="r1")
+    assert again.place == Found("r3", b"result", ANY, How.HIT)
+    assert not again.has_left
+    assert (await requests.left())[2] == 1
+    await requests.leave("r2", ClientOutcome.DELIVERED, "r3")
+    assert (await requests.left())[2] == 2
 
 
 async def test_who_never_heard_of_them_and_pays_is_booked(requests: Requests) -> None:
@@ -604,6 +657,26 @@ async def test_an_answered_error_leaves_nothing_to_the_next(requests: Requests) 
     await requests.end(await requests.lead(unshared("r1")), images=5)
     await requests.leave("r1", ClientOutcome.ANSWERED)
     assert (await requests.lead(unshared("r2"))).id == "r2"
+
+
+# --- what a request with an idempotency key does to those without one
+
+
+async def test_what_a_key_was_given_is_nobody_s_to_claim(requests: Requests) -> None:
+    """Its first client hung up; the next request without a key is to have a picture of its own."""
+    await requests.end(await requests.lead(entry("r1", retry_key="same")), completion(), images=5)
+    await requests.leave("r1", ClientOutcome.GONE)
+    keyed = entry("r2", retry_key="same", idempotency=Idempotency("k", "b"))
+    assert isinstance(await requests.enter(keyed), Found)
+    await requests.leave("r2", retry_key=keyed.retry_key)
+    assert isinstance(await requests.enter(unshared("r3")), Lead)
+
+
+async def test_a_key_is_not_given_what_a_retry_key_finds(requests: Requests) -> None:
+    await requests.end(await requests.lead(unshared("r1")), images=5)
+    await requests.leave("r1", ClientOutcome.GONE)
+    keyed = unshared("r2", idempotency=Idempotency("k", "b"))
+    assert isinstance(await requests.enter(keyed), Lead)
 
 
 # --- unknown outcomes

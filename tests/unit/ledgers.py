@@ -131,8 +131,6 @@ class Request:
     ) -> None:
         self.ledger = ledger
         self.tenant = tenant or wanted.scope.partition(":")[2]
-        if wanted.idempotency is not None:
-            wanted = replace(wanted, retry_key=None)
         self.entry = wanted
         self.paid = 0
         self.verdict = Verdict(allowed=True)

@@ -48,13 +48,13 @@ def quiet() -> Iterator[None]:
         yield
 
 
-def config_of(rate: Rate) -> Config:
+def config_of(rate: Rate, ttl_s: int = 3600) -> Config:
     """Two tenants of one cache group, on an account of a rate."""
     tenants = tuple(
         Tenant(
             name=name,
             keys=(Key(hash=hash_key(key_of(name))),),
-            cache=Cache(mode="seeded", group="pair"),
+            cache=Cache(mode="seeded", group="pair", ttl_s=ttl_s),
             limits=Limits(images_per_day=BUDGET, concurrent_requests=PLACES),
         )
         for name in ("acme", "other")
@@ -202,6 +202,25 @@ async def test_a_follower_may_hang_up_at_any_moment(case: str) -> None:
             if follower.status == 200:
                 break
         await check_nothing_is_left(site)
+
+
+@in_virtual_time
+async def test_what_a_key_was_given_is_no_longer_for_the_next_without_one() -> None:
+    """A picture whose client hung up goes to one other, by the key or by the body."""
+    site = Site(config_of(Rate(None), ttl_s=10), Vendor(at_once))
+    async with site:
+        first = site.ask(prompt="a fox", seed=7)
+        await asyncio.sleep(GENERATION_S / 2)
+        first.hang_up()
+        await first
+        keyed = site.ask(prompt="a fox", seed=7, headers=[("idempotency-key", "order-4711")])
+        await keyed
+        await asyncio.sleep(11)
+        anew = site.ask(prompt="a fox", seed=7)
+        await anew
+        assert keyed.headers["x-cache"] == "hit"
+        assert anew.headers["x-cache"] == "miss"
+        assert anew.urls != keyed.urls
 
 
 @pytest.mark.slow

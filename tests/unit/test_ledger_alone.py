@@ -13,6 +13,7 @@ from gateway.results import upkeep as upkeep_module
 from gateway.results.shared_errors import decode_error
 from gateway.results.writer import Backlog
 from gateway.store.generations import State
+from gateway.store.limits import Limits
 from gateway.store.memory import MemoryStore
 from tests.unit.ledgers import (
     LEAD_S,
@@ -324,3 +325,57 @@ async def test_words_after_the_end_are_not_heard() -> None:
         await leader.fail(RateLimited("late"))
         await leader.hand_over()
         assert (await done(gateway.workers[1], entry("r2"))).result == record("one")
+
+
+# --- a hit of URLs, which leaves as it enters
+
+
+async def unreadable(gateway: Gateway) -> None:
+    """One result in the cache, of another version."""
+    leader = await lead(gateway.workers[0], entry("r1"))
+    await leader.finish(record("one"), 3600)
+    await leader.leave()
+    (one,) = gateway.store._scopes[SCOPE]._known.values()
+    one.payload = b"{}"
+
+
+@in_virtual_time
+async def test_who_cannot_read_its_hit_is_served_though_the_store_is_lost_then() -> None:
+    """The worker's own memory has not heard that it left."""
+    async with Gateway() as gateway:
+        worker = gateway.workers[1]
+        await unreadable(gateway)
+        entering = asyncio.create_task(lead(worker, entry("r2", needs_url=True)))
+        await asyncio.sleep(0.0015)  # it has its place, and tells the store to discard that
+        assert gateway.store.asked[-2:] == ["enter", "discard"]
+        gateway.store.is_away = True
+        leader = await entering
+        assert worker.degraded
+        await leader.finish(record("two"), 3600)
+
+
+@in_virtual_time
+async def test_what_is_paid_after_an_unreadable_hit_is_mirrored() -> None:
+    """It is in the worker's budgets once the store is lost."""
+    budget = Limits(images_per_day=10)
+    async with Gateway() as gateway:
+        worker = gateway.workers[1]
+        await unreadable(gateway)
+        await lead(worker, entry("r2", needs_url=True), limits=budget)
+        mirrored = await worker._stores.mirror(lambda store: store.levels("acme", budget))
+        assert mirrored is not None
+        assert mirrored.day is not None
+        assert mirrored.day.remaining == 9
+
+
+@in_virtual_time
+async def test_a_hit_that_was_read_is_counted_in_the_mirror_too() -> None:
+    rate = Limits(requests_per_minute=10)
+    async with Gateway() as gateway:
+        leader = await lead(gateway.workers[0], entry("r1"))
+        await leader.finish(record("one"), 3600)
+        await done(gateway.workers[1], entry("r2", needs_url=True))
+        mirrored = await gateway.workers[1]._stores.mirror(lambda store: store.levels("acme", rate))
+        assert mirrored is not None
+        assert mirrored.requests is not None
+        assert mirrored.requests.remaining == 9

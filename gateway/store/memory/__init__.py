@@ -68,6 +68,11 @@ class MemoryStore(MemoryPace):
         choice = scope.choose(entry, follows)
         if isinstance(choice.kind, Refusal):
             return Entered(books.verdict(take.limits), choice.kind)
+        cached = choice.answers_at_once(entry, follows)
+        has_passed = books.has_passed(entry.request)
+        if has_passed and cached is not None:  # the answer was lost
+            found = scope.found(cached, choice.how)
+            return Entered(books.verdict(take.limits), found, has_left=True)
         want = take.reservation.less(choice.known_images(entry.plan_hash))
         is_known, is_live = books.is_known(want.id), books.is_live(want.id)
         may_take = not is_live and books.may_take_place(choice.former, take.limits)
@@ -75,13 +80,13 @@ class MemoryStore(MemoryPace):
         reason, retry_after_ms = books.obstacle(take.limits, want, former)
         if reason is not None:
             return Entered(books.verdict(take.limits, reason, retry_after_ms), None)
-        cached = None if is_known else choice.answers_at_once(entry, follows)
-        if cached is not None:
+        if cached is not None and not is_known:
             books.admit_passing(want)
             scope.count(choice.how)
             found = scope.found(cached, choice.how)
             return Entered(books.verdict(take.limits), found, has_left=True)
         books.admit(want, take.lease_ms, former)
+        is_known = is_known and not has_passed
         place = scope.take(choice, entry, request.lead_ms, follows, is_known=is_known)
         return Entered(books.verdict(take.limits), place)
 

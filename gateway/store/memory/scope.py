@@ -54,7 +54,7 @@ class ScopeState(PlaceFinder):
         *,
         is_known: bool,
     ) -> Place[bytes]:
-        """Write the choice down. `is_known`: the request has entered before."""
+        """Write the choice down. `is_known`: the request has a place already."""
         one, kind = choice.one, choice.kind
         if isinstance(kind, Refusal):
             return kind

@@ -134,6 +134,11 @@ class TenantBooks:
         """Whether it was counted and has not left."""
         return id_ in self._bookings
 
+    def has_passed(self, id_: str) -> bool:
+        """Whether `admit_passing` counted it, and it holds nothing."""
+        one = self._bookings.get(id_)
+        return one is not None and one.is_counted and one.is_free and not self.is_live(id_)
+
     def is_over(self, id_: str) -> bool:
         one = self._bookings.get(id_)
         return one.is_settled if one else id_ in self._gone
@@ -144,14 +149,20 @@ class TenantBooks:
         self, limits: Limits, want: Reservation, former: str | None
     ) -> tuple[Reason | None, int | None]:
         """The blocking limit, and for how long. `former` may give up its place for this one."""
-        known = self._bookings.get(want.id)
-        if known and not (known.is_free and (want.images or want.cost)):
-            return None, None  # repeated, its answer having been lost
+        if self._is_admitted(want):
+            return None, None
         if _over(self.day.booked, want.images, limits.images_per_day):
             return Reason.IMAGES_PER_DAY, None
         if _over(self.month.booked, want.cost, limits.spend_per_month):
             return Reason.SPEND_PER_MONTH, None
-        return self._rate_obstacle(limits, want, former, is_counted=known is not None)
+        return self._rate_obstacle(limits, want, former, is_counted=self.is_known(want.id))
+
+    def _is_admitted(self, want: Reservation) -> bool:
+        """Whether a request has all that its place costs, its answer having been lost."""
+        known = self._bookings.get(want.id)
+        if known is None or self.has_passed(want.id):
+            return False
+        return not (known.is_free and (want.images or want.cost))
 
     def _rate_obstacle(
         self, limits: Limits, want: Reservation, former: str | None, *, is_counted: bool
@@ -176,10 +187,9 @@ class TenantBooks:
 
     def admit(self, want: Reservation, lease_ms: int, former: str | None) -> None:
         """Idempotent. `former` gives up its place."""
-        known = self._bookings.get(want.id)
-        if known and not (known.is_free and (want.images or want.cost)):
+        if self._is_admitted(want):
             return
-        if known is None:
+        if not self.is_known(want.id):
             self.requests.book(self._second, 1)
         if former is not None:
             self._detached[former] = self._leases.pop(former)
@@ -188,7 +198,7 @@ class TenantBooks:
     def admit_passing(self, want: Reservation) -> None:
         """Count one that needs no place, since it is answered at once and does not leave.
 
-        Where it never hears of that it may yet pay, and leave.
+        Where it never hears of that, or cannot read it, it may yet be admitted, pay, and leave.
         """
         self.requests.book(self._second, 1)
         self._count(want.family)

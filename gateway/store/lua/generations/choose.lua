@@ -190,7 +190,7 @@ local function found_place(choice)
   return {'found', one.id, choice.how, now_ms - one.ended, result}
 end
 
--- Write a choice down. `is_known`: the request has entered before.
+-- Write a choice down. `is_known`: the request has a place already.
 -- Reply led, id, {part, URLs, ...} | joined, id, how | found, id, how, age ms, result
 --       | doubtful, id, age ms, error | conflict | missing
 local function take(choice, is_known)

@@ -25,7 +25,7 @@ end
 
 -- The limit in the way, and for how long; -1: not by waiting.
 local function obstacle(id, known, n, cost, former)
-  if known and not (is_free(known) and (n > 0 or cost > 0)) then return nil end
+  if is_admitted(id, known, n, cost) then return nil end
   if is_over_limit(day_booked, n, per_day) then return 'images_per_day', -1 end
   if is_over_limit(month_booked, cost, per_month) then return 'spend_per_month', -1 end
   local requests_ms = known and 0 or room_in_ms('r', requests, 1, per_minute)

@@ -240,6 +240,16 @@ local function is_live(id)
   return call('ZSCORE', LEASES, id) or call('ZSCORE', DETACHED, id)
 end
 
+-- Whether `admit_passing` counted it, and it holds nothing.
+local function has_passed(id, known)
+  return known and known.is_settled == COUNTED and is_free(known) and not is_live(id)
+end
+
+-- Whether a request has all that its place costs, its answer having been lost.
+local function is_admitted(id, known, n, cost)
+  return known and not has_passed(id, known) and not (is_free(known) and (n > 0 or cost > 0))
+end
+
 local function is_gone(id)
   return call('ZSCORE', GONE, id)
 end
@@ -273,8 +283,8 @@ local function reserve(id, n, cost, lease_ms, known)
 end
 
 -- Count a request that needs no place, since it is answered at once and does not leave. Where it
--- never hears of that it may yet pay, and leave.
-local function pass(id, family)
+-- never hears of that, or cannot read it, it may yet be admitted, pay, and leave.
+local function admit_passing(id, family)
   local one = new_booking(0, 0)
   one.is_settled = COUNTED
   book_request()
@@ -286,7 +296,7 @@ end
 -- Book a request, unless it is booked; `former` gives up its place for it.
 local function admit(id, n, cost, lease_ms, former)
   local known = booking_of(id)
-  if known and not (is_free(known) and (n > 0 or cost > 0)) then return end
+  if is_admitted(id, known, n, cost) then return end
   if not known then book_request() end
   if former then
     call('ZADD', DETACHED, call('ZSCORE', LEASES, former), former)

@@ -9,15 +9,19 @@ local choice = choose()
 if choice.kind == 'conflict' or choice.kind == 'missing' then
   return {1, '', -1, levels(), {choice.kind}, 0}
 end
+local passed, at_once = has_passed(request, known), is_answered_at_once(choice)
+if passed and at_once then -- the answer was lost
+  return {1, '', -1, levels(), found_place(choice), 1}
+end
 local n, cost = price_of(choice)
 local former = replaceable(not follows and former_of(choice) or nil, request)
 local reason, retry_ms = obstacle(request, known, n, cost, former)
 if reason then return {0, reason, retry_ms, levels(), {}, 0} end
-if not known and is_answered_at_once(choice) then
-  pass(request, args.family)
+if at_once and not known then
+  admit_passing(request, args.family)
   count(choice.how)
   return {1, '', -1, levels(), found_place(choice), 1}
 end
 admit(request, n, cost, args.lease_ms, former)
-local place = take(choice, known)
+local place = take(choice, known and not passed)
 return {1, '', -1, levels(), place, 0}
