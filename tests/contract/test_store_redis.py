@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Iterable, Sequence
 from pathlib import Path
 
 import pytest
@@ -72,10 +72,17 @@ async def outage(store: Store, for_s: float) -> list[tuple[float, float]]:
     return waits
 
 
-def nearly_longest_s(waits: list[tuple[float, float]]) -> float:
-    """After the first second, of nine in ten: a busy machine holds one of many up by itself."""
-    later = sorted(seconds for at, seconds in waits if at > 1)
-    return later[len(later) * 9 // 10]
+def waited_for_it(waits: Iterable[float]) -> int:
+    """How many requests took long enough to have been silent with the server, one aside.
+
+    A busy machine may hold up one of many by itself.
+    """
+    return sum(seconds > Timeouts().command_s / 2 for seconds in sorted(waits)[:-1])
+
+
+def later(waits: list[tuple[float, float]]) -> list[float]:
+    """Once the loss is known."""
+    return [seconds for at, seconds in waits if at > 1]
 
 
 async def recovery_seconds(store: Store) -> float:
@@ -246,7 +253,7 @@ async def test_a_killed_server_costs_nothing_and_is_found_again(
     await recovery_seconds(shared)
     own_redis_server.kill()
     waits = await outage(shared, 1.5)
-    assert nearly_longest_s(waits) < 0.005
+    assert waited_for_it(later(waits)) == 0
     assert shared.failures
     own_redis_server.restart()
     assert await recovery_seconds(shared) < RECOVERED_WITHIN_S
@@ -262,7 +269,7 @@ async def test_a_hung_server_is_noticed_by_its_silence(
     own_redis_server.stop()
     waits = await outage(shared, 1.5)
     assert waits[0][1] < 0.5
-    assert nearly_longest_s(waits) < 0.005
+    assert waited_for_it(later(waits)) == 0
     own_redis_server.cont()
     assert await recovery_seconds(shared) < RECOVERED_WITHIN_S
 
@@ -343,8 +350,8 @@ async def test_an_unreachable_server_is_given_up_in_time() -> None:
     answered, seconds = await take_seconds(store, 1)
     assert not answered
     assert seconds < 0.5
-    later = [await take_seconds(store, number) for number in range(2, 7)]
-    assert min(seconds for _, seconds in later) < 0.005
+    waits = [(await take_seconds(store, number))[1] for number in range(2, 7)]
+    assert waited_for_it(waits) == 0
     await store.aclose()
 
 
