@@ -41,9 +41,8 @@ TESTS := PEERS=$(PEERS) $(BIN)/python scripts/run-tests
 COV :=# --cov: add to the coverage data in .coverage
 
 .PHONY: test
-# Two installations at once, since each takes one processor.
-test: ## Run the whole test suite; with ARGS="-k limits" only a part
-	@$(MAKE) --jobs=2 $(DEV) peers
+test: $(DEV) ## Run the whole test suite; with ARGS="-k limits" only a part
+	@$(MAKE) --jobs=2 peers
 ifeq ($(ARGS),)
 	@$(TESTS) $(COV)
 else
@@ -55,8 +54,8 @@ test-fast: $(DEV) ## Run what is quick, between two edits: none that measures ti
 	@$(TESTS) --fast
 
 .PHONY: test-skipped
-test-skipped: ## Run what `make test` skipped the last time, for want of a program
-	@$(MAKE) --jobs=2 $(DEV) peers
+test-skipped: $(DEV) ## Run what `make test` skipped the last time, for want of a program
+	@$(MAKE) --jobs=2 peers
 	@$(TESTS) --skipped $(COV)
 
 .PHONY: coverage
