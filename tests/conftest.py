@@ -178,7 +178,16 @@ def pytest_collection() -> Generator[None, object, object]:
 @pytest.hookimpl(trylast=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     skip_missing_releases(items)
+    find_timing(items)
     longest_first(items)
+
+
+def find_timing(items: list[pytest.Item]) -> None:
+    """`scripts/run-tests` looks for these tests in files that have the mark in so many words."""
+    files = {item.path for item in items if item.get_closest_marker("timing")}
+    hidden = sorted(str(file) for file in files if "mark.timing" not in file.read_text())
+    if hidden:
+        raise pytest.UsageError(f"write `mark.timing` in {', '.join(hidden)}")
 
 
 def longest_first(items: list[pytest.Item]) -> None:

@@ -254,6 +254,7 @@ class Limits(Struct, frozen=True, kw_only=True):
     requests_per_minute: Count | None = None
     images_per_minute: Count | None = None
     concurrent_requests: Count | None = None
+    """Running, waiting, or still sending their answer."""
     images_per_day: Count | None = None
     spend_per_month: Money | None = None
     """In the catalogue's currency."""

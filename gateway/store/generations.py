@@ -230,7 +230,7 @@ class CacheAdmin(Protocol):
     """The cached results of a scope, for the operator. All raise StoreUnavailable."""
 
     async def cache_stats(self, scope: str) -> CacheStats:
-        """Raises StoreUnavailable."""
+        """What is kept now; the counts end 40 days after the last answer."""
 
     async def purge(self, scope: str) -> int:
         """Empty the cache, and count; idempotency keys and retries keep theirs."""

@@ -55,7 +55,9 @@ FIELDS: tuple[Field, ...] = (
     ),
     Field("enable_thinking", "honoured", "where the model has it, else only `false`"),
     Field("watermark", "honoured", "where the model has it, else only `false`; absent: false"),
-    Field("seed", "honoured", "0 to 2147483647; further calls use seed + images before them"),
+    Field(
+        "seed", "honoured", "0 to 2147483647; a further call adds the number of images before it"
+    ),
     Field(
         "output_format",
         "honoured",
