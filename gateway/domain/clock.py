@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable
 from datetime import UTC, date, datetime, timedelta, tzinfo
+from functools import lru_cache
 from random import random
 from zoneinfo import ZoneInfo
 
@@ -105,12 +106,14 @@ def zone_offset(zone: tzinfo, now: float) -> ZoneOffset:
     return ZoneOffset(_ms(before), round(last.timestamp() * 1000), _ms(_offset(zone, last)))
 
 
+@lru_cache(maxsize=16)
 def month_of(day: int) -> int:
     """The month of a numbered day: year × 100 + month."""
     found = date.fromordinal(day + EPOCH)
     return found.year * 100 + found.month
 
 
+@lru_cache(maxsize=16)
 def next_month(day: int) -> int:
     """The number of the first day of the next month."""
     found = date.fromordinal(day + EPOCH)

@@ -64,6 +64,11 @@ class Work:
         self.in_flight = 0
         """Calls that the vendor may be working on."""
 
+    def has(self, index: int) -> bool:
+        """Whether all images of a call were paid for before."""
+        wanted = self.plan.calls[index].parameters.n or 1
+        return len(self.parts.get(index, ())) >= wanted
+
     def is_under_way(self) -> bool:
         """Whether something is being made, or may have been."""
         return bool(self.in_flight or self.ticket.images or self.ticket.doubtful)
@@ -182,13 +187,16 @@ class Generator:
             await work.client.sleep(wait)
 
     def _slot(self, model: str, index: int, work: Work, tried: set[str]) -> Awaitable[Slot]:
-        """The next slot of a fit account; no frame, as thousands wait. Raises GatewayError."""
+        """The next slot of a fit account; no frame, as thousands wait.
+
+        Raises, when awaited: NoSlot, GatewayError for a full queue, Stopped as `Client.wait`.
+        """
         return self._pacer.slot(
             work.plan.family,
             work.ticket.tenant,
             accounts=self._accounts.untried(model, tried),
             deadline=work.slot_by,
-            calls=sum(one not in work.parts for one in range(index, len(work.plan.calls))),
+            calls=sum(not work.has(one) for one in range(index, len(work.plan.calls))),
             wait=work.client.wait,
         )
 

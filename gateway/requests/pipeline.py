@@ -214,22 +214,40 @@ class Pipeline:
         client.ends()
 
     def _leave_after(
-        self, ticket: Ticket, entry: Entry, place: Found[Record] | Follow | Lead | Doubtful
+        self,
+        ticket: Ticket,
+        entry: Entry,
+        place: Found[Record] | Follow | Lead | Doubtful,
+        *,
+        has_left: bool = False,
     ) -> None:
-        """After its answer, free the request's place and note what became of its client."""
+        """After its answer, free the request's place and note what became of its client.
+
+        `has_left`: the place is free, and its answer was taken for delivered.
+        """
         ticket.context.after_answer = partial(
-            self._leave, ticket, entry.scope, entry.retry_key, place.id
+            self._leave, ticket, entry.scope, entry.retry_key, place.id, has_left=has_left
         )
 
     async def _leave(
-        self, ticket: Ticket, scope: str, retry_key: str | None, id_: str, outcome: ClientOutcome
+        self,
+        ticket: Ticket,
+        scope: str,
+        retry_key: str | None,
+        id_: str,
+        outcome: ClientOutcome,
+        *,
+        has_left: bool,
     ) -> None:
+        if has_left and outcome is ClientOutcome.DELIVERED:
+            return
         leave = Leave(
             settlement=ticket.settlement(),
             outcome=outcome,
             scope=scope,
             generation=id_,
             retry_key=retry_key,
+            corrects=has_left,
         )
         await self._ledger.leave(leave)
 
@@ -247,8 +265,11 @@ class Pipeline:
         give = None if is_single else client.on_part  # of one call all follows at once
         feed = PartFeed(entry, lead, ticket.plan, give, deadline) if give else None
 
+        kept = {index: len(urls) for index, urls in lead.parts.items()}
+
         async def keep(index: int, urls: Sequence[str]) -> None:
-            is_last = is_single and len(urls) == ticket.plan.images
+            kept[index] = len(urls)
+            is_last = sum(kept.values()) == ticket.plan.images  # the end follows, with all of them
             await self._ledger.progress(lead, index, urls, None if is_last else ticket.settlement())
             if feed is not None:
                 feed.brought(index, urls)
@@ -276,8 +297,14 @@ class Pipeline:
             urls = await self._generator.generate(work)
             record = record_of(work.plan, urls, self._clock.now())
             cache_s = ticket.caller.tenant.cache.ttl_s if entry.cache_key else 0.0
+            # A kilobyte that is sent at once: nobody is slow to read it.
+            leaves = entry.needs_url and not work.client.left
             with ticket.context.phase("store"):
-                verdict = await ledger.finish(lead, entry, record, cache_s, ticket.settlement())
+                verdict = await ledger.finish(
+                    lead, entry, record, cache_s, ticket.settlement(), leaves=leaves
+                )
+            if leaves:
+                self._leave_after(ticket, entry, lead, has_left=True)
         except Stopped:
             verdict = await ledger.fail(lead, entry, None, ticket.settlement())
             raise

@@ -209,9 +209,19 @@ class Ledger:
         await self._writer.progress(lead.leadership, index, urls, paid)
 
     async def finish(
-        self, lead: Lead, entry: Entry, record: Record, cache_s: float, paid: Settlement
+        self,
+        lead: Lead,
+        entry: Entry,
+        record: Record,
+        cache_s: float,
+        paid: Settlement,
+        *,
+        leaves: bool = False,
     ) -> Verdict | None:
-        """Give the result to all who wait, and keep it: in the cache for `cache_s`."""
+        """Give the result to all who wait, and keep it: in the cache for `cache_s`.
+
+        `leaves`: no `leave` follows, unless the leader's answer is not delivered.
+        """
         result = encode(record)
         completion = Completion(
             result,
@@ -225,6 +235,7 @@ class Ledger:
             retry_key=entry.retry_key,
             outcome=completion,
             settlement=paid,
+            leaves=leaves,
         )
         return await self._writer.end(end, GenerationStatus(State.DONE, result))
 

@@ -81,7 +81,10 @@ class LedgerWriter:
             self.drop(generation, status)
             if isinstance(end.outcome, Failure):
                 end = replace(end, outcome=replace(end.outcome, parts=generation.parts))
-        self._holdings.settle(end.settlement)
+        if end.leaves:
+            self._holdings.release(end.settlement)
+        else:
+            self._holdings.settle(end.settlement)
         alone = await self._stores.mirror(lambda store: store.end(uncached(end)))
         now = asyncio.get_running_loop().time()
         pending = PendingWrite(end.leadership.scope, end, now, generation)
@@ -129,7 +132,7 @@ class LedgerWriter:
             self.backlog.add(pending)
             return None
         except asyncio.CancelledError:
-            self.backlog.add(pending)
+            self.backlog.add(unanswered(pending))
             raise
 
     async def write(self, pending: PendingWrite) -> Verdict:
@@ -172,12 +175,14 @@ class LedgerWriter:
         """Send the store the parts that it lacks. Raises StoreUnavailable."""
         while generation.unsaved:
             index = min(generation.unsaved)
-            urls = generation.parts[index]
-            fencing = await self._stores.store.progress(
-                generation.leadership, index, urls, generation.paid
-            )
-            if generation.parts[index] is urls:
-                generation.unsaved -= {index}
+            generation.unsaved -= {index}  # another call's part may be saved meanwhile
+            try:
+                fencing = await self._stores.store.progress(
+                    generation.leadership, index, generation.parts[index], generation.paid
+                )
+            except BaseException:
+                generation.unsaved |= {index}
+                raise
             if fencing is FencingResult.MISSING:
                 await self.restore(generation)
 
@@ -202,6 +207,13 @@ def uncached(end: End) -> End:
     if isinstance(end.outcome, Completion):
         return replace(end, outcome=replace(end.outcome, cache_ms=0))
     return end
+
+
+def unanswered(pending: PendingWrite) -> PendingWrite:
+    """What remains to be written where the request itself was given up: it leaves by `leave`."""
+    if isinstance(pending.what, End) and pending.what.leaves:
+        return replace(pending, what=replace(pending.what, leaves=False))
+    return pending
 
 
 class PendingWrite(Struct, frozen=True):

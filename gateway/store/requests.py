@@ -40,11 +40,15 @@ class Entered(Struct, Generic[R], frozen=True):
 
 
 class End(Struct, frozen=True, kw_only=True):
+    """Before the answer."""
+
     leadership: Leadership
     retry_key: str | None
     outcome: Completion | Failure
     settlement: Settlement
     """What its leader paid for; its place of concurrency stays taken until it leaves."""
+    leaves: bool = False
+    """With a Completion: its leader leaves, too. Its answer is short, and taken for delivered."""
 
 
 class Leave(Struct, frozen=True, kw_only=True):
@@ -57,6 +61,8 @@ class Leave(Struct, frozen=True, kw_only=True):
     generation: str | None = None
     """The one whose images it had, or waited for; None: it had no place."""
     retry_key: str | None = None
+    corrects: bool = False
+    """It has left by `end`, but its answer was not delivered."""
 
 
 class RequestStore(Protocol):
@@ -79,7 +85,10 @@ class RequestStore(Protocol):
         """Keep a call's images and book all paid so far, which an expired lease keeps."""
 
     async def end(self, end: End) -> tuple[FencingResult, Verdict]:
-        """End a generation, and settle its leader's reservation whatever FencingResult says."""
+        """End a generation, and settle its leader's reservation whatever FencingResult says.
+
+        No `leave` follows one by which its leader leaves, unless the answer is not delivered.
+        """
 
     async def leave(self, leave: Leave) -> Verdict:
         """Free the request's place, and note what became of its client."""

@@ -157,6 +157,39 @@ async def test_a_client_of_a_group_leaves_once(clustered: RedisStore) -> None:
     assert isinstance(third.place, Lead), "not unclaimed: one client has yet to leave"
 
 
+async def test_a_leader_of_a_group_may_leave_as_it_ends(clustered: RedisStore) -> None:
+    wanted = entry("r1", scope=GROUP, cache_key=None, retry_key="same")
+    entered = await clustered.enter(request_of(wanted, limits=LIMITS))
+    assert isinstance(entered.place, Lead)
+    used = Settlement("acme", "r1", "m", 1, 100, LIMITS)
+    told = End(
+        leadership=entered.place.leadership,
+        retry_key="same",
+        outcome=completion(),
+        settlement=used,
+        leaves=True,
+    )
+    for _ in range(2):
+        _, verdict = await clustered.end(told)
+        assert remaining(verdict) == [4, 9, 2, 9, 900]
+    assert isinstance(
+        (await clustered.enter(request_of(replace(wanted, request="r2")))).place, Lead
+    )
+    for _ in range(2):
+        await clustered.leave(
+            Leave(
+                settlement=used,
+                outcome=ClientOutcome.GONE,
+                scope=GROUP,
+                generation="r1",
+                retry_key="same",
+                corrects=True,
+            )
+        )
+    third = await clustered.enter(request_of(replace(wanted, request="r3")))
+    assert isinstance(third.place, Found)
+
+
 async def test_who_is_refused_leaves_the_group_as_it_was(clustered: RedisStore) -> None:
     first = request_of(entry("r1", scope=GROUP), limits=Limits(), images=4)
     await clustered.enter(first)

@@ -101,13 +101,15 @@ class Requests:
         images: int = 0,
         client: ClientOutcome | None = None,
         retry_key: str | None = "same",
+        leaves: bool = False,
     ) -> Verdict:
-        """With a `client`, its leader leaves, too."""
+        """With a `client`, its leader leaves behind it."""
         told = End(
             leadership=leadership,
             retry_key=retry_key,
             outcome=outcome,
             settlement=self.used(leadership.leader, images),
+            leaves=leaves,
         )
         _, verdict = await self.store.end(told)
         if client is None:
@@ -120,6 +122,8 @@ class Requests:
         outcome: ClientOutcome = ClientOutcome.DELIVERED,
         generation: str | None = "r1",
         retry_key: str | None = "same",
+        *,
+        corrects: bool = False,
     ) -> Verdict:
         return await self.store.leave(
             Leave(
@@ -128,6 +132,7 @@ class Requests:
                 scope=SCOPE,
                 generation=generation,
                 retry_key=retry_key,
+                corrects=corrects,
             )
         )
 
@@ -590,6 +595,82 @@ async def test_who_joined_and_finds_urls_when_it_enters_again_stays(requests: Re
     assert isinstance(again.place, Found)
     assert not again.has_left
     assert (await requests.left())[2] == 1
+
+
+# --- an end by which its leader leaves
+
+
+async def test_an_end_may_free_the_place_and_take_the_answer_for_delivered(
+    requests: Requests,
+) -> None:
+    claim = await requests.lead(unshared("r1"))
+    for _ in range(3):
+        verdict = await requests.end(claim, images=4, leaves=True)
+        assert remaining(verdict) == await requests.left() == [9, 16, 3, 16, 600]
+        assert await requests.use() == FamilyUse(1, 4, 400)
+    assert await requests.enter(unshared("r1")) is Refusal.MISSING
+    assert isinstance(await requests.enter(unshared("r2")), Lead)
+    assert isinstance(await requests.enter(retry("r3")), Follow | Found)
+
+
+@pytest.mark.parametrize("outcome", [ClientOutcome.GONE, ClientOutcome.ANSWERED])
+async def test_an_answer_that_did_not_arrive_is_corrected(
+    requests: Requests, outcome: ClientOutcome
+) -> None:
+    """What nobody was given is the next one's; who was told an error knows that there is none."""
+    await requests.end(await requests.lead(unshared("r1")), images=5, leaves=True)
+    left = await requests.left()
+    for _ in range(3):
+        await requests.leave("r1", outcome, corrects=True)
+    assert await requests.left() == left
+    assert await requests.use() == FamilyUse(1, 5, 500)
+    is_next_ones = isinstance(await requests.enter(unshared("r2")), Found)
+    assert is_next_ones is (outcome is ClientOutcome.GONE)
+
+
+async def test_it_is_not_the_next_one_s_while_others_wait_for_it(requests: Requests) -> None:
+    claim = await requests.lead(entry("r1", retry_key="same"))
+    assert isinstance(await requests.enter(entry("r2")), Follow)
+    await requests.end(claim, images=5, leaves=True)
+    await requests.leave("r1", ClientOutcome.GONE, corrects=True)
+    requests.limits = Limits()
+    assert isinstance(await requests.enter(unshared("r3")), Lead)
+
+
+async def test_a_store_that_lost_the_generation_is_told_again_who_left(
+    requests: Requests,
+) -> None:
+    claim = Leadership(SCOPE, "r1", "r1")
+    told = End(
+        leadership=claim,
+        retry_key="same",
+        outcome=UNCACHED,
+        settlement=requests.used("r1", 5),
+        leaves=True,
+    )
+    fencing, _ = await requests.store.end(told)
+    assert fencing is FencingResult.MISSING
+    await requests.store.restore(claim, unshared("r1"), LEASE_MS, {})
+    fencing, _ = await requests.store.end(told)
+    assert fencing is FencingResult.KEPT
+    assert await requests.left() == [9, 15, 3, 15, 500]
+    assert await requests.use() == FamilyUse(1, 5, 500)
+    assert isinstance(await requests.enter(unshared("r2")), Lead)
+
+
+async def test_a_fenced_leader_s_leaving_is_not_its_successor_s(
+    requests: Requests, clock: Clock
+) -> None:
+    old = await requests.lead(unshared("r1"))
+    clock.advance(LEASE_MS / 1000 + 1)
+    new = await requests.lead(retry("r2"))
+    assert new.id == old.id
+    await requests.end(old, images=3, leaves=True)
+    assert await requests.use() == FamilyUse(1, 3, 300)
+    await requests.end(new, images=5)
+    await requests.leave("r2", ClientOutcome.GONE)
+    requests.limits = Limits()
+    assert isinstance(await requests.enter(unshared("r3")), Found)
 
 
 # --- leaving

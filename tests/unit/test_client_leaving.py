@@ -70,7 +70,7 @@ async def leavings(site: Site, **fields: Any) -> AsyncIterator[Visit]:
     Ends with the first that is served.
     """
     for step in range(1, STEPS_MAX):
-        visit = site.ask(prompt=f"fox {step}", seed=7, **fields)
+        visit = site.ask(prompt=f"fox {step}", **{"seed": 7, **fields})
         visit.leaves_at = step
         yield visit
         await visit
@@ -157,6 +157,24 @@ async def test_a_retry_of_who_hung_up_is_given_what_was_paid_and_pays_only_for_t
             await retry
             assert (retry.status, len(retry.urls)) == (200, images)
             assert site.vendor.paid == paid + images
+        await check_nothing_is_left(site)
+
+
+@pytest.mark.slow
+@cases
+@in_virtual_time
+async def test_what_nobody_was_given_is_the_next_one_s_though_it_is_no_retry(case: str) -> None:
+    """Also where its client hung up just before the last byte, and it is in no cache."""
+    site, fields, images = site_of(case)
+    async with site:
+        async for visit in leavings(site, seed=None, **fields):
+            paid = site.vendor.paid
+            await visit
+            repeat = site.ask(prompt=visit.body["prompt"], seed=None, **fields)
+            await repeat
+            assert (repeat.status, len(repeat.urls)) == (200, images)
+            is_new = visit.status == 200
+            assert site.vendor.paid == paid + images * (1 + is_new)
         await check_nothing_is_left(site)
 
 

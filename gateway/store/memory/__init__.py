@@ -99,15 +99,17 @@ class MemoryStore(MemoryPace):
     async def end(self, end: End) -> tuple[FencingResult, Verdict]:
         settlement = end.settlement
         scope, books = self._scope(end.leadership.scope), self._books_of(settlement.tenant)
-        fencing = scope.end(end.leadership, end.outcome, end.retry_key)
+        fencing = scope.end(end)
         books.settle(settlement)
+        if end.leaves:
+            books.leave(settlement.reservation)
         return fencing, books.verdict(settlement.limits)
 
     async def leave(self, leave: Leave) -> Verdict:
         settlement = leave.settlement
         request = settlement.reservation
         books, scope = self._books_of(settlement.tenant), self._scope(leave.scope)
-        is_repeated = books.has_left(request)
+        is_repeated = books.has_left(request) and not leave.corrects
         books.settle(settlement)
         books.leave(request)
         if is_repeated:
@@ -115,7 +117,7 @@ class MemoryStore(MemoryPace):
         elif leave.generation is None:
             scope.withdraw(request, leave.retry_key)
         else:
-            scope.leave(leave.generation, request, leave.retry_key, leave.outcome)
+            scope.leave(leave)
         return books.verdict(settlement.limits)
 
     # -- limits

@@ -28,6 +28,7 @@ from gateway.store.generations import (
     State,
 )
 from gateway.store.memory.places import UNCLAIMED, PlaceChoice, PlaceFinder, StoredGeneration
+from gateway.store.requests import End, Leave
 
 SWEEP_EVERY_MS = 10_000
 
@@ -166,9 +167,8 @@ class ScopeState(PlaceFinder):
 
     # -- ending
 
-    def end(
-        self, leadership: Leadership, outcome: Completion | Failure, retry_key: str | None
-    ) -> FencingResult:
+    def end(self, end: End) -> FencingResult:
+        leadership, outcome = end.leadership, end.outcome
         one = self._find(leadership.id)
         if isinstance(outcome, Failure):
             self.keep(leadership, outcome.parts)
@@ -179,8 +179,10 @@ class ScopeState(PlaceFinder):
             return fencing
         if isinstance(outcome, Completion):
             self._finish(one, outcome)
+            if end.leaves:
+                self._leave(one, leadership.leader, end.retry_key, ClientOutcome.DELIVERED)
         else:
-            self._fail(one, outcome, retry_key)
+            self._fail(one, outcome, end.retry_key)
         return fencing
 
     def _finish(self, one: StoredGeneration, completion: Completion) -> None:
@@ -215,9 +217,11 @@ class ScopeState(PlaceFinder):
 
     # -- clients
 
-    def leave(self, id_: str, request: str, retry_key: str | None, outcome: ClientOutcome) -> None:
-        if one := self._find(id_):
-            self._leave(one, request, retry_key, outcome)
+    def leave(self, leave: Leave) -> None:
+        if one := self._find(leave.generation or ""):
+            if leave.corrects:
+                one.delivered = 0
+            self._leave(one, leave.settlement.reservation, leave.retry_key, leave.outcome)
 
     def _leave(
         self,

@@ -134,6 +134,7 @@ class RedisRequests(RedisLimits, RedisGenerations):
             "generation": leave.generation,
             "retry_key": leave.retry_key,
             "outcome": leave.outcome.value,
+            "corrects": leave.corrects,
         }
         named = [f"g:{leave.generation or settlement.reservation}", *retry_keys(leave.retry_key)]
         if not self._is_apart(settlement.tenant, leave.scope):
@@ -234,6 +235,7 @@ def end_args(end: End) -> Args:
             "keep_ms": outcome.keep_ms,
             "cache_key": outcome.cache_key,
             "cache_ms": outcome.cache_ms,
+            "leaves": end.leaves,
         }
     return args | {
         "has_error": outcome.error is not None,

@@ -1,6 +1,6 @@
 -- How generations end, and clients leave.
 -- args of `finish_or_fail`  id, leader, retry_key, and
---        is_done, life_ms, keep_ms, cache_key, cache_ms; blob 1 is the result; or
+--        is_done, life_ms, keep_ms, cache_key, cache_ms, leaves; blob 1 is the result; or
 --        has_error (else: hand over), doubtful, parts; blob 1 is the error, the parts follow
 
 local function count_leader_out(one)
@@ -71,6 +71,7 @@ local function finish_or_fail()
   if is_led_by(one, leader) then
     if args.is_done then
       finish(one)
+      if args.leaves then leave_generation(one, leader, args.retry_key, 'delivered') end
     elseif fail(one, args.has_error and blob(1) or nil, args.retry_key) then
       return answer
     end
@@ -79,11 +80,13 @@ local function finish_or_fail()
   return answer
 end
 
--- args of `leave_place`  request, generation (nil: it has none), retry_key, outcome
+-- args of `leave_place`  request, generation (nil: it has none), retry_key, outcome, corrects (what
+--        the end took for delivered was not)
 local function leave_place()
   if args.generation then
     local one = open(args.generation)
     if not one then return end
+    if args.corrects then one.delivered = 0 end
     leave_generation(one, args.request, args.retry_key, args.outcome)
     save(one)
   else

@@ -6,5 +6,5 @@ local id = args.request
 local has_left = is_gone(id) and not booking_of(id)
 settle(args.settlement)
 leave(id)
-if not has_left then leave_place() end
+if not has_left or args.corrects then leave_place() end
 return levels()
