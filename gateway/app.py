@@ -184,7 +184,7 @@ class Parts:
             generator=Generator(
                 accounts=self.accounts,
                 pacer=self.pacer,
-                client=self.client,
+                vendor=self.client,
                 fetcher=self.fetcher,
                 clock=clock,
                 metrics=self.metrics,

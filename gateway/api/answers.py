@@ -10,7 +10,7 @@ from litestar.response.base import ASGIResponse
 from msgspec import Struct
 from msgspec.structs import replace
 
-from gateway.api.responses import Events, JsonAnswer, StreamedImages
+from gateway.api.responses import Base64Answer, Events, JsonAnswer
 from gateway.delivery import (
     CopySink,
     Delivery,
@@ -91,7 +91,7 @@ class Answers:
         headers = plan_headers(plan, ignored) | self.note(result, context)
         try:
             if plan.response_format == "b64_json":
-                return await self._streamed(result, context, headers)
+                return await self._base64(result, context, headers)
             images = [Image(url=self._fetcher.checked(url)) for url in record.urls]
         except ImageUnavailable as error:
             await self.give_up(error, result)
@@ -104,9 +104,9 @@ class Answers:
         body = describe(images, created=record.created, size=plan.size)
         return JsonAnswer(body, headers=headers).to_asgi_response()
 
-    async def _streamed(
+    async def _base64(
         self, result: Result, context: RequestContext, headers: dict[str, str]
-    ) -> StreamedImages:
+    ) -> Base64Answer:
         plan, record = result.plan, result.record
 
         def describe(images: list[Image], size: Size | None) -> ImagesResponse:
@@ -133,7 +133,7 @@ class Answers:
         def ended(delivery: OpenDelivery) -> None:
             self.sent(delivery, context)
 
-        return StreamedImages(delivery, headers, Events(ended, hopeless))
+        return Base64Answer(delivery, headers, Events(ended, hopeless))
 
     def sent(self, delivery: OpenDelivery, context: RequestContext) -> None:
         """Count what a delivery took, complete or not."""

@@ -34,7 +34,7 @@ LONGEST_LEAD_S = 1.0
 SHORTEST_TOLD_S = 0.1
 """A shorter SDK time-out is taken for a mistake."""
 GRACE_S = 1.0
-"""A generation that ends at its own deadline has better words for it than "not ready"."""
+"""The client's time ends so much after the generation's, whose error says more."""
 LONGEST_SILENCE_S = 15.0
 """Many proxies end an answer that is silent for 60 s, some after 30 s."""
 LONGEST_IDEMPOTENCY_KEY = 255
@@ -130,10 +130,11 @@ def parse_options(
     *,
     streams: bool = False,
 ) -> RequestOptions:
-    """Several Cache-Control lines are one list (RFC 9110, section 5.3): a proxy may add its own.
+    """What the headers ask for: cache, idempotency, retries and time-outs.
 
-    `body` is what makes two requests the same, in any order of keys. Raises InvalidRequest for a
-    bad or second Idempotency-Key, or a Cache-Control that is too long.
+    `body` is what makes two requests the same, in any order of keys. Several Cache-Control lines
+    are one list (RFC 9110, section 5.3). Raises InvalidRequest for a bad or second Idempotency-Key,
+    or a Cache-Control that is too long.
     """
     headers = dict(lines)
     tenant = caller.tenant

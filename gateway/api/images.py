@@ -68,7 +68,7 @@ class ImageRoutes:
         ]
 
     async def attach_rate_limit_headers(self, error: Exception, scope: Scope) -> None:
-        """Litestar's hook: add the caller's limits to a request that failed before."""
+        """Litestar's hook: add the caller's limits to a request that failed before it met them."""
         context, caller = context_of(scope), scope.get("user")
         is_refused = isinstance(error, GatewayError) and not isinstance(error, ClientGone)
         if is_refused and caller is not None and context.is_image_request:

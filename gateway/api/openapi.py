@@ -103,11 +103,24 @@ EXCLUDED: tuple[dict[str, object], ...] = (
     },
 )
 """Fields that are refused together."""
-HEADERS = {
+OF_ALL = {
     "x-request-id": "The gateway's own id of this request, for its operator.",
+    "openai-processing-ms": "Milliseconds until the answer began.",
+    "x-ratelimit-limit-requests": "The tenant's requests a minute; absent without a limit.",
+    "x-ratelimit-remaining-requests": "How many of them are left.",
+    "x-ratelimit-reset-requests": "In how long all of them are there again, as in `59.5s`.",
+    "x-ratelimit-limit-images": "The tenant's images a minute; absent without a limit.",
+    "x-ratelimit-remaining-images": "How many of them are left.",
+    "x-ratelimit-reset-images": "In how many seconds all of them are there again.",
+}
+OF_FAILURES = {
     "x-should-retry": "Whether an SDK should send the request again.",
     "retry-after": "Whole seconds to wait before a retry.",
     "retry-after-ms": "The same in milliseconds.",
+    "x-gateway-repeated-error": "How old it is, where an earlier attempt's error is told again.",
+}
+OF_SUCCESSES = {
+    "age": "Seconds since the images were made, where they were there already.",
     "x-cache": "`hit`, `joined`, `replayed`, `miss` or `bypass`.",
     "x-image-expires-in": "Seconds for which the URLs still work.",
     "x-gateway-model": "The vendor's model that made the images.",
@@ -129,8 +142,6 @@ BEYOND_NATIVE_TYPES: dict[tuple[str, str], dict[str, object]] = {
     ("NativeParameters", "seed"): {"minimum": 0},
 }
 """The same for the vendor's own form."""
-OF_SUCCESSES = tuple(name for name in HEADERS if name.startswith(("x-cache", "x-image", "x-gate")))
-OF_FAILURES = ("x-should-retry", "retry-after", "retry-after-ms")
 
 
 def subclasses(kind: type[GatewayError]) -> Iterator[type[GatewayError]]:
@@ -150,7 +161,7 @@ def seen(elsewhere: Container[type[GatewayError]]) -> tuple[type[GatewayError], 
 
 
 UNSEEN = {GatewayError, errors.ClientGone, errors.Unsupported, errors.EndpointRetired}
-"""No client sees them, or not on a path of images."""
+"""Clients do not wait for them, or they are not of a path of images."""
 ELSEWHERE = {*UNSEEN, errors.CallModeForbidden}
 """Nor these on OpenAI's."""
 IMAGE_ERRORS = seen(ELSEWHERE)
@@ -346,8 +357,8 @@ def describe_stream(content: dict[str, Any]) -> None:
 
 def describe_headers(responses: dict[str, Any]) -> None:
     for status, response in responses.items():
-        more = OF_SUCCESSES if status == "200" else OF_FAILURES
+        headers = OF_ALL | (OF_SUCCESSES if status == "200" else OF_FAILURES)
         response["headers"] = {
-            name: {"schema": {"type": "string"}, "description": HEADERS[name]}
-            for name in ("x-request-id", *more)
+            name: {"schema": {"type": "string"}, "description": says}
+            for name, says in headers.items()
         }

@@ -75,7 +75,7 @@ class Events(Struct, frozen=True):
 NO_EVENTS = Events()
 
 
-class StreamedImages(ASGIResponse):
+class Base64Answer(ASGIResponse):
     """Sends the delivery, and closes it."""
 
     def __init__(

@@ -345,7 +345,7 @@ class Config(Struct, frozen=True, kw_only=True):
     docs: bool = False
     """Serve a page at `/docs` that shows the API and tries it out with a key; it needs none."""
     usage_log: str | None = None
-    """A file to which one JSON line is appended for each paid generation."""
+    """A file to which one JSON line is appended for each upstream call that is paid."""
     otlp_endpoint: str | None = None
     """Where spans are sent (OTLP over HTTP); needs the extra `otel`. Absent: none are made."""
     default_model: str = "qwen-image-2.0-pro"

@@ -8,7 +8,7 @@
     │   ├── IdempotencyConflict   422  the key came before with another body
     │   ├── ModerationBlocked     400  the vendor's safety system refused prompt or picture
     │   ├── BodyTooLarge          413
-    │   ├── UnsupportedMediaType  415
+    │   └── UnsupportedMediaType  415
     ├── InvalidKey                401
     ├── ModelForbidden            403
     ├── CallModeForbidden         403  the vendor's own path answers at once and whole
@@ -238,7 +238,7 @@ class UpstreamBilling(BudgetExhausted):
 
 
 class ClientGone(GatewayError):
-    """The client hung up before its answer; only the log sees this."""
+    """The client hung up before its answer; one that closed only its sending side reads it."""
 
     status = 499
     type = "invalid_request_error"
@@ -276,7 +276,7 @@ class ImageHostsUnreachable(ServiceUnavailable):
 
 
 class UpstreamRefused(GatewayError):
-    """The vendor refused the gateway itself: its key, its bill or its rights.
+    """The vendor refused the gateway itself: its key or its rights.
 
     Only the operator can mend that, so clients must not retry.
     """

@@ -61,7 +61,7 @@ class RequestContext:
         self.limit_headers: Callable[[], Mapping[str, str]] | None = None
         """Make those that say where the tenant's limits stand, of a failure, too."""
         self.answer_headers: dict[str, str] = {}
-        """Others of its answer, failure or not."""
+        """Headers of its answer, whether that is a failure or not."""
         self.after_answer: Callable[[ClientOutcome], Awaitable[None]] | None = None
         """Called once when nothing more will be sent."""
         self.answer_early: Callable[[Any], object] = nothing

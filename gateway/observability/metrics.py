@@ -112,7 +112,7 @@ class Metrics:
         )
         self.admitted = self._counter(
             "limiter_admissions",
-            "Requests that passed a tenant's limits, by the `store` or by the `worker` alone.",
+            "Requests that no limit refused, by the `store` or by the `worker` alone.",
             "tenant", "by",
         )  # fmt: skip
         self.limited = self._counter(

@@ -56,7 +56,7 @@ class Work:
         self.ticket = ticket
         self.client = client
         self.slot_by = slot_by
-        """A call that starts later would miss the deadline."""
+        """A call that has no slot by then is refused: the rest is for making the images."""
         self.deadline = deadline
         self.parts = parts
         """What was paid for before, by the index of the call."""
@@ -75,21 +75,21 @@ class Work:
 
 
 class Generator:
-    """Makes the upstream calls of requests. All state is in its parts."""
+    """Makes the upstream calls of requests."""
 
     def __init__(
         self,
         *,
         accounts: Accounts,
         pacer: Pacer,
-        client: DashScope,
+        vendor: DashScope,
         fetcher: ImageFetcher,
         clock: Clock,
         metrics: Metrics,
     ) -> None:
         self._accounts = accounts
         self._pacer = pacer
-        self._client = client
+        self._vendor = vendor
         self._fetcher = fetcher
         self._clock = clock
         self._metrics = metrics
@@ -150,10 +150,10 @@ class Generator:
                     f"The image service returned {len(urls)} of {wanted} images."
                 )
         except GatewayError as error:
-            work.client.stop(error)
+            work.client.abort(error)
             raise
         except Stopped as stopped:
-            work.client.stop(stopped.error)
+            work.client.abort(stopped.error)
             raise
         return urls
 
@@ -230,7 +230,7 @@ class Generator:
         try:
             with context.phase("upstream", self._metrics.upstream_seconds.labels(name, family)):
                 left_s = work.deadline - self._clock.steady()
-                reply = await self._client.generate(
+                reply = await self._vendor.generate(
                     route.account, call, left_s, sent, work.plan.inputs
                 )
         except UpstreamFailure as failure:

@@ -19,7 +19,10 @@ T = TypeVar("T")
 
 
 class Stopped(Exception):
-    """The request gets no further, for its own reason, and sent nothing unanswered; others may."""
+    """The request gets no further, for a reason of its own; no call of it is unanswered.
+
+    Others that want the same images may go on.
+    """
 
     def __init__(self, error: GatewayError) -> None:
         super().__init__(error.message)
@@ -38,7 +41,7 @@ class Client:
         "_futures",
         "_timer",
         "_why",
-        "is_served",
+        "is_under_way",
         "left",
         "on_leave",
         "on_part",
@@ -56,20 +59,20 @@ class Client:
         self._why: GatewayError | None = None
         """Why nothing more is begun."""
         self.left = False
-        self.is_served: Callable[[], bool] | None = None
+        self.is_under_way: Callable[[], bool] | None = None
         """Whether images are being made or exist already; None for a follower."""
         self.on_part = on_part
         """Gets images before all are there, for a streamed answer."""
         self.on_leave: Callable[[], object] | None = None
         """Called once, when it leaves."""
 
-    def starts(self, timeout_s: float) -> None:
+    def start_timer(self, timeout_s: float) -> None:
         """Begin to count its time, unless it has left already."""
         if not self.left:
             loop = asyncio.get_running_loop()
             self._timer = loop.call_later(max(0.0, timeout_s), self._time_out)
 
-    def stops(self) -> None:
+    def stop_timer(self) -> None:
         """Its answer is on the way: its time counts no longer."""
         if self._timer is not None:
             self._timer.cancel()
@@ -77,33 +80,33 @@ class Client:
 
     def ends(self) -> None:
         """Nothing is made for it any more."""
-        self.stops()
-        self.is_served = self.on_leave = None  # they hold what holds this client
+        self.stop_timer()
+        self.is_under_way = self.on_leave = None  # they hold what holds this client
 
     def hang_up(self) -> None:
         self._leave(ClientGone("The client closed the connection."))
 
     def _time_out(self) -> None:
-        if self.is_served is None or self.is_served():
+        if self.is_under_way is None or self.is_under_way():
             # An SDK's retry is given what is being made now, so it costs nothing.
             late = UpstreamTimeout("The images were not ready in time; they are still being made.")
             late.should_retry = True
             self._leave(late)
-            if self.is_served is not None:
+            if self.is_under_way is not None:
                 self._answer_early(late)
         else:
             message = "The deadline passed before the images were begun."
             self._leave(ServiceUnavailable(message))
 
     def _leave(self, why: GatewayError) -> None:
-        self.stops()
+        self.stop_timer()
         if not self.left:
             self.left = True
-            self.stop(why)
+            self.abort(why)
             if self.on_leave is not None:
                 self.on_leave()
 
-    def stop(self, why: GatewayError) -> None:
+    def abort(self, why: GatewayError) -> None:
         self._why = self._why or why
         for future in self._futures:
             if not future.done():

@@ -54,7 +54,7 @@ CACHE = {
     How.ADOPTED: "replayed",
 }
 GENERATION_S = 30.0
-"""What a generation takes: a call with less time left would be paid for in vain, so is refused."""
+"""What a call takes. With less time left, or less than half, it would be paid for in vain."""
 LAST_S = 1.0
 """How long a worker's end waits for sent calls, and again for what is given up."""
 
@@ -149,13 +149,13 @@ class Pipeline:
         request = EnterRequest(entry=entry, take=ticket.wanted, lead_ms=self._ledger.times.lead_ms)
         with context.phase("store"):
             entered = await self._ledger.enter(request)
-        self._admission.check(ticket, entered.verdict, entered=False)
+        self._admission.check(ticket, entered.verdict, was_following=False)
         self._begin(ticket, client, options.client_timeout_s)
         try:
             while isinstance(place := entered.place, Follow):
                 self._leave_after(ticket, entry, place)
                 entered = await self._ledger.follow(request, place, client.wait)
-                self._admission.check(ticket, entered.verdict, entered=True)
+                self._admission.check(ticket, entered.verdict, was_following=True)
             if isinstance(place, Lead | Found | Doubtful) and not entered.has_left:
                 self._leave_after(ticket, entry, place)
             match place:
@@ -206,7 +206,7 @@ class Pipeline:
         """Count the client's time from here on."""
         self._tasks.add(cast("asyncio.Task[object]", asyncio.current_task()))
         ticket.context.waits()
-        client.starts(timeout_s)
+        client.start_timer(timeout_s)
 
     def _end(self, context: RequestContext, client: Client) -> None:
         self._tasks.discard(cast("asyncio.Task[object]", asyncio.current_task()))
@@ -286,7 +286,7 @@ class Pipeline:
         if feed is not None:
             for index, urls in lead.parts.items():
                 feed.brought(index, urls)
-        client.is_served = work.is_under_way
+        client.is_under_way = work.is_under_way
         client.on_leave = partial(self._ledger.client_gone, lead, entry.retry_key)
         return work
 

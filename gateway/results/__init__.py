@@ -1,4 +1,7 @@
-"""Never paying twice; docs/caching.md says what still can be paid twice."""
+"""The ledger: who pays for a generation, who waits for it, and what this worker holds meanwhile.
+
+docs/caching.md says what can still be paid twice.
+"""
 
 from gateway.results.ledger import Ledger
 from gateway.store.generations import (

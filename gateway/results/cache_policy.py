@@ -57,7 +57,7 @@ def scope_of(tenant: str, group: str | None = None) -> str:
 
 
 def retry_hash(tenant: str, key_hash: str, body: bytes) -> str:
-    """Where an SDK's retry looks: it repeats the body byte for byte, with the same key."""
+    """Where an SDK's retry looks: it repeats the body with the same key. `body`: canonical."""
     return digest("retry", tenant, key_hash, body)
 
 

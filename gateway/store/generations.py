@@ -60,8 +60,8 @@ class Entry(Struct, frozen=True, kw_only=True):
     idempotency: Idempotency | None = None
     """With it the retry key is not looked at; the cache key is."""
     retry_key: str | None = None
-    """Hash of tenant, API key and body. Who does not look there still notes there what becomes of a
-    generation."""
+    """Hash of tenant, API key and body. Whoever ends or leaves a generation notes it there, however
+    it was found."""
     is_retry: bool = False
     """The client says that it has sent this before."""
     may_reuse_unclaimed: bool = True

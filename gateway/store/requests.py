@@ -74,7 +74,7 @@ class RequestStore(Protocol):
         Order: `follows`, idempotency key, earlier attempts of the same request, cache; among them,
         what costs nothing, then taking over parts, then a new generation (0021, 0022). The limits
         are asked for what the place costs; a retry may take its first attempt's place of
-        concurrency. A Conflict or a Missing asks and books nothing. A request that is given a
+        concurrency. A Refusal asks and books nothing. A request that is given a
         cached result's URLs is counted, and holds nothing, unless it has an idempotency key, which
         is to find what its client was given.
         """

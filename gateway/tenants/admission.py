@@ -92,6 +92,7 @@ class Ticket:
         self.cost = self.doubtful_cost = 0
         """In millionths of the currency, on the accounts that were called."""
         self.calls = 0
+        """Those that are in the usage record."""
 
     @property
     def tenant(self) -> str:
@@ -103,7 +104,7 @@ class Ticket:
         self.images += images
         self.cost += cost
         self._admission.record(self, images, cost, doubtful=False)
-        self.calls += 1
+        self.calls += bool(images)
 
     def doubt(self, images: int, account: str | None = None) -> None:
         """The vendor may have made so many more; nobody knows."""
@@ -111,7 +112,7 @@ class Ticket:
         self.doubtful += images
         self.doubtful_cost += cost
         self._admission.record(self, images, cost, doubtful=True)
-        self.calls += 1
+        self.calls += bool(images)
 
     def settlement(self) -> Settlement:
         return self._admission.settlement(self)
@@ -161,28 +162,28 @@ class Admission:
         wanted = TakeRequest(caller.tenant.name, self.limits_of(caller), reservation, LEASE_MS)
         return Ticket(self, caller, plan, context, wanted, self._steady())
 
-    def check(self, ticket: Ticket, verdict: Verdict, *, entered: bool) -> None:
+    def check(self, ticket: Ticket, verdict: Verdict, *, was_following: bool) -> None:
         """Note the verdict. Raises RateLimited, BudgetExhausted or ServiceUnavailable for a
         refusal.
 
-        `entered`: it was admitted as a follower, and has to pay now.
+        `was_following`: it was admitted as a follower, and has to pay now.
         """
         tenant = ticket.tenant
         self.note(tenant, verdict, ticket.context)
         if verdict.allowed:
-            if not entered:
+            if not was_following:
                 by = "store" if verdict.by_store else "worker"
                 self._metrics.admitted.labels(tenant, by).inc()
             return
         reason = verdict.reason or Reason.STORE_UNAVAILABLE
         self._metrics.limited.labels(tenant, reason).inc()
-        raise self._refusal(ticket, self._with_hint(tenant, verdict), entered=entered)
+        raise self._refusal(ticket, self._with_hint(tenant, verdict), was_following=was_following)
 
-    def _refusal(self, ticket: Ticket, verdict: Verdict, *, entered: bool) -> GatewayError:
-        """Made here: an error that stands in the frame it is raised from is a circle of objects."""
+    def _refusal(self, ticket: Ticket, verdict: Verdict, *, was_following: bool) -> GatewayError:
+        """Made here: the frame that raises an error must not hold it, or both are garbage."""
         wanted = ticket.wanted
         refused = refusal(verdict, wanted.limits, wanted.reservation, self._books.zone)
-        if entered and isinstance(refused, BudgetExhausted):
+        if was_following and isinstance(refused, BudgetExhausted):
             # Where the one that made them was killed, its part is given back with its lease.
             message = "The request that made these images ended without them; try again."
             return ServiceUnavailable(message, retry_after_s=LEASE_MS / 1000)

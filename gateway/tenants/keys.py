@@ -31,7 +31,7 @@ MODEL_NAME = re.compile(r"[A-Za-z0-9._:/-]{1,200}")
 
 
 class Caller(Struct, frozen=True):
-    """The tenant, and the key's label for the log."""
+    """Who asks: a tenant, by one of its keys."""
 
     tenant: Tenant
     key: Key

@@ -42,7 +42,7 @@ class PaidCall(Struct, frozen=True, kw_only=True, omit_defaults=True):
     images: int
     cost: int
     call: int = 0
-    """Its index in the request."""
+    """How many lines the request has before this one."""
     doubtful: bool = False
 
 

@@ -20,7 +20,7 @@ from litestar.types import ASGIApp, Receive, Scope, Send
 from PIL import Image as Picture
 
 from gateway.api.errors import EXCEPTION_HANDLERS
-from gateway.api.responses import Events, StreamedImages
+from gateway.api.responses import Base64Answer, Events
 from gateway.config import Images, Sending
 from gateway.delivery import Delivery, Encoding, ResultImages, in_one_answer
 from gateway.domain.catalogue import Size
@@ -70,7 +70,7 @@ class Serving:
 
     def app(self) -> ASGIApp:
         @post("/", status_code=200)
-        async def generate() -> StreamedImages:
+        async def generate() -> Base64Answer:
             log = structlog.get_logger()
             opened = await self.delivery.open(
                 ResultImages(self.images, encoding=self.encoding),
@@ -79,7 +79,7 @@ class Serving:
                 log=log,
             )
             events = Events(hopeless=self.hopeless)
-            return StreamedImages(opened, {"x-gateway-model": "m"}, events)
+            return Base64Answer(opened, {"x-gateway-model": "m"}, events)
 
         app = Litestar(
             [generate],

@@ -81,7 +81,7 @@ class Door:
     async def admit(self, **fields: Any) -> Ticket:
         ticket = self.ticket(**fields)
         entered = await self.store.enter(self.request(ticket))
-        self.admission.check(ticket, entered.verdict, entered=False)
+        self.admission.check(ticket, entered.verdict, was_following=False)
         return ticket
 
     async def refused(self, **fields: Any) -> GatewayError:
@@ -186,7 +186,7 @@ async def test_a_refused_request_is_told_its_limits_too() -> None:
     ticket = door.ticket()
     entered = await door.store.enter(door.request(ticket))
     with pytest.raises(RateLimited):
-        door.admission.check(ticket, entered.verdict, entered=False)
+        door.admission.check(ticket, entered.verdict, was_following=False)
     assert limit_headers(ticket)["x-ratelimit-remaining-requests"] == "0"
 
 
@@ -234,16 +234,16 @@ async def test_who_takes_over_from_the_dead_is_not_told_that_the_budget_is_used_
     dead, follower = door.ticket(n=3), door.ticket(n=3)
     await door.store.enter(door.request(dead, cache_key="key"))
     joined = await door.store.enter(door.request(follower, cache_key="key"))
-    door.admission.check(follower, joined.verdict, entered=False)
+    door.admission.check(follower, joined.verdict, was_following=False)
     door.clock.advance(10)
     takes_over = door.request(follower, cache_key="key", follows=dead.context.request_id)
     refused = await door.store.enter(takes_over)
     with pytest.raises(ServiceUnavailable) as told:
-        door.admission.check(follower, refused.verdict, entered=True)
+        door.admission.check(follower, refused.verdict, was_following=True)
     assert told.value.retry_after_s == LEASE_MS / 1000
     door.clock.advance(LEASE_MS / 1000)
     entered = await door.store.enter(takes_over)
-    door.admission.check(follower, entered.verdict, entered=True)
+    door.admission.check(follower, entered.verdict, was_following=True)
     assert (await door.left())[3] == 1
 
 
@@ -253,7 +253,7 @@ async def test_who_takes_over_is_told_of_every_other_limit_as_it_is() -> None:
     follower = door.ticket(n=3)
     entered = await door.store.enter(door.request(follower))
     with pytest.raises(RateLimited):
-        door.admission.check(follower, entered.verdict, entered=True)
+        door.admission.check(follower, entered.verdict, was_following=True)
 
 
 async def test_a_used_up_budget_is_told_to_a_new_request() -> None:
@@ -278,7 +278,7 @@ async def test_without_the_store_too_large_for_the_share_is_not_too_large() -> N
         ticket = door.ticket(n=images)
         decision = await ledger.enter(door.request(ticket))
         with pytest.raises(GatewayError) as caught:
-            door.admission.check(ticket, decision.verdict, entered=False)
+            door.admission.check(ticket, decision.verdict, was_following=False)
         return caught.value
 
     share, whole = await told(3), await told(5)
