@@ -223,31 +223,24 @@ class Pipeline:
     ) -> None:
         """After its answer, free the request's place and note what became of its client.
 
-        `has_left`: the place is free, and its answer was taken for delivered.
+        `has_left`: it leaves by its end, which presumes that its answer is delivered.
         """
         ticket.context.after_answer = partial(
-            self._leave, ticket, entry.scope, entry.retry_key, place.id, has_left=has_left
+            self._leave, ticket, entry, place.id, has_left=has_left
         )
 
     async def _leave(
-        self,
-        ticket: Ticket,
-        scope: str,
-        retry_key: str | None,
-        id_: str,
-        outcome: ClientOutcome,
-        *,
-        has_left: bool,
+        self, ticket: Ticket, entry: Entry, id_: str, outcome: ClientOutcome, *, has_left: bool
     ) -> None:
-        if has_left and outcome is ClientOutcome.DELIVERED:
+        is_delivered = outcome is ClientOutcome.DELIVERED
+        if has_left and is_delivered:
             return
         leave = Leave(
             settlement=ticket.settlement(),
             outcome=outcome,
-            scope=scope,
+            scope=entry.scope,
             generation=id_,
-            retry_key=retry_key,
-            corrects=has_left,
+            retry_key=entry.retry_key if is_delivered else entry.unclaimed_key,
         )
         await self._ledger.leave(leave)
 
@@ -287,40 +280,41 @@ class Pipeline:
             for index, urls in lead.parts.items():
                 feed.brought(index, urls)
         client.is_under_way = work.is_under_way
-        client.on_leave = partial(self._ledger.client_gone, lead, entry.retry_key)
+        client.on_leave = partial(self._ledger.client_gone, lead, entry.unclaimed_key)
         return work
 
     async def _lead(self, entry: Entry, lead: Lead, work: Work) -> Record:
         ticket, ledger = work.ticket, self._ledger
-        verdict = None
+        verdict, is_made = None, False
         try:
             urls = await self._generator.generate(work)
             record = record_of(work.plan, urls, self._clock.now())
+            is_made = True
             cache_s = ticket.caller.tenant.cache.ttl_s if entry.cache_key else 0.0
             # A kilobyte that is sent at once: nobody is slow to read it.
             leaves = entry.needs_url and not work.client.left
+            self._leave_after(ticket, entry, lead, has_left=leaves)
             with ticket.context.phase("store"):
                 verdict = await ledger.finish(
                     lead, entry, record, cache_s, ticket.settlement(), leaves=leaves
                 )
-            if leaves:
-                self._leave_after(ticket, entry, lead, has_left=True)
-        except Stopped:
-            verdict = await ledger.fail(lead, entry, None, ticket.settlement())
-            raise
-        except GatewayError as error:
-            verdict = await ledger.fail(lead, entry, error, ticket.settlement())
-            raise
-        except BaseException:
-            failure = None
-            if ticket.doubtful:  # given up in the middle, at the end of the process
-                message = "The gateway ended before the image service answered."
-                failure = UpstreamAmbiguous(message)
-            await ledger.fail(lead, entry, failure, ticket.settlement())
+        except BaseException as error:
+            if not is_made:
+                why = shared_failure(error, ticket)
+                verdict = await ledger.fail(lead, entry, why, ticket.settlement())
             raise
         finally:
             self._admission.settled(ticket, verdict)
         return record
+
+
+def shared_failure(error: BaseException, ticket: Ticket) -> GatewayError | None:
+    """What those who wait for the same are told; None: one of them takes over."""
+    if isinstance(error, GatewayError):
+        return error
+    if ticket.doubtful and not isinstance(error, Stopped):  # given up, as the process ends
+        return UpstreamAmbiguous("The gateway ended before the image service answered.")
+    return None
 
 
 def cached(entry: Entry) -> str:

@@ -249,7 +249,7 @@ class Ledger:
         shared = None if error is None else encode_error(error)
         end = End(
             leadership=lead.leadership,
-            retry_key=entry.retry_key,
+            retry_key=entry.unclaimed_key,
             outcome=Failure(error=shared, doubtful=is_doubtful(error)),
             settlement=paid,
         )
@@ -259,11 +259,15 @@ class Ledger:
     # -- finding a place
 
     async def _enter(self, request: EnterRequest) -> Entered[Record]:
+        is_held = False
         for _ in range(TRIES):
             entered = await self._ask(request)
             if entered.place is None or isinstance(entered.place, Refusal):
-                return Entered(entered.verdict, entered.place)  # and nothing was booked
+                if is_held:
+                    await self._writer.leave(unused(request))
+                return Entered(entered.verdict, entered.place)
             if not entered.has_left:
+                is_held = True
                 await self._stores.mirror_entry(request, entered)
                 reservation = request.take.reservation.less(known_images(entered.place))
                 self._holdings.reserve(request.take.tenant, reservation)
@@ -373,7 +377,7 @@ def handed_over(generation: LedGeneration) -> End:
     """A worker ends: its followers elsewhere need not wait for its lease."""
     return End(
         leadership=generation.leadership,
-        retry_key=generation.entry.retry_key,
+        retry_key=generation.entry.unclaimed_key,
         outcome=Failure(),
         settlement=generation.paid,
     )

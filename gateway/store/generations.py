@@ -60,12 +60,16 @@ class Entry(Struct, frozen=True, kw_only=True):
     idempotency: Idempotency | None = None
     """With it the retry key is not looked at; the cache key is."""
     retry_key: str | None = None
-    """Hash of tenant, API key and body. Whoever ends or leaves a generation notes it there, however
-    it was found."""
+    """Hash of tenant, API key and body. What is delivered is noted there, however it was found."""
     is_retry: bool = False
     """The client says that it has sent this before."""
     may_reuse_unclaimed: bool = True
     """May take paid parts and results that no client was given, without being a retry."""
+
+    @property
+    def unclaimed_key(self) -> str | None:
+        """The retry key for what its client is not given; with an idempotency key, none."""
+        return None if self.idempotency else self.retry_key
 
 
 class Leadership(Struct, frozen=True):

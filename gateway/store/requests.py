@@ -48,11 +48,11 @@ class End(Struct, frozen=True, kw_only=True):
     settlement: Settlement
     """What its leader paid for; its place of concurrency stays taken until it leaves."""
     leaves: bool = False
-    """With a Completion: its leader leaves, too. Its answer is short, and taken for delivered."""
+    """With a Completion: its leader leaves, too. Its answer is short, and presumed delivered."""
 
 
 class Leave(Struct, frozen=True, kw_only=True):
-    """After the last byte of the answer."""
+    """After the last byte of the answer; for who left by `end`, where it was not delivered."""
 
     settlement: Settlement
     """Zero images without leading; changes nothing after `end`."""
@@ -61,8 +61,6 @@ class Leave(Struct, frozen=True, kw_only=True):
     generation: str | None = None
     """The one whose images it had, or waited for; None: it had no place."""
     retry_key: str | None = None
-    corrects: bool = False
-    """It has left by `end`, but its answer was not delivered."""
 
 
 class RequestStore(Protocol):

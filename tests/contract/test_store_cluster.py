@@ -183,7 +183,6 @@ async def test_a_leader_of_a_group_may_leave_as_it_ends(clustered: RedisStore) -
                 scope=GROUP,
                 generation="r1",
                 retry_key="same",
-                corrects=True,
             )
         )
     third = await clustered.enter(request_of(replace(wanted, request="r3")))

@@ -122,8 +122,6 @@ class Requests:
         outcome: ClientOutcome = ClientOutcome.DELIVERED,
         generation: str | None = "r1",
         retry_key: str | None = "same",
-        *,
-        corrects: bool = False,
     ) -> Verdict:
         return await self.store.leave(
             Leave(
@@ -132,7 +130,6 @@ class Requests:
                 scope=SCOPE,
                 generation=generation,
                 retry_key=retry_key,
-                corrects=corrects,
             )
         )
 
@@ -621,7 +618,7 @@ async def test_an_answer_that_did_not_arrive_is_corrected(
     await requests.end(await requests.lead(unshared("r1")), images=5, leaves=True)
     left = await requests.left()
     for _ in range(3):
-        await requests.leave("r1", outcome, corrects=True)
+        await requests.leave("r1", outcome)
     assert await requests.left() == left
     assert await requests.use() == FamilyUse(1, 5, 500)
     is_next_ones = isinstance(await requests.enter(unshared("r2")), Found)
@@ -632,7 +629,7 @@ async def test_it_is_not_the_next_one_s_while_others_wait_for_it(requests: Reque
     claim = await requests.lead(entry("r1", retry_key="same"))
     assert isinstance(await requests.enter(entry("r2")), Follow)
     await requests.end(claim, images=5, leaves=True)
-    await requests.leave("r1", ClientOutcome.GONE, corrects=True)
+    await requests.leave("r1", ClientOutcome.GONE)
     requests.limits = Limits()
     assert isinstance(await requests.enter(unshared("r3")), Lead)
 
@@ -671,6 +668,87 @@ async def test_a_fenced_leader_s_leaving_is_not_its_successor_s(
     await requests.leave("r2", ClientOutcome.GONE)
     requests.limits = Limits()
     assert isinstance(await requests.enter(unshared("r3")), Found)
+
+
+leaving = pytest.mark.parametrize("leaves", [False, True], ids=["behind the answer", "as it ends"])
+
+
+@leaving
+async def test_what_another_was_given_meanwhile_is_nobody_s_to_claim(
+    requests: Requests, leaves: bool
+) -> None:
+    """Before it is heard that the leader's client hung up, however often that is told."""
+    await requests.end(await requests.lead(unshared("r1")), images=5, leaves=leaves)
+    assert isinstance(await requests.enter(retry("r2")), Found)
+    await requests.leave("r2")
+    for _ in range(2):
+        await requests.leave("r1", ClientOutcome.GONE)
+    assert isinstance(await requests.enter(unshared("r3")), Lead)
+
+
+@leaving
+async def test_what_the_next_one_was_given_is_not_the_one_s_after_it(
+    requests: Requests, leaves: bool
+) -> None:
+    """The answer to the note on its first client was lost."""
+    await requests.end(await requests.lead(unshared("r1")), images=5, leaves=leaves)
+    await requests.leave("r1", ClientOutcome.GONE)
+    assert isinstance(await requests.enter(unshared("r2")), Found)
+    await requests.leave("r2")
+    await requests.leave("r1", ClientOutcome.GONE)
+    assert isinstance(await requests.enter(unshared("r3")), Lead)
+
+
+@leaving
+async def test_what_a_follower_was_given_is_nobody_s_to_claim(
+    requests: Requests, leaves: bool
+) -> None:
+    claim = await requests.lead(entry("r1", retry_key="same"))
+    assert isinstance(await requests.enter(entry("r2", retry_key="same")), Follow)
+    await requests.end(claim, images=5, leaves=leaves)
+    await requests.leave("r2")
+    await requests.leave("r1", ClientOutcome.GONE)
+    assert isinstance(await requests.enter(unshared("r3")), Lead)
+
+
+@leaving
+async def test_an_end_repeated_after_a_failover_does_not_overrule_the_leaving(
+    requests: Requests, leaves: bool
+) -> None:
+    """The replica had lost the end, and has the leaving."""
+    claim = await requests.lead(unshared("r1"))
+    await requests.leave("r1", ClientOutcome.GONE)
+    await requests.end(claim, images=5, leaves=leaves)
+    assert isinstance(await requests.enter(unshared("r2")), Found)
+
+
+@leaving
+async def test_a_former_leader_is_counted_out_once(
+    requests: Requests, clock: Clock, leaves: bool
+) -> None:
+    """Its successor and another wait; the successor's hang-up does not make it the next one's."""
+    old = await requests.lead(entry("r1", retry_key="same"))
+    clock.advance(LEASE_MS / 1000 + 1)
+    new = await requests.lead(retry("r2", cache_key="key"))
+    assert isinstance(await requests.enter(entry("r9")), Follow)
+    await requests.end(old, images=3, leaves=leaves)
+    for _ in range(3):
+        await requests.leave("r1", ClientOutcome.GONE)
+    await requests.store.client_gone(new, "same")
+    requests.limits = Limits()
+    assert isinstance(await requests.enter(unshared("r3")), Lead)
+
+
+async def test_who_handed_over_is_counted_out_once(requests: Requests) -> None:
+    claim = await requests.lead(entry("r1", retry_key="same"))
+    for name in ("r2", "r9"):
+        assert isinstance(await requests.enter(entry(name, retry_key="same")), Follow)
+    await requests.end(claim, Failure())
+    new = await requests.lead(entry("r2", retry_key="same"), "r1")
+    await requests.leave("r1", ClientOutcome.ANSWERED)
+    await requests.store.client_gone(new, "same")
+    requests.limits = Limits()
+    assert isinstance(await requests.enter(unshared("r3")), Lead)
 
 
 # --- leaving

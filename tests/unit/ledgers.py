@@ -332,6 +332,7 @@ __all__ = [
     "How",
     "Leading",
     "Refusal",
+    "Request",
     "done",
     "enter",
     "entry",

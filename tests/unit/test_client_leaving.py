@@ -14,11 +14,13 @@ import pytest
 
 from gateway.config import Cache, Config, Images, Key, Limits, Tenant, with_catalogue
 from gateway.domain.catalogue import Rate
+from gateway.results import Ledger
 from gateway.store import limits
 from gateway.store.generations import State
 from gateway.tenants.keys import hash_key
 from tests.running import account, captured_logs, config_for, key_of
 from tests.virtual_gateway import (
+    LINE_S,
     Call,
     Site,
     Vendor,
@@ -239,6 +241,85 @@ async def test_what_a_key_was_given_is_no_longer_for_the_next_without_one() -> N
         assert keyed.headers["x-cache"] == "hit"
         assert anew.headers["x-cache"] == "miss"
         assert anew.urls != keyed.urls
+
+
+@in_virtual_time
+async def test_what_a_key_was_not_given_waits_for_the_key() -> None:
+    """And is not the next one's without it, though both clients have hung up."""
+    keyed = [("idempotency-key", "order-4711")]
+    site = Site(config_of(Rate(None), ttl_s=10), Vendor(at_once))
+    async with site:
+        first, second = (site.ask(prompt="a fox", seed=7, headers=each) for each in ([], keyed))
+        await asyncio.sleep(GENERATION_S / 2)
+        first.hang_up()
+        await asyncio.sleep(GENERATION_S / 4)
+        second.hang_up()
+        await first
+        await second
+        await asyncio.sleep(11)
+        anew = site.ask(prompt="a fox", seed=7)
+        await anew
+        again = site.ask(prompt="a fox", seed=7, headers=keyed)
+        await again
+        assert (anew.headers["x-cache"], again.headers["x-cache"]) == ("miss", "replayed")
+        assert anew.urls != again.urls
+
+
+@in_virtual_time
+async def test_what_is_given_to_a_retry_in_the_leader_s_last_moment_is_its_own(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The store is slow to answer the end; the client hangs up, and its retry is served first."""
+    ended = asyncio.Event()
+    finish = Ledger.finish
+
+    async def slow(*args: Any, **named: Any) -> Any:
+        verdict = await finish(*args, **named)
+        ended.set()
+        await asyncio.sleep(0.5)
+        return verdict
+
+    monkeypatch.setattr(Ledger, "finish", slow)
+    site = Site(config_of(Rate(None)), Vendor(at_once))
+    async with site:
+        first = site.ask(prompt="a fox")
+        await ended.wait()
+        first.hang_up()
+        retry = site.ask(prompt="a fox", headers=MARKED)
+        await retry
+        await first
+        anew = site.ask(prompt="a fox")
+        await anew
+        assert retry.headers["x-cache"] == "replayed"
+        assert anew.urls != retry.urls
+
+
+@pytest.mark.parametrize("half_ms", range(1, 8))
+@in_virtual_time
+async def test_what_was_made_is_kept_where_its_request_is_cut_off_as_it_ends(half_ms: int) -> None:
+    """By the end of its worker: before the store is told, while it answers, or after that."""
+    is_made = asyncio.Event()
+
+    async def answered(call: Call) -> httpx.Response:
+        try:
+            return await made(call, GENERATION_S)
+        finally:
+            is_made.set()
+
+    site = Site(config_of(Rate(None)), Vendor(answered), workers=2)
+    async with site:
+        leader = site.ask(prompt="a fox", seed=7)
+        await asyncio.sleep(GENERATION_S / 2)
+        follower = site.ask(tenant="other", worker=1, prompt="a fox", seed=7)
+        await is_made.wait()
+        await asyncio.sleep(half_ms * LINE_S / 2)
+        assert leader.task is not None
+        leader.task.cancel()
+        await leader
+        await follower
+        assert follower.status == 200
+        assert site.vendor.paid == 1
+        await check_nothing_is_left(site)
 
 
 @pytest.mark.slow

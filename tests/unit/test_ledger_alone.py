@@ -8,6 +8,7 @@ import pytest
 from msgspec.structs import replace
 
 from gateway.domain.errors import RateLimited, UpstreamAmbiguous, UpstreamFailed
+from gateway.observability.context import ClientOutcome
 from gateway.results import Idempotency, Ledger
 from gateway.results import upkeep as upkeep_module
 from gateway.results.shared_errors import decode_error
@@ -25,6 +26,7 @@ from tests.unit.ledgers import (
     How,
     Leading,
     Refusal,
+    Request,
     done,
     enter,
     entry,
@@ -379,3 +381,58 @@ async def test_a_hit_that_was_read_is_counted_in_the_mirror_too() -> None:
         assert mirrored is not None
         assert mirrored.requests is not None
         assert mirrored.requests.remaining == 9
+
+
+@pytest.mark.parametrize("budget", [None, 0], ids=["only if cached", "no budget"])
+@in_virtual_time
+async def test_who_cannot_read_its_hit_and_is_refused_holds_nothing(budget: int | None) -> None:
+    limits = Limits(concurrent_requests=1, images_per_day=budget)
+    async with Gateway() as gateway:
+        await unreadable(gateway)
+        wanted = entry("r2", only_if_cached=budget is None)
+        place = await enter(gateway.workers[1], wanted, limits=limits)
+        assert place is (Refusal.MISSING if budget is None else None)
+        levels = await gateway.store.levels("acme", limits)
+        assert levels.concurrent is not None
+        assert levels.concurrent.remaining == 1
+
+
+# --- a miss that leaves as it ends
+
+
+async def finish(leader: Leading) -> None:
+    """Its answer is one of URLs."""
+    request = leader.request
+    request.paid = 1
+    await leader.ledger.finish(
+        leader.lead, request.entry, record(), 0.0, request.settlement(), leaves=True
+    )
+
+
+@in_virtual_time
+async def test_an_end_that_a_failover_lost_does_not_overrule_its_client_s_leaving() -> None:
+    async with Gateway() as gateway:
+        leader = await lead(gateway.workers[0], unshared("r1"))
+        gateway.store.drop_next_end = True
+        await finish(leader)
+        await leader.leave(ClientOutcome.GONE)
+        gateway.store.reconnects += 1
+        await asyncio.sleep(3)
+        await done(gateway.workers[1], unshared("r2"))
+
+
+@in_virtual_time
+async def test_a_leaving_that_is_told_again_takes_nothing_from_who_was_given_it() -> None:
+    """The store had heard of it the first time."""
+    async with Gateway() as gateway:
+        leader = await lead(gateway.workers[0], unshared("r1"))
+        await finish(leader)
+        gateway.store.is_silent = True
+        await leader.leave(ClientOutcome.GONE)
+        gateway.store.is_silent = False
+        second = Request(gateway.workers[1], unshared("r2"))
+        assert isinstance(await second.enter(), Found)
+        await second.leave(ClientOutcome.DELIVERED)
+        await asyncio.sleep(3)
+        assert gateway.workers[0].backlog == 0
+        await lead(gateway.workers[1], unshared("r3"))

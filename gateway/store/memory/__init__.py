@@ -109,15 +109,10 @@ class MemoryStore(MemoryPace):
         settlement = leave.settlement
         request = settlement.reservation
         books, scope = self._books_of(settlement.tenant), self._scope(leave.scope)
-        is_repeated = books.has_left(request) and not leave.corrects
+        has_left = books.has_left(request)
         books.settle(settlement)
         books.leave(request)
-        if is_repeated:
-            pass
-        elif leave.generation is None:
-            scope.withdraw(request, leave.retry_key)
-        else:
-            scope.leave(leave)
+        scope.leave(leave, has_left=has_left)
         return books.verdict(settlement.limits)
 
     # -- limits

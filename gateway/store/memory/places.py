@@ -58,6 +58,10 @@ class StoredGeneration(Struct):
     kept: int = 0
     """Until when retries and repeats may have it."""
     delivered: int = 0
+    presumed: str = ""
+    """Whose answer `end` took for delivered."""
+    former: str = ""
+    """The leader before, if it is no client any more but has yet to leave."""
 
     @property
     def gone(self) -> int:
@@ -93,6 +97,7 @@ class StoredGeneration(Struct):
         """`entry` leads. A dead leader no longer counts as a client."""
         died = self.state is State.RUNNING and self.leader and not self.is_leader_gone
         self.clients = max(1, self.clients - bool(died) + is_client_new)
+        self.former = self.leader if died or self.is_leader_gone else ""
         if self.plan_hash != entry.plan_hash:
             self.parts, self.plan_hash = {}, entry.plan_hash
         self.leader = self.holder = entry.request

@@ -179,8 +179,9 @@ class ScopeState(PlaceFinder):
             return fencing
         if isinstance(outcome, Completion):
             self._finish(one, outcome)
-            if end.leaves:
+            if end.leaves and not one.is_leader_gone:
                 self._leave(one, leadership.leader, end.retry_key, ClientOutcome.DELIVERED)
+                one.presumed = leadership.leader
         else:
             self._fail(one, outcome, end.retry_key)
         return fencing
@@ -217,11 +218,20 @@ class ScopeState(PlaceFinder):
 
     # -- clients
 
-    def leave(self, leave: Leave) -> None:
-        if one := self._find(leave.generation or ""):
-            if leave.corrects:
-                one.delivered = 0
-            self._leave(one, leave.settlement.reservation, leave.retry_key, leave.outcome)
+    def leave(self, leave: Leave, *, has_left: bool) -> None:
+        request = leave.settlement.reservation
+        if leave.generation is None:
+            if not has_left:
+                self._withdraw(request, leave.retry_key)
+            return
+        one = self._find(leave.generation)
+        if one is None:
+            return
+        if one.presumed == request:  # its answer was taken for delivered
+            one.presumed, one.delivered = "", 0
+        elif has_left:
+            return
+        self._leave(one, request, leave.retry_key, leave.outcome)
 
     def _leave(
         self,
@@ -232,10 +242,13 @@ class ScopeState(PlaceFinder):
     ) -> None:
         if one.leader == request:
             self._count_leader_out(one)
+        elif one.former == request:
+            one.former = ""  # counted out when its successor took over
         else:
             one.clients = max(0, one.clients - 1)
         retried = self._pointers.by_retry_key(retry_key)
         if outcome is ClientOutcome.DELIVERED:
+            one.presumed = ""
             one.delivered = one.delivered or self._now
             retried.score(one)
             return
@@ -250,7 +263,7 @@ class ScopeState(PlaceFinder):
         if one and one.is_led_by(leadership.leader):
             self._leave(one, leadership.leader, retry_key, ClientOutcome.GONE)
 
-    def withdraw(self, request: str, retry_key: str | None) -> None:
+    def _withdraw(self, request: str, retry_key: str | None) -> None:
         """Hand over what a request leads: nobody heard that it does."""
         if one := self._led_by(request):
             self._fail(one, Failure(), retry_key)

@@ -134,7 +134,6 @@ class RedisRequests(RedisLimits, RedisGenerations):
             "generation": leave.generation,
             "retry_key": leave.retry_key,
             "outcome": leave.outcome.value,
-            "corrects": leave.corrects,
         }
         named = [f"g:{leave.generation or settlement.reservation}", *retry_keys(leave.retry_key)]
         if not self._is_apart(settlement.tenant, leave.scope):

@@ -165,9 +165,9 @@ end
 local function lead(one)
   count('led')
   one = one or create(request, args.plan)
-  if one.state == 'running' and one.leader ~= '' and not one.is_leader_gone then
-    one.clients = one.clients - 1
-  end
+  local died = one.state == 'running' and one.leader ~= '' and not one.is_leader_gone
+  if died then one.clients = one.clients - 1 end
+  one.former = (died or one.is_leader_gone) and one.leader or ''
   one.clients = math.max(1, one.clients + (one.id ~= follows and 1 or 0))
   if one.plan ~= args.plan then
     drop_parts(one)

@@ -11,10 +11,13 @@ end
 local function leave_generation(one, request, retry_key, outcome)
   if one.leader == request then
     count_leader_out(one)
+  elseif one.former == request then
+    one.former = '' -- counted out when its successor took over
   else
     one.clients = math.max(0, one.clients - 1)
   end
   if outcome == 'delivered' then
+    one.presumed = ''
     if one.delivered == 0 then one.delivered = now_ms end
     score(retry_key, one, 0)
     return
@@ -71,7 +74,10 @@ local function finish_or_fail()
   if is_led_by(one, leader) then
     if args.is_done then
       finish(one)
-      if args.leaves then leave_generation(one, leader, args.retry_key, 'delivered') end
+      if args.leaves and not one.is_leader_gone then
+        leave_generation(one, leader, args.retry_key, 'delivered')
+        one.presumed = leader
+      end
     elseif fail(one, args.has_error and blob(1) or nil, args.retry_key) then
       return answer
     end
@@ -80,16 +86,19 @@ local function finish_or_fail()
   return answer
 end
 
--- args of `leave_place`  request, generation (nil: it has none), retry_key, outcome, corrects (what
---        the end took for delivered was not)
-local function leave_place()
+-- args of `leave_place`  request, generation (nil: it has none), retry_key, outcome
+local function leave_place(has_left)
   if args.generation then
     local one = open(args.generation)
     if not one then return end
-    if args.corrects then one.delivered = 0 end
+    if one.presumed == args.request then -- its answer was taken for delivered
+      one.presumed, one.delivered = '', 0
+    elseif has_left then
+      return
+    end
     leave_generation(one, args.request, args.retry_key, args.outcome)
     save(one)
-  else
+  elseif not has_left then
     -- Hand over what it leads, if anything: nobody heard that it does.
     local one = led_by(args.request)
     if one and not fail(one, nil, args.retry_key) then save(one) end

@@ -2,9 +2,9 @@
 
 local LEFT = BASE .. 'left' -- zset: request that has left -> when, ms
 
-if call('ZADD', LEFT, 'NX', text(now_ms), args.request) == 0 and not args.corrects then return 0 end
+local has_left = call('ZADD', LEFT, 'NX', text(now_ms), args.request) == 0
 call('ZREMRANGEBYSCORE', LEFT, '-inf', text(now_ms - LEFT_KEPT_MS))
 call('ZREMRANGEBYRANK', LEFT, 0, -LEFT_KEPT - 1)
 call('PEXPIRE', LEFT, LEFT_KEPT_MS)
-leave_place()
+leave_place(has_left)
 return 1

@@ -60,6 +60,8 @@ local function create(id, plan)
     v = VERSION, id = id, state = 'running', leader = '', plan = plan, claimed = '', holder = '',
     parts = {}, begun = now_ms, lease = 0, clients = 0, is_leader_gone = false,
     is_doubtful = false, ended = 0, dies = 0, pinned = 0, cached = 0, kept = 0, delivered = 0,
+    presumed = '', -- whose answer `end` took for delivered
+    former = '', -- the leader before, if it is no client any more but has yet to leave
   }
 end
 

@@ -1,4 +1,5 @@
--- Free a request's place, and note what became of its client; once.
+-- Free a request's place, and note what became of its client; once. One that left by its end is
+-- told of only where its answer was not delivered.
 -- args  those of generations/ending.lua and limits/settle.lua
 -- Reply `levels`
 
@@ -6,5 +7,5 @@ local id = args.request
 local has_left = is_gone(id) and not booking_of(id)
 settle(args.settlement)
 leave(id)
-if not has_left or args.corrects then leave_place() end
+leave_place(has_left)
 return levels()
