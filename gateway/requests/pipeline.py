@@ -232,15 +232,14 @@ class Pipeline:
     async def _leave(
         self, ticket: Ticket, entry: Entry, id_: str, outcome: ClientOutcome, *, has_left: bool
     ) -> None:
-        is_delivered = outcome is ClientOutcome.DELIVERED
-        if has_left and is_delivered:
+        if has_left and outcome is ClientOutcome.DELIVERED:
             return
         leave = Leave(
             settlement=ticket.settlement(),
             outcome=outcome,
             scope=entry.scope,
             generation=id_,
-            retry_key=entry.retry_key if is_delivered else entry.unclaimed_key,
+            retry_key=entry.retry_key,
         )
         await self._ledger.leave(leave)
 
@@ -280,7 +279,7 @@ class Pipeline:
             for index, urls in lead.parts.items():
                 feed.brought(index, urls)
         client.is_under_way = work.is_under_way
-        client.on_leave = partial(self._ledger.client_gone, lead, entry.unclaimed_key)
+        client.on_leave = partial(self._ledger.client_gone, lead, entry.retry_key)
         return work
 
     async def _lead(self, entry: Entry, lead: Lead, work: Work) -> Record:

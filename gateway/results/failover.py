@@ -170,4 +170,9 @@ def unused(request: EnterRequest) -> Leave:
     settlement = Settlement(
         take.tenant, take.reservation.id, take.reservation.family, images=0, cost=0
     )
-    return Leave(settlement=settlement, outcome=ClientOutcome.ANSWERED, scope=request.entry.scope)
+    return Leave(
+        settlement=settlement,
+        outcome=ClientOutcome.ANSWERED,
+        scope=request.entry.scope,
+        retry_key=request.entry.retry_key,
+    )

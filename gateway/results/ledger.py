@@ -249,7 +249,7 @@ class Ledger:
         shared = None if error is None else encode_error(error)
         end = End(
             leadership=lead.leadership,
-            retry_key=entry.unclaimed_key,
+            retry_key=entry.retry_key,
             outcome=Failure(error=shared, doubtful=is_doubtful(error)),
             settlement=paid,
         )
@@ -377,7 +377,7 @@ def handed_over(generation: LedGeneration) -> End:
     """A worker ends: its followers elsewhere need not wait for its lease."""
     return End(
         leadership=generation.leadership,
-        retry_key=generation.entry.unclaimed_key,
+        retry_key=generation.entry.retry_key,
         outcome=Failure(),
         settlement=generation.paid,
     )

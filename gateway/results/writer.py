@@ -13,6 +13,7 @@ import structlog
 from msgspec import Struct
 from msgspec.structs import replace
 
+from gateway.observability.context import ClientOutcome
 from gateway.results.failover import FailoverStore
 from gateway.results.followers import GenerationKey, Waiters, tell
 from gateway.results.holdings import NOTHING, Holdings, LedGeneration
@@ -28,7 +29,8 @@ from gateway.store.limits import Settlement, Verdict
 from gateway.store.requests import End, Leave
 
 RECENT_S = 5.0
-"""Recent ends are repeated once after a reconnect: a replica may have lost them."""
+"""After a reconnect, recent ends are repeated, and who was not given their results: a replica may
+have lost both."""
 RECENT_MAX = 5_000
 BACKLOG_MAX = 10_000
 """Ends and leavings kept, some kilobytes each."""
@@ -52,7 +54,7 @@ class LedgerWriter:
         self._release = release
         self._lead_ms = lead_ms
         self._recent: deque[tuple[float, PendingWrite]] = deque(maxlen=RECENT_MAX)
-        """Ends, and when the store got them."""
+        """What is repeated after a reconnect, and when the store got it."""
         self.backlog = Backlog()
 
     async def progress(
@@ -138,8 +140,11 @@ class LedgerWriter:
     async def write(self, pending: PendingWrite) -> Verdict:
         """Raises StoreUnavailable."""
         if isinstance(pending.what, Leave):
-            return await self._stores.store.leave(pending.what)
-        verdict = await self._write_end(pending, pending.what)
+            verdict = await self._stores.store.leave(pending.what)
+            if pending.what.generation is None or pending.what.outcome is ClientOutcome.DELIVERED:
+                return verdict
+        else:
+            verdict = await self._write_end(pending, pending.what)
         self._recent.append((asyncio.get_running_loop().time(), pending))
         return verdict
 

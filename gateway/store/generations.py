@@ -26,6 +26,8 @@ MARGIN_MS = 60_000
 CANDIDATES = 16
 """Generations that a retry weighs; identical requests may be many."""
 RETRIED_MAX = 64
+FORMER_MAX = 16
+"""Leaders that a generation remembers, until they leave."""
 
 R = TypeVar("R")
 Parts = Mapping[int, tuple[str, ...]]
@@ -60,16 +62,11 @@ class Entry(Struct, frozen=True, kw_only=True):
     idempotency: Idempotency | None = None
     """With it the retry key is not looked at; the cache key is."""
     retry_key: str | None = None
-    """Hash of tenant, API key and body. What is delivered is noted there, however it was found."""
+    """Hash of tenant, API key and body. What becomes of a generation is noted there by all."""
     is_retry: bool = False
     """The client says that it has sent this before."""
     may_reuse_unclaimed: bool = True
     """May take paid parts and results that no client was given, without being a retry."""
-
-    @property
-    def unclaimed_key(self) -> str | None:
-        """The retry key for what its client is not given; with an idempotency key, none."""
-        return None if self.idempotency else self.retry_key
 
 
 class Leadership(Struct, frozen=True):

@@ -10,6 +10,7 @@ from msgspec.structs import replace
 from gateway.observability.context import ClientOutcome
 from gateway.store import Store
 from gateway.store.generations import (
+    DELIVERED_REUSED_MS,
     DOUBT_MS,
     IDEMPOTENCY_MS,
     PARTS_KEPT_MS,
@@ -739,6 +740,72 @@ async def test_a_former_leader_is_counted_out_once(
     assert isinstance(await requests.enter(unshared("r3")), Lead)
 
 
+@leaving
+async def test_what_was_given_before_the_end_was_heard_is_nobody_s_to_claim(
+    requests: Requests, leaves: bool
+) -> None:
+    """In the leader's worker a follower has the result before the store has."""
+    claim = await requests.lead(unshared("r1"))
+    assert isinstance(await requests.enter(retry("r2")), Follow)
+    await requests.leave("r2")
+    await requests.end(claim, images=5, leaves=leaves)
+    await requests.leave("r1", ClientOutcome.GONE)
+    assert isinstance(await requests.enter(unshared("r3")), Lead)
+
+
+async def test_a_follower_that_the_store_has_forgotten_is_not_its_leader(
+    requests: Requests,
+) -> None:
+    """The data were lost, and the leader is put back alone."""
+    await requests.store.restore(Leadership(SCOPE, "r1", "r1"), unshared("r1"), LEASE_MS, {})
+    await requests.leave("r2", ClientOutcome.GONE)
+    assert isinstance(await requests.enter(unshared("r3")), Lead)
+
+
+async def test_all_former_leaders_are_counted_out_once(requests: Requests) -> None:
+    """They hand over, one after the other, and leave only then."""
+    requests.limits = Limits()
+    names = ["r1", "r2", "r3", "r9"]
+    claim = await requests.lead(entry("r1", retry_key="same"))
+    for name in names[1:]:
+        assert isinstance(await requests.enter(entry(name, retry_key="same")), Follow)
+    for name in names[1:3]:
+        await requests.end(claim, Failure())
+        claim = await requests.lead(entry(name, retry_key="same"), "r1")
+    for name in names[:2]:
+        await requests.leave(name, ClientOutcome.ANSWERED)
+    await requests.store.client_gone(claim, "same")
+    assert isinstance(await requests.enter(unshared("r4")), Lead)
+
+
+async def test_a_takeover_begins_anew_with_what_is_delivered(
+    requests: Requests, clock: Clock
+) -> None:
+    """A failover lost the former leader's end, and not that it was delivered."""
+    await requests.lead(unshared("r1"))
+    await requests.leave("r1")
+    clock.advance(LEASE_MS / 1000 + 1)
+    claim = await requests.lead(retry("r2"))
+    clock.advance(DELIVERED_REUSED_MS / 1000)
+    await requests.store.renew_leaderships([claim], LEASE_MS)
+    await requests.end(claim, images=5)
+    await requests.leave("r2", ClientOutcome.GONE)
+    requests.limits = Limits()
+    assert isinstance(await requests.enter(retry("r3")), Found)
+
+
+async def test_paid_parts_are_found_though_who_took_over_was_cut_off(requests: Requests) -> None:
+    """It never heard that it leads."""
+    claim = await requests.lead(unshared("r1"))
+    await requests.progress(claim, 0, 1)
+    await requests.end(claim, Failure(error=b"error"), images=1, client=ClientOutcome.ANSWERED)
+    assert isinstance(await requests.enter(unshared("r2")), Lead)
+    await requests.leave("r2", ClientOutcome.ANSWERED, None)
+    again = await requests.enter(unshared("r3"))
+    assert isinstance(again, Lead)
+    assert again.parts == {0: ("u0",)}
+
+
 async def test_who_handed_over_is_counted_out_once(requests: Requests) -> None:
     claim = await requests.lead(entry("r1", retry_key="same"))
     for name in ("r2", "r9"):
@@ -829,6 +896,33 @@ async def test_what_a_key_was_given_is_nobody_s_to_claim(requests: Requests) -> 
     assert isinstance(await requests.enter(keyed), Found)
     await requests.leave("r2", retry_key=keyed.retry_key)
     assert isinstance(await requests.enter(unshared("r3")), Lead)
+
+
+@pytest.mark.parametrize("order", [("r1", "r2"), ("r2", "r1")], ids=["key last", "key first"])
+async def test_what_a_key_waits_for_is_nobody_s_to_claim(
+    requests: Requests, order: tuple[str, str]
+) -> None:
+    """Both hang up. The key finds it, and so does a retry of the one that has none."""
+    keyed = entry("r2", retry_key="same", idempotency=Idempotency("k", "b"))
+    claim = await requests.lead(entry("r1", retry_key="same"))
+    assert isinstance(await requests.enter(keyed), Follow)
+    await requests.end(claim, images=5)
+    for name in order:
+        await requests.leave(name, ClientOutcome.GONE)
+    requests.limits = Limits()
+    assert isinstance(await requests.enter(unshared("r3")), Lead)
+    assert isinstance(await requests.enter(replace(keyed, request="r4")), Found)
+
+
+async def test_a_doubt_is_told_to_who_waited_without_a_key(requests: Requests) -> None:
+    """As to all others who send the same within half a minute."""
+    keyed = entry("r1", retry_key="same", idempotency=Idempotency("k", "b"))
+    claim = await requests.lead(keyed)
+    assert isinstance(await requests.enter(entry("r2", retry_key="same")), Follow)
+    await requests.end(claim, DOUBT)
+    for name in ("r1", "r2"):
+        await requests.leave(name, ClientOutcome.ANSWERED)
+    assert isinstance(await requests.enter(entry("r3", retry_key="same")), Doubtful)
 
 
 async def test_a_key_is_not_given_what_a_retry_key_finds(requests: Requests) -> None:

@@ -167,7 +167,7 @@ def test_each_part_s_calls_of_redis_are_timed(
     """Limits, ledger and pacing, by what they asked for; nobody else can name an operation."""
     paced = account(simulator.base_url, rates={"*": Rate(50)})
     gateway = start(config_for(paced, redis=Redis(url=Secret(redis_url))))
-    gateway.generate(model=MODEL)
+    gateway.generate(model=MODEL, response_format="b64_json")
     each = {"enter", "end", "leave", "pacing_claim"}
     series = 'gateway_store_seconds_count{{operation="{}"}}'
 

@@ -436,3 +436,45 @@ async def test_a_leaving_that_is_told_again_takes_nothing_from_who_was_given_it(
         await asyncio.sleep(3)
         assert gateway.workers[0].backlog == 0
         await lead(gateway.workers[1], unshared("r3"))
+
+
+@in_virtual_time
+async def test_a_store_that_came_back_empty_hears_who_was_not_given_it() -> None:
+    async with Gateway() as gateway:
+        leader = await lead(gateway.workers[0], unshared("r1"))
+        await finish(leader)
+        gateway.store.lose_everything()
+        await leader.leave(ClientOutcome.GONE)
+        gateway.store.reconnects += 1
+        await asyncio.sleep(3)
+        await done(gateway.workers[1], unshared("r2"))
+
+
+@in_virtual_time
+async def test_a_follower_s_hang_up_is_not_its_leader_s_in_the_mirror() -> None:
+    """Once the store is lost, another request makes a picture of its own."""
+    async with Gateway() as gateway:
+        worker = gateway.workers[0]
+        await lead(worker, unshared("r1"))
+        follower = await follow(worker, unshared("r2", is_retry=True))
+        await follower.leave(ClientOutcome.GONE)
+        gateway.store.is_away = True
+        await lead(worker, unshared("r3"))
+
+
+@in_virtual_time
+async def test_paid_parts_are_found_though_who_took_over_is_refused() -> None:
+    """The store had admitted it, and was not heard; alone, the worker counts no budget."""
+    budget = Limits(images_per_day=10)
+    async with Gateway() as gateway:
+        worker = gateway.workers[0]
+        leader = await lead(worker, unshared("r1", images=2))
+        await leader.progress(0, ["a"])
+        await leader.fail(UpstreamFailed("no"))
+        await leader.leave(ClientOutcome.ANSWERED)
+        gateway.store.is_silent = True
+        assert await enter(worker, unshared("r2", images=2), limits=budget) is None
+        gateway.store.is_silent = False
+        await asyncio.sleep(3)
+        third = await lead(gateway.workers[1], unshared("r3", images=2))
+        assert third.parts == {0: ("a",)}

@@ -14,6 +14,7 @@ from gateway.store.generations import (
     CANDIDATES,
     DELIVERED_REUSED_MS,
     DOUBT_MS,
+    FORMER_MAX,
     IDEMPOTENCY_MS,
     MARGIN_MS,
     PARTS_KEPT_MS,
@@ -60,8 +61,10 @@ class StoredGeneration(Struct):
     delivered: int = 0
     presumed: str = ""
     """Whose answer `end` took for delivered."""
-    former: str = ""
-    """The leader before, if it is no client any more but has yet to leave."""
+    former: list[str] = field(default_factory=list)
+    """Leaders before, that are no clients any more but have yet to leave."""
+    is_keyed: bool = False
+    """An idempotency key points to it: what nobody was given waits for that."""
 
     @property
     def gone(self) -> int:
@@ -97,13 +100,15 @@ class StoredGeneration(Struct):
         """`entry` leads. A dead leader no longer counts as a client."""
         died = self.state is State.RUNNING and self.leader and not self.is_leader_gone
         self.clients = max(1, self.clients - bool(died) + is_client_new)
-        self.former = self.leader if died or self.is_leader_gone else ""
+        if self.leader and (died or self.is_leader_gone):
+            self.former = [*self.former, self.leader][-FORMER_MAX:]
         if self.plan_hash != entry.plan_hash:
             self.parts, self.plan_hash = {}, entry.plan_hash
         self.leader = self.holder = entry.request
         self.state, self.lease = State.RUNNING, lease
         self.claimed, self.payload, self.ended = "", b"", 0
         self.is_doubtful = self.is_leader_gone = False
+        self.delivered, self.presumed = 0, ""
 
     def end(self, state: State, payload: bytes, now: int) -> None:
         self.state, self.payload, self.ended, self.lease = state, payload, now, 0

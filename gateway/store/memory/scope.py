@@ -113,6 +113,8 @@ class ScopeState(PlaceFinder):
 
     def _point(self, one: StoredGeneration, entry: Entry) -> None:
         if entry.idempotency:
+            one.is_keyed = True
+            self._pointers.by_retry_key(entry.retry_key).score(one)
             self._pointers.point_key(entry.idempotency, one.id, self._now)
         elif entry.retry_key:
             self._pointers.keep_retry_key(entry.retry_key).add(one)
@@ -180,8 +182,9 @@ class ScopeState(PlaceFinder):
         if isinstance(outcome, Completion):
             self._finish(one, outcome)
             if end.leaves and not one.is_leader_gone:
+                is_first = not one.delivered
                 self._leave(one, leadership.leader, end.retry_key, ClientOutcome.DELIVERED)
-                one.presumed = leadership.leader
+                one.presumed = leadership.leader if is_first else ""
         else:
             self._fail(one, outcome, end.retry_key)
         return fencing
@@ -207,9 +210,9 @@ class ScopeState(PlaceFinder):
             if not one.clients and not one.parts:
                 del self._known[one.id]
         retried = self._pointers.by_retry_key(retry_key)
-        if one.parts or one.is_doubtful:
+        if one.is_doubtful or (one.parts and not one.is_keyed):
             retried.score(one, UNCLAIMED)
-        else:
+        elif not one.parts:
             retried.drop(one.id)
 
     def _count_leader_out(self, one: StoredGeneration) -> None:
@@ -242,10 +245,11 @@ class ScopeState(PlaceFinder):
     ) -> None:
         if one.leader == request:
             self._count_leader_out(one)
-        elif one.former == request:
-            one.former = ""  # counted out when its successor took over
+        elif request in one.former:
+            one.former.remove(request)  # counted out when its successor took over
         else:
-            one.clients = max(0, one.clients - 1)
+            # The store may have forgotten a follower, not the leader.
+            one.clients = max(0 if one.is_leader_gone else 1, one.clients - 1)
         retried = self._pointers.by_retry_key(retry_key)
         if outcome is ClientOutcome.DELIVERED:
             one.presumed = ""
@@ -254,7 +258,9 @@ class ScopeState(PlaceFinder):
             return
         if one.claimed == request:
             one.claimed = ""
-        is_unclaimed = not (one.clients or one.delivered or one.state is State.FAILED)
+        is_unclaimed = not (
+            one.clients or one.delivered or one.is_keyed or one.state is State.FAILED
+        )
         if outcome is ClientOutcome.GONE and is_unclaimed:
             retried.score(one, UNCLAIMED)
 

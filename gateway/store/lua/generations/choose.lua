@@ -153,8 +153,8 @@ local function share(one, how, is_new)
   if args.key and (one.state == 'running' or how == 'hit') then
     one.kept = math.max(one.kept, now_ms + IDEMPOTENCY_MS)
   end
-  save(one)
   if one.state == 'running' or (args.key and how == 'hit') then point(one, args) end
+  save(one)
 end
 
 local function led(one)
@@ -167,7 +167,11 @@ local function lead(one)
   one = one or create(request, args.plan)
   local died = one.state == 'running' and one.leader ~= '' and not one.is_leader_gone
   if died then one.clients = one.clients - 1 end
-  one.former = (died or one.is_leader_gone) and one.leader or ''
+  if (died or one.is_leader_gone) and one.leader ~= '' then
+    one.former = one.former or {}
+    one.former[#one.former + 1] = one.leader
+    if #one.former > FORMER_MAX then table.remove(one.former, 1) end
+  end
   one.clients = math.max(1, one.clients + (one.id ~= follows and 1 or 0))
   if one.plan ~= args.plan then
     drop_parts(one)
@@ -175,11 +179,12 @@ local function lead(one)
   end
   one.leader, one.holder, one.state, one.lease = request, request, 'running', now_ms + args.lead_ms
   one.claimed, one.ended, one.is_doubtful, one.is_leader_gone = '', 0, false, false
+  one.delivered, one.presumed = 0, ''
   if one.id ~= request then -- so that it is given the same again, if this answer is lost
     call('SET', named('t', request), one.id, 'PX', text(args.lead_ms))
   end
-  save(one, 'payload', '')
   point(one, args)
+  save(one, 'payload', '')
   run_for_all(one, args.cache_key)
   return led(one)
 end

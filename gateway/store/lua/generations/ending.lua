@@ -8,13 +8,20 @@ local function count_leader_out(one)
   one.is_leader_gone = true
 end
 
+-- Whether it led before, and was counted out when its successor took over.
+local function was_former(one, request)
+  for at, name in ipairs(one.former or {}) do
+    if name == request then return table.remove(one.former, at) end
+  end
+  return nil
+end
+
+-- The store may have forgotten a follower, not the leader: it stays a client until it is gone.
 local function leave_generation(one, request, retry_key, outcome)
   if one.leader == request then
     count_leader_out(one)
-  elseif one.former == request then
-    one.former = '' -- counted out when its successor took over
-  else
-    one.clients = math.max(0, one.clients - 1)
+  elseif not was_former(one, request) then
+    one.clients = math.max(one.is_leader_gone and 0 or 1, one.clients - 1)
   end
   if outcome == 'delivered' then
     one.presumed = ''
@@ -23,7 +30,8 @@ local function leave_generation(one, request, retry_key, outcome)
     return
   end
   if one.claimed == request then one.claimed = '' end
-  if outcome == 'gone' and one.clients == 0 and one.delivered == 0 and one.state ~= 'failed' then
+  if outcome == 'gone' and one.clients == 0 and one.delivered == 0 and one.state ~= 'failed'
+    and not one.is_keyed then
     score(retry_key, one, UNCLAIMED)
   end
 end
@@ -53,9 +61,9 @@ local function fail(one, error, retry_key)
   one.is_doubtful = error and args.doubtful or false
   call('HSET', named('g', one.id), 'payload', error or '')
   if not error then count_leader_out(one) end
-  if #one.parts > 0 or one.is_doubtful then
+  if one.is_doubtful or (#one.parts > 0 and not one.is_keyed) then
     score(retry_key, one, UNCLAIMED)
-  elseif retry_key then
+  elseif retry_key and #one.parts == 0 then
     call('ZREM', named('a', retry_key), one.id)
   end
   if error or one.clients > 0 or #one.parts > 0 then return false end
@@ -75,8 +83,9 @@ local function finish_or_fail()
     if args.is_done then
       finish(one)
       if args.leaves and not one.is_leader_gone then
+        local is_first = one.delivered == 0
         leave_generation(one, leader, args.retry_key, 'delivered')
-        one.presumed = leader
+        one.presumed = is_first and leader or ''
       end
     elseif fail(one, args.has_error and blob(1) or nil, args.retry_key) then
       return answer

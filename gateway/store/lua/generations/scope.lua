@@ -61,7 +61,8 @@ local function create(id, plan)
     parts = {}, begun = now_ms, lease = 0, clients = 0, is_leader_gone = false,
     is_doubtful = false, ended = 0, dies = 0, pinned = 0, cached = 0, kept = 0, delivered = 0,
     presumed = '', -- whose answer `end` took for delivered
-    former = '', -- the leader before, if it is no client any more but has yet to leave
+    former = {}, -- leaders before, that are no clients any more but have yet to leave
+    is_keyed = false, -- an idempotency key points to it: what nobody was given waits for that
   }
 end
 
@@ -138,9 +139,11 @@ local function by_key(key)
   return open(held[1]), held[2]
 end
 
--- entry = {key, body, retry_key, cache_key, ...}
+-- entry = {key, body, retry_key, cache_key, ...}; to be saved after it
 local function point(one, entry)
   if entry.key then
+    one.is_keyed = true
+    score(entry.retry_key, one, 0)
     point_key(entry.key, entry.body, one.id)
   elseif entry.retry_key then
     local name = named('a', entry.retry_key)
