@@ -225,12 +225,17 @@ class Pipeline:
 
         `has_left`: it leaves by its end, which presumes that its answer is delivered.
         """
-        ticket.context.after_answer = partial(
-            self._leave, ticket, entry, place.id, has_left=has_left
-        )
+        id_ = None if isinstance(place, Doubtful) else place.id  # it is no client of the doubt
+        ticket.context.after_answer = partial(self._leave, ticket, entry, id_, has_left=has_left)
 
     async def _leave(
-        self, ticket: Ticket, entry: Entry, id_: str, outcome: ClientOutcome, *, has_left: bool
+        self,
+        ticket: Ticket,
+        entry: Entry,
+        id_: str | None,
+        outcome: ClientOutcome,
+        *,
+        has_left: bool,
     ) -> None:
         if has_left and outcome is ClientOutcome.DELIVERED:
             return

@@ -13,7 +13,6 @@ import structlog
 from msgspec import Struct
 from msgspec.structs import replace
 
-from gateway.observability.context import ClientOutcome
 from gateway.results.failover import FailoverStore
 from gateway.results.followers import GenerationKey, Waiters, tell
 from gateway.results.holdings import NOTHING, Holdings, LedGeneration
@@ -29,9 +28,8 @@ from gateway.store.limits import Settlement, Verdict
 from gateway.store.requests import End, Leave
 
 RECENT_S = 5.0
-"""After a reconnect, recent ends are repeated, and who was not given their results: a replica may
-have lost both."""
-RECENT_MAX = 5_000
+"""Recent ends and leavings are repeated once after a reconnect: a replica may have lost them."""
+RECENT_MAX = 10_000
 BACKLOG_MAX = 10_000
 """Ends and leavings kept, some kilobytes each."""
 
@@ -114,12 +112,13 @@ class LedgerWriter:
 
     def repeat_recent(self) -> None:
         """After a reconnect: the new server may lack what the former one answered just before."""
-        for _, pending in self._recent:
-            self.backlog.add(pending)
+        self.backlog.put_first([pending for _, pending in self._recent])
         self._recent.clear()
 
     def forget_old(self, now: float) -> None:
-        """Drop what every replica has by now."""
+        """Drop what every replica has by now; while the store is away, none is known to."""
+        if self._stores.degraded:
+            return
         while self._recent and self._recent[0][0] < now - RECENT_S:
             self._recent.popleft()
 
@@ -141,7 +140,7 @@ class LedgerWriter:
         """Raises StoreUnavailable."""
         if isinstance(pending.what, Leave):
             verdict = await self._stores.store.leave(pending.what)
-            if pending.what.generation is None or pending.what.outcome is ClientOutcome.DELIVERED:
+            if pending.what.generation is None:
                 return verdict
         else:
             verdict = await self._write_end(pending, pending.what)
@@ -267,6 +266,13 @@ class Backlog:
             )
         self._pending.setdefault(pending.scope, deque()).append(pending)
         self.size += 1
+
+    def put_first(self, earlier: Sequence[PendingWrite]) -> None:
+        """Add what happened before everything that waits; as much as fits, the latest of it."""
+        room = max(0, self._most - self.size)
+        for pending in reversed(earlier[-room:] if room else []):
+            self._pending.setdefault(pending.scope, deque()).appendleft(pending)
+            self.size += 1
 
     async def flush(self, scope: str, write: Callable[[PendingWrite], Awaitable[object]]) -> None:
         """Tell the store everything of a scope, the oldest first; what `write` raises ends it."""

@@ -806,6 +806,55 @@ async def test_paid_parts_are_found_though_who_took_over_was_cut_off(requests: R
     assert again.parts == {0: ("u0",)}
 
 
+async def test_a_result_that_was_adopted_unheard_is_the_next_one_s(requests: Requests) -> None:
+    await requests.end(await requests.lead(unshared("r1")), images=5)
+    await requests.leave("r1", ClientOutcome.GONE)
+    assert isinstance(await requests.enter(unshared("r2")), Found)
+    for _ in range(2):
+        await requests.leave("r2", ClientOutcome.ANSWERED, None)
+    assert isinstance(await requests.enter(unshared("r3")), Found)
+
+
+@leaving
+async def test_a_store_that_hears_of_the_leaving_first_and_is_told_all_again(
+    requests: Requests, leaves: bool
+) -> None:
+    """It had lost its data: it is put back, ended, and left again."""
+    claim = Leadership(SCOPE, "r1", "r1")
+    await requests.leave("r1", ClientOutcome.GONE)
+    await requests.store.restore(claim, unshared("r1"), LEASE_MS, {})
+    await requests.end(claim, images=5, leaves=leaves)
+    for _ in range(2):
+        await requests.leave("r1", ClientOutcome.GONE)
+    assert isinstance(await requests.enter(unshared("r2")), Found)
+
+
+async def test_what_a_former_leader_delivered_is_not_its_successor_s(
+    requests: Requests, clock: Clock
+) -> None:
+    await requests.lead(unshared("r1"))
+    clock.advance(LEASE_MS / 1000 + 1)
+    claim = await requests.lead(retry("r2"))
+    await requests.leave("r1")
+    clock.advance(DELIVERED_REUSED_MS / 1000)
+    await requests.store.renew_leaderships([claim], LEASE_MS)
+    await requests.end(claim, images=5)
+    await requests.leave("r2", ClientOutcome.GONE)
+    requests.limits = Limits()
+    assert isinstance(await requests.enter(unshared("r3")), Found)
+
+
+async def test_a_key_holds_for_a_day_whoever_ends_its_generation(
+    requests: Requests, clock: Clock
+) -> None:
+    keyed = entry("r1", idempotency=Idempotency("k", "b"))
+    await requests.lead(keyed)
+    clock.advance(LEASE_MS / 1000 + 1)
+    await requests.end(await requests.lead(entry("r2")), images=5)
+    clock.advance(UNDELIVERED_REUSED_MS / 1000 + 10)
+    assert isinstance(await requests.enter(replace(keyed, request="r3")), Found)
+
+
 async def test_who_handed_over_is_counted_out_once(requests: Requests) -> None:
     claim = await requests.lead(entry("r1", retry_key="same"))
     for name in ("r2", "r9"):

@@ -478,3 +478,35 @@ async def test_paid_parts_are_found_though_who_took_over_is_refused() -> None:
         await asyncio.sleep(3)
         third = await lead(gateway.workers[1], unshared("r3", images=2))
         assert third.parts == {0: ("a",)}
+
+
+@in_virtual_time
+async def test_what_was_delivered_stays_so_in_a_store_that_came_back_empty() -> None:
+    """Its leader's client had hung up, and another was given the result."""
+    async with Gateway() as gateway:
+        leader = await lead(gateway.workers[0], unshared("r1"))
+        follower = await follow(gateway.workers[0], unshared("r2", is_retry=True))
+        leader.request.paid = 1
+        await leader.finish(record())
+        await follower.leave(ClientOutcome.DELIVERED)
+        await leader.leave(ClientOutcome.GONE)
+        gateway.store.lose_everything()
+        gateway.store.reconnects += 1
+        await asyncio.sleep(3)
+        await lead(gateway.workers[1], unshared("r3"))
+
+
+@in_virtual_time
+async def test_recent_ends_are_repeated_before_what_waits() -> None:
+    """The store went away behind an end, and came back without it."""
+    async with Gateway() as gateway:
+        leader = await lead(gateway.workers[0], unshared("r1"))
+        await finish(leader)
+        gateway.store.is_away = True
+        await leader.leave(ClientOutcome.GONE)
+        await asyncio.sleep(20)
+        gateway.store.lose_everything()
+        gateway.store.is_away = False
+        gateway.store.reconnects += 1
+        await asyncio.sleep(3)
+        await done(gateway.workers[1], unshared("r2"))

@@ -193,7 +193,8 @@ class ScopeState(PlaceFinder):
         one.end(State.DONE, completion.result, self._now)
         one.parts = {}
         one.dies = self._now + completion.life_ms
-        one.kept = max(one.kept, self._now + completion.keep_ms)
+        keep_ms = IDEMPOTENCY_MS if one.is_keyed else completion.keep_ms
+        one.kept = max(one.kept, self._now + keep_ms)
         if completion.cache_key:
             key = self._pointers.keep_cache_key(completion.cache_key)
             if key.running == one.id:
@@ -232,8 +233,8 @@ class ScopeState(PlaceFinder):
             return
         if one.presumed == request:  # its answer was taken for delivered
             one.presumed, one.delivered = "", 0
-        elif has_left:
-            return
+        elif has_left and (one.leader != request or one.is_leader_gone):
+            return  # the generation has heard of it
         self._leave(one, request, leave.retry_key, leave.outcome)
 
     def _leave(
@@ -247,6 +248,8 @@ class ScopeState(PlaceFinder):
             self._count_leader_out(one)
         elif request in one.former:
             one.former.remove(request)  # counted out when its successor took over
+            if outcome is ClientOutcome.DELIVERED:
+                return  # of what it made itself
         else:
             # The store may have forgotten a follower, not the leader.
             one.clients = max(0 if one.is_leader_gone else 1, one.clients - 1)
@@ -270,9 +273,13 @@ class ScopeState(PlaceFinder):
             self._leave(one, leadership.leader, retry_key, ClientOutcome.GONE)
 
     def _withdraw(self, request: str, retry_key: str | None) -> None:
-        """Hand over what a request leads: nobody heard that it does."""
+        """Nobody heard what place it was given: hand over what it leads, or adopted."""
         if one := self._led_by(request):
             self._fail(one, Failure(), retry_key)
+            return
+        one = self._find(self._pointers.taken_by(request, self._now))
+        if one and one.claimed == request:
+            self._leave(one, request, retry_key, ClientOutcome.GONE)
 
     def poll(self, id_: str) -> GenerationStatus:
         one = self._find(id_)

@@ -20,7 +20,9 @@ end
 local function leave_generation(one, request, retry_key, outcome)
   if one.leader == request then
     count_leader_out(one)
-  elseif not was_former(one, request) then
+  elseif was_former(one, request) then
+    if outcome == 'delivered' then return end -- of what it made itself
+  else
     one.clients = math.max(one.is_leader_gone and 0 or 1, one.clients - 1)
   end
   if outcome == 'delivered' then
@@ -38,7 +40,8 @@ end
 
 local function finish(one)
   one.state, one.ended, one.lease = 'done', now_ms, 0
-  one.dies, one.kept = now_ms + args.life_ms, math.max(one.kept, now_ms + args.keep_ms)
+  local keep_ms = one.is_keyed and IDEMPOTENCY_MS or args.keep_ms
+  one.dies, one.kept = now_ms + args.life_ms, math.max(one.kept, now_ms + keep_ms)
   if args.cache_key then
     local name = named('c', args.cache_key)
     if call('HGET', name, 'running') == one.id then call('HDEL', name, 'running') end
@@ -102,14 +105,22 @@ local function leave_place(has_left)
     if not one then return end
     if one.presumed == args.request then -- its answer was taken for delivered
       one.presumed, one.delivered = '', 0
-    elseif has_left then
-      return
+    elseif has_left and (one.leader ~= args.request or one.is_leader_gone) then
+      return -- the generation has heard of it
     end
     leave_generation(one, args.request, args.retry_key, args.outcome)
     save(one)
   elseif not has_left then
-    -- Hand over what it leads, if anything: nobody heard that it does.
+    -- Nobody heard what place it was given: hand over what it leads, or adopted.
     local one = led_by(args.request)
-    if one and not fail(one, nil, args.retry_key) then save(one) end
+    if one then
+      if not fail(one, nil, args.retry_key) then save(one) end
+      return
+    end
+    one = open(call('GET', named('t', args.request)))
+    if one and one.claimed == args.request then
+      leave_generation(one, args.request, args.retry_key, 'gone')
+      save(one)
+    end
   end
 end
