@@ -9,7 +9,8 @@ of them wait for a slot. Two things are measured, and each has a goal; the exit 
 is missed:
 
     memory      by how much the process grew (VmRSS), per request
-    processor   ticks of 10 ms used in so many seconds of waiting
+    processor   ticks of 10 ms used in so many seconds of waiting; the goal is a part of what
+                reading the requests took, so that it holds on a slow machine too
 
 `--bare` and `--litestar` measure, with the same server and the same requests, an ASGI application
 and a Litestar handler that do nothing but wait: what of the gateway's figure is not its own.
@@ -44,9 +45,9 @@ from gateway.tenants.keys import hash_key, new_key  # noqa: E402 - after the pat
 
 GOAL_KIB = 20.0
 """`--bare` and `--litestar` say what the server and Litestar have of it."""
-GOAL_TICKS_PER_S = 2.0
-"""Of a hundred: the timers of a process that does nothing, and a tick at either end."""
-GOAL_TICKS_PER_S_ON_REDIS = 4.0
+GOAL_A_SECOND = 0.02
+"""Of what reading all of them took: timers, and the leases that are renewed."""
+GOAL_A_SECOND_ON_REDIS = 0.04
 """The leases of five thousand are renewed there, every few seconds."""
 AT_ONCE = 200
 RESTS_WITHIN_S = 60
@@ -121,22 +122,23 @@ def command(arguments: argparse.Namespace, folder: Path) -> list[str]:
 async def measure(arguments: argparse.Namespace, port: int, pid: int) -> int:
     """Both, printed; 1 if a goal is missed."""
     await warm_up(port, stream=arguments.stream)
-    before = resident_kib(pid)
+    before, ticks_before = resident_kib(pid), ticks(pid)
     started_at = time.perf_counter()
     clients = await connect_all(port, arguments.requests, stream=arguments.stream)
     await settled(pid)
     took_s = time.perf_counter() - started_at
     grown = resident_kib(pid) - before
-    ticks_before = ticks(pid)
+    read = ticks(pid) - ticks_before
     await asyncio.sleep(arguments.seconds)
-    used = ticks(pid) - ticks_before
+    used = ticks(pid) - ticks_before - read
     answered = await close_all(clients)
     each = grown / arguments.requests
     print(f"{arguments.requests} requests, all waiting within {took_s:.1f} s; {answered} answered")
     print(f"memory     {before / 1024:.1f} MiB before, {grown / 1024:+.1f} MiB: ", end="")
     print(f"{each:.1f} KiB per request, goal {GOAL_KIB:g}")
-    print(f"processor  {used} ticks in {arguments.seconds:g} s of waiting")
-    goal = GOAL_TICKS_PER_S_ON_REDIS if arguments.redis else GOAL_TICKS_PER_S
+    goal = read * (GOAL_A_SECOND_ON_REDIS if arguments.redis else GOAL_A_SECOND)
+    print(f"processor  {used} ticks in {arguments.seconds:g} s of waiting, ", end="")
+    print(f"goal {goal:.1f} a second, a part of the {read} that reading took")
     idle = used <= max(1.0, goal * arguments.seconds)
     if arguments.stream:
         return 0
