@@ -9,10 +9,11 @@ import re
 from collections import Counter
 from collections.abc import Generator, Iterator
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import hypothesis
 import pytest
+import structlog
 
 from tests.redis_server import (
     RedisServer,
@@ -93,6 +94,23 @@ def capsys(
 
     monkeypatch.setattr(capsys, "readouterr", readouterr)
     return capsys
+
+
+@pytest.fixture(autouse=True)
+def logging_as_before() -> Iterator[None]:
+    """What a test leaves of a command's logging would silence those after it."""
+    before = structlog.get_config()
+    yield
+    structlog.configure(**before)
+
+
+def configured(**settings: Any) -> None:
+    """As `structlog.configure`; a logger that is kept would keep one test's logging for all."""
+    structlog_configure(**{**settings, "cache_logger_on_first_use": False})
+
+
+structlog_configure = structlog.configure
+structlog.configure = configured  # type: ignore[assignment]  # by keyword alone
 
 
 class LeaksFail:
