@@ -25,7 +25,6 @@ from gateway.results.upkeep import Upkeep
 from gateway.results.writer import LedgerWriter
 from gateway.store.availability import StoreUnavailable
 from gateway.store.generations import (
-    IDEMPOTENCY_MS,
     UNDELIVERED_REUSED_MS,
     Completion,
     Entry,
@@ -226,7 +225,7 @@ class Ledger:
         completion = Completion(
             result,
             life_ms=round(record.life_s(self._now()) * 1000),
-            keep_ms=IDEMPOTENCY_MS if entry.idempotency else UNDELIVERED_REUSED_MS,
+            keep_ms=UNDELIVERED_REUSED_MS,
             cache_key=entry.cache_key,
             cache_ms=round(cache_s * 1000),
         )

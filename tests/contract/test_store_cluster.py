@@ -55,6 +55,17 @@ LIMITS = Limits(
 LARGE = bytes(range(256)) * (BLOCK_BYTES * 3 // 256) + b"end"
 
 
+def gone(used: Settlement) -> Leave:
+    """The leaving of a client of r1 in the group, which hung up."""
+    return Leave(
+        settlement=used,
+        outcome=ClientOutcome.GONE,
+        scope=GROUP,
+        generation="r1",
+        retry_key="same",
+    )
+
+
 def slot_of(tenant: str) -> int:
     return key_slot(f"gateway:{{t:{tenant}}}:cached".encode())
 
@@ -144,15 +155,7 @@ async def test_a_client_of_a_group_leaves_once(clustered: RedisStore) -> None:
     used = Settlement("acme", "r2", "m", 0, 0, LIMITS)
     await end(clustered, claim, completion())
     for _ in range(3):
-        await clustered.leave(
-            Leave(
-                settlement=used,
-                outcome=ClientOutcome.GONE,
-                scope=GROUP,
-                generation="r1",
-                retry_key="same",
-            )
-        )
+        await clustered.leave(gone(used))
     third = await clustered.enter(request_of(replace(wanted, request="r3")))
     assert isinstance(third.place, Lead), "not unclaimed: one client has yet to leave"
 
@@ -176,15 +179,7 @@ async def test_a_leader_of_a_group_may_leave_as_it_ends(clustered: RedisStore) -
         (await clustered.enter(request_of(replace(wanted, request="r2")))).place, Lead
     )
     for _ in range(2):
-        await clustered.leave(
-            Leave(
-                settlement=used,
-                outcome=ClientOutcome.GONE,
-                scope=GROUP,
-                generation="r1",
-                retry_key="same",
-            )
-        )
+        await clustered.leave(gone(used))
     third = await clustered.enter(request_of(replace(wanted, request="r3")))
     assert isinstance(third.place, Found)
 

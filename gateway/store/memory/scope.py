@@ -91,8 +91,6 @@ class ScopeState(PlaceFinder):
             one.claimed = entry.request
             self._pointers.by_retry_key(entry.retry_key).score(one)
         is_running = one.state is State.RUNNING
-        if entry.idempotency and (is_running or how is How.HIT):
-            one.kept = max(one.kept, self._now + IDEMPOTENCY_MS)
         if is_running or (entry.idempotency and how is How.HIT):
             self._point(one, entry)
 
@@ -114,6 +112,7 @@ class ScopeState(PlaceFinder):
     def _point(self, one: StoredGeneration, entry: Entry) -> None:
         if entry.idempotency:
             one.is_keyed = True
+            one.kept = max(one.kept, self._now + IDEMPOTENCY_MS)
             self._pointers.by_retry_key(entry.retry_key).score(one)
             self._pointers.point_key(entry.idempotency, one.id, self._now)
         elif entry.retry_key:
@@ -193,8 +192,7 @@ class ScopeState(PlaceFinder):
         one.end(State.DONE, completion.result, self._now)
         one.parts = {}
         one.dies = self._now + completion.life_ms
-        keep_ms = IDEMPOTENCY_MS if one.is_keyed else completion.keep_ms
-        one.kept = max(one.kept, self._now + keep_ms)
+        one.kept = max(one.kept, self._now + completion.keep_ms)
         if completion.cache_key:
             key = self._pointers.keep_cache_key(completion.cache_key)
             if key.running == one.id:

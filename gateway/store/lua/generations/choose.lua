@@ -150,9 +150,6 @@ local function share(one, how, is_new)
     score(args.retry_key, one, 0)
     call('SET', named('t', request), one.id, 'PX', text(args.lead_ms))
   end
-  if args.key and (one.state == 'running' or how == 'hit') then
-    one.kept = math.max(one.kept, now_ms + IDEMPOTENCY_MS)
-  end
   if one.state == 'running' or (args.key and how == 'hit') then point(one, args) end
   save(one)
 end

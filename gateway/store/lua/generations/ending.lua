@@ -40,8 +40,7 @@ end
 
 local function finish(one)
   one.state, one.ended, one.lease = 'done', now_ms, 0
-  local keep_ms = one.is_keyed and IDEMPOTENCY_MS or args.keep_ms
-  one.dies, one.kept = now_ms + args.life_ms, math.max(one.kept, now_ms + keep_ms)
+  one.dies, one.kept = now_ms + args.life_ms, math.max(one.kept, now_ms + args.keep_ms)
   if args.cache_key then
     local name = named('c', args.cache_key)
     if call('HGET', name, 'running') == one.id then call('HDEL', name, 'running') end

@@ -142,7 +142,7 @@ end
 -- entry = {key, body, retry_key, cache_key, ...}; to be saved after it
 local function point(one, entry)
   if entry.key then
-    one.is_keyed = true
+    one.is_keyed, one.kept = true, math.max(one.kept, now_ms + IDEMPOTENCY_MS)
     score(entry.retry_key, one, 0)
     point_key(entry.key, entry.body, one.id)
   elseif entry.retry_key then
