@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import threading
-import time
 from collections.abc import Awaitable, Callable
 from types import TracebackType
 from typing import Any, Self, cast
@@ -51,11 +50,11 @@ class Remote:
         self._loop.close()
 
     async def _open(self, url: str) -> RedisStore:
-        return RedisStore(url, timeouts=PATIENT, clock_offset_ms=self._offset_ms)
+        return RedisStore(url, timeouts=PATIENT, clock_us=self._clock_us)
 
-    def _offset_ms(self) -> int:
+    def _clock_us(self) -> int:
         now = NOON + (self.caller.now if self.caller else 0.0)
-        return round((now - time.time()) * 1000)
+        return round(now * 1e6)
 
     def _run(self, work: Any) -> Any:
         return asyncio.run_coroutine_threadsafe(work, self._loop).result(20)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import AsyncIterator, Callable
 from datetime import UTC, datetime
 from typing import Any
@@ -37,9 +36,9 @@ class Clock:
     def advance(self, seconds: float) -> None:
         self.now += seconds
 
-    def offset_ms(self) -> int:
-        """What brings the clock of a server on this machine to this time."""
-        return round((self.now - time.time()) * 1000)
+    def microseconds(self) -> int:
+        """For a store on Redis: its scripts take this for the server's time."""
+        return round(self.now * 1e6)
 
 
 KINDS = ["memory", *redis_releases()]
@@ -59,7 +58,7 @@ def open_store(kind: str, clock: Clock, **options: Any) -> Store:
         return MemoryStore(clock, **options)
     server = server_of(kind)
     server.flush()
-    return RedisStore(server.url, timeouts=PATIENT, clock_offset_ms=clock.offset_ms, **options)
+    return RedisStore(server.url, timeouts=PATIENT, clock_us=clock.microseconds, **options)
 
 
 @pytest.fixture

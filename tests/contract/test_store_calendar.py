@@ -26,7 +26,7 @@ __all__ = ["clock"]
 
 LIMITS = Limits(images_per_day=2, spend_per_month=200)
 HOUR_S = 3600
-ABOUT_MS = 400
+ABOUT_MS = 1
 
 
 @pytest.fixture(params=KINDS)

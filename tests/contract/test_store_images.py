@@ -38,7 +38,7 @@ def open_images(kind: str, clock: Clock) -> ImageStore:
         return MemoryImages(clock)
     server = server_of(kind)
     server.flush()
-    return RedisImages(server.url, timeouts=PATIENT, clock_offset_ms=clock.offset_ms)
+    return RedisImages(server.url, timeouts=PATIENT, clock_us=clock.microseconds)
 
 
 async def put(images: ImageStore, at: ImagePlace, image: bytes = b"png", **how: int) -> bool:

@@ -34,8 +34,7 @@ def clock() -> Clock:
 @pytest.fixture
 async def workers(redis_url: str, clock: Clock) -> AsyncIterator[list[Ledger]]:
     stores = [
-        RedisStore(redis_url, timeouts=PATIENT, clock_offset_ms=clock.offset_ms)
-        for _ in range(WORKERS)
+        RedisStore(redis_url, timeouts=PATIENT, clock_us=clock.microseconds) for _ in range(WORKERS)
     ]
     yield [Ledger(store, worker=f"w{number}") for number, store in enumerate(stores)]
     for store in stores:

@@ -1,12 +1,15 @@
 -- What every script begins with. Constants from Python stand before it, as `local NAME = value`.
 --
 -- KEYS     as the files that follow say
--- ARGV[1]  milliseconds added to the server's time (tests only)
+-- ARGV[1]  Unix time in microseconds (tests only); 0: the server's own
 -- ARGV[2]  the arguments by name, in MessagePack; None is nil
 -- ARGV[3]… bytes, which this MessagePack does not know: `blob`
 
-local time = redis.call('TIME')
-local now_us = tonumber(time[1]) * 1000000 + tonumber(time[2]) + tonumber(ARGV[1]) * 1000
+local now_us = tonumber(ARGV[1])
+if now_us == 0 then
+  local time = redis.call('TIME')
+  now_us = tonumber(time[1]) * 1000000 + tonumber(time[2])
+end
 local now_ms = math.floor(now_us / 1000)
 local args = cmsgpack.unpack(ARGV[2])
 

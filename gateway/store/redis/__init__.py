@@ -19,7 +19,7 @@ from gateway.store.redis.eviction import eviction_warning
 from gateway.store.redis.pacing import RedisPace
 from gateway.store.redis.pipeliner import Timeouts
 from gateway.store.redis.requests import RedisRequests
-from gateway.store.redis.scripts import LatencyObserver, ignore_latency, load
+from gateway.store.redis.scripts import LatencyObserver, ignore_latency, load, server_clock
 from gateway.store.requests import EnterRequest
 
 __all__ = ["RedisStore", "Timeouts"]
@@ -38,12 +38,10 @@ class RedisStore(RedisRequests, RedisPace):
         timeouts: Timeouts | None = None,
         zone: tzinfo = UTC,
         took: LatencyObserver = ignore_latency,
-        clock_offset_ms: Callable[[], int] = lambda: 0,
+        clock_us: Callable[[], int] = server_clock,
     ) -> None:
         """Raises ValueError for a URL of no known form."""
-        super().__init__(
-            url, prefix=prefix, timeouts=timeouts, took=took, clock_offset_ms=clock_offset_ms
-        )
+        super().__init__(url, prefix=prefix, timeouts=timeouts, took=took, clock_us=clock_us)
         self._zone = ZoneClock(zone)
 
     @property

@@ -18,6 +18,7 @@ from gateway.store.redis.scripts import (
     ignore_latency,
     load,
     run,
+    server_clock,
     timed,
 )
 
@@ -33,7 +34,7 @@ BULK = Timeouts(connect_s=0.5, command_s=0.5)
 
 
 class RedisImages:
-    """Connects on first use, and again by itself. `clock_offset_ms` is for tests only."""
+    """Connects on first use, and again by itself. `clock_us` is for tests only."""
 
     def __init__(
         self,
@@ -42,13 +43,13 @@ class RedisImages:
         prefix: str = "gateway:",
         timeouts: Timeouts = BULK,
         took: LatencyObserver = ignore_latency,
-        clock_offset_ms: Callable[[], int] = lambda: 0,
+        clock_us: Callable[[], int] = server_clock,
     ) -> None:
         """Raises ValueError for a URL of no known form."""
         self._servers = connect(url, timeouts)
         self._prefix = prefix
         self._took = took
-        self._offset_ms = clock_offset_ms
+        self._clock_us = clock_us
 
     async def put_image(
         self, place: ImagePlace, image: bytes | memoryview, ttl_ms: int, budget: int
@@ -99,7 +100,7 @@ class RedisImages:
     async def _run(self, script: Script, scope: str, args: Args, *names: str) -> Reply:
         base = self._base(scope)
         keys = (f"{base}ends", f"{base}sizes", *names)
-        asked = run(self._servers, script, keys, self._offset_ms(), args)
+        asked = run(self._servers, script, keys, self._clock_us(), args)
         return await timed(self._took, script.name, asked)
 
     async def _call(self, key: str, command: str, *args: int | bytes) -> Reply:

@@ -56,7 +56,7 @@ class RedisLimits(ScriptRunner):
         return await self._run(script, keys, args | {"zone": self._zone_args()})
 
     def _zone_args(self) -> tuple[int, int, int]:
-        zone = self._zone.at(time.time() + self._offset_ms() / 1000)
+        zone = self._zone.at(self._clock_us() / 1e6 or time.time())
         return zone.offset_ms, zone.until_ms, zone.offset_after_ms
 
 

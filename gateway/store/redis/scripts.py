@@ -67,12 +67,12 @@ async def run(
     servers: NodeRouter,
     script: Script,
     keys: tuple[str, ...],
-    offset_ms: int,
+    now_us: int,
     args: Args,
     blobs: Sequence[bytes] = (),
 ) -> Reply:
-    """One decision of the server that has these keys. Raises StoreUnavailable."""
-    rest: Command = (len(keys), *keys, offset_ms, msgspec.msgpack.encode(args), *blobs)
+    """One decision of the server that has these keys, at `now_us`. Raises StoreUnavailable."""
+    rest: Command = (len(keys), *keys, now_us, msgspec.msgpack.encode(args), *blobs)
     reply = await servers.call(keys[0], ("EVALSHA", script.sha, *rest))
     if isinstance(reply, NoScriptError):
         # The server was restarted, or is another one since a failover.
@@ -107,6 +107,11 @@ def ignore_latency(operation: str, seconds: float) -> None:
     """The default."""
 
 
+def server_clock() -> int:
+    """The default: a script reads the time of its server."""
+    return 0
+
+
 async def timed(took: LatencyObserver, operation: str, asked: Awaitable[Reply]) -> Reply:
     """A call that never left is not timed: it says nothing of Redis."""
     started = perf_counter()
@@ -121,7 +126,7 @@ async def timed(took: LatencyObserver, operation: str, asked: Awaitable[Reply]) 
 
 
 class ScriptRunner:
-    """`took` is called with the time of each call. `clock_offset_ms` is for tests only."""
+    """`took` is called with the time of each call. `clock_us` is for tests only."""
 
     def __init__(
         self,
@@ -130,18 +135,18 @@ class ScriptRunner:
         prefix: str = "gateway:",
         timeouts: Timeouts | None = None,
         took: LatencyObserver = ignore_latency,
-        clock_offset_ms: Callable[[], int] = lambda: 0,
+        clock_us: Callable[[], int] = server_clock,
     ) -> None:
         """Raises ValueError for a URL of no known form."""
         self._servers = connect(url, timeouts or Timeouts())
         self._prefix = prefix
         self._took = took
-        self._offset_ms = clock_offset_ms
+        self._clock_us = clock_us
 
     async def _run(
         self, script: Script, keys: tuple[str, ...], args: Args, blobs: Sequence[bytes] = ()
     ) -> Reply:
-        asked = run(self._servers, script, keys, self._offset_ms(), args, blobs)
+        asked = run(self._servers, script, keys, self._clock_us(), args, blobs)
         return await timed(self._took, script.name, asked)
 
     async def _run_in(
