@@ -33,6 +33,11 @@ class Backend:
         self.requests: list[tuple[str, str, int]] = []
         """Method, path and size of the body of each, the health checks aside."""
         self.headers: list[dict[str, str]] = []
+        self.is_ready = True
+        """What it says when its health is checked."""
+        self.checks_to_miss = 0
+        """So many of the next health checks get no answer."""
+        self.checks_missed = 0
         self.begun = 0
         """Requests whose heads have come."""
         self._open: list[socket.socket] = []
@@ -48,13 +53,19 @@ class Backend:
             def do_GET(self) -> None:
                 backend.begun += self.path != HEALTH
                 body = self.rfile.read(int(self.headers.get("content-length", 0)))
+                if self.path == HEALTH and backend.checks_to_miss:
+                    backend.checks_to_miss -= 1
+                    self.rfile.read(1)  # until the proxy gives up
+                    backend.checks_missed += 1
+                    self.close_connection = True
+                    return
                 if self.path != HEALTH:
                     backend.requests.append((self.command, self.path, len(body)))
                     backend.headers.append({k.lower(): v for k, v in self.headers.items()})
                     if breaks:
                         self.close_connection = True
                         return
-                self.send_response(200)
+                self.send_response(200 if self.path != HEALTH or backend.is_ready else 503)
                 self.send_header("x-request-id", "req_of_the_gateway")
                 self.send_header("content-length", "2")
                 self.end_headers()

@@ -6,7 +6,7 @@ import re
 import socket
 import subprocess
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, closing, contextmanager, suppress
 from http.client import HTTPConnection
 from pathlib import Path
 from typing import Any, Final
@@ -194,13 +194,37 @@ def test_envoy_waits_longer_than_the_slowest_generation() -> None:
     assert seconds(idle) < Listen().keep_alive_s
 
 
-def test_envoy_notices_a_gateway_that_drains_while_it_still_takes_requests() -> None:
+@pytest.mark.slow
+def test_envoy_notices_a_gateway_that_drains_while_it_still_takes_requests(
+    backend: Backend, tmp_path: Path
+) -> None:
     (cluster,) = load(ENVOY)["static_resources"]["clusters"]
     (check,) = cluster["health_checks"]
-
     assert check["interval"] == check["no_traffic_interval"]
-    assert check["unhealthy_threshold"] == 1
     assert seconds(check["interval"]) < Config(accounts=(), tenants=()).lame_duck_s
+
+    with closing(Backend()) as other, envoy([backend.port, other.port], tmp_path) as url:
+        backend.is_ready = False
+
+        def is_left_alone() -> bool:
+            backend.requests.clear()
+            assert {post(url, b"{}").status_code for _ in range(10)} == {200}
+            return not backend.requests
+
+        until(is_left_alone)
+
+
+@pytest.mark.slow
+def test_envoy_leaves_a_gateway_in_service_that_misses_a_health_check(
+    backend: Backend, tmp_path: Path
+) -> None:
+    """With the other one gone there is none else."""
+    with closing(Backend()) as gone, envoy([backend.port, gone.port], tmp_path) as url:
+        gone.close()
+        until(lambda: all(post(url, b"{}").status_code == 200 for _ in range(10)))
+        backend.checks_to_miss = 1
+        until(lambda: backend.checks_missed)
+        assert {post(url, b"{}").status_code for _ in range(10)} == {200}
 
 
 @contextmanager
