@@ -142,7 +142,7 @@ async def measure(arguments: argparse.Namespace, port: int, pid: int) -> int:
     idle = used <= max(1.0, goal * arguments.seconds)
     if arguments.stream:
         return 0
-    return int(answered > 1 or each > GOAL_KIB or not idle)
+    return int(answered > 1 or round(each, 1) > GOAL_KIB or not idle)
 
 
 async def warm_up(port: int, *, stream: bool) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from functools import lru_cache
 from typing import Any, Final, cast
 
 import structlog
@@ -97,7 +98,7 @@ class HttpProtocol(asyncio.Protocol):
         self.transport = cast("asyncio.Transport", transport)
         cast("set[object]", self._state.connections).add(self)
         self._client = address(transport.get_extra_info("peername"))
-        self._server = address(transport.get_extra_info("sockname"))
+        self._server = own_address(transport.get_extra_info("sockname"))
         silent_s = SURPLUS_S if self._is_surplus() else self._bounds.head_s
         self._set_timer(silent_s, self.close)
 
@@ -359,3 +360,7 @@ class HttpProtocol(asyncio.Protocol):
 def address(name: object) -> tuple[str, int] | None:
     """Host and port; an IPv6 name has two parts more."""
     return (str(name[0]), int(name[1])) if isinstance(name, tuple) else None
+
+
+own_address = lru_cache(maxsize=64)(address)
+"""The same object for the thousands of connections of a listening address."""
