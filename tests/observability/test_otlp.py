@@ -15,6 +15,7 @@ from opentelemetry.proto.trace.v1.trace_pb2 import Span
 
 from gateway.app import installed_version
 from tests.operations.site import document, write
+from tests.reliability.fleet import PATIENT
 from tests.running import ACME, SECRETS, GatewayProcess
 from tests.security.secrets_search import Search
 from tests.simulated import SimulatedDashScope
@@ -82,7 +83,10 @@ def test_a_collector_gets_every_span_of_every_worker(
 ) -> None:
     """The request below its caller's span, what it waited for below the request, and no secret."""
     content = document(
-        simulator.base_url, redis={"url": redis_url}, otlp_endpoint=collector.url, lame_duck_s=0.0
+        simulator.base_url,
+        redis={"url": redis_url, **PATIENT},
+        otlp_endpoint=collector.url,
+        lame_duck_s=0.0,
     )
     path = write(tmp_path / "gateway.yaml", content)
     with GatewayProcess.serving(

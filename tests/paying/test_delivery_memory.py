@@ -21,7 +21,7 @@ from tests.image_events import events_of
 from tests.paying.shop import MODEL, Fleet, Vendor
 from tests.running import ACME, Client
 
-pytestmark = pytest.mark.timing
+pytestmark = pytest.mark.slow
 
 REQUESTS = 8
 IMAGES = 4

@@ -32,6 +32,8 @@ ROOMY: Json = {
     "spend_per_month": 1_000_000,
 }
 """Every limit, and none in the way."""
+PATIENT: Json = {"connect_timeout_ms": 5000, "command_timeout_ms": 5000}
+"""For Redis, where its loss is not what is tried: a machine that runs tests may stand still."""
 
 
 class Fleet:

@@ -9,8 +9,16 @@ from itertools import count
 from typing import NamedTuple
 
 from tests.redis_server import RedisServer
-from tests.reliability.client import PATH, Answer, Connection, connected, get, image_request
-from tests.reliability.fleet import Fleet, VendorProcess
+from tests.reliability.client import (
+    PATH,
+    Answer,
+    Connection,
+    connected,
+    eventually,
+    get,
+    image_request,
+)
+from tests.reliability.fleet import PATIENT, Fleet, VendorProcess
 
 MODEL = "qwen-image-2.0"
 RATE = 2.0
@@ -66,7 +74,7 @@ def replicas(stack: ExitStack) -> tuple[Fleet, VendorProcess]:
     simulator = stack.enter_context(vendor())
     server = stack.enter_context(RedisServer())
     rates = {"*": f"{RATE:g}/s"}
-    fleet = Fleet(simulator.base_url, {"url": server.url}, UNLIMITED, rates=rates)
+    fleet = Fleet(simulator.base_url, {"url": server.url, **PATIENT}, UNLIMITED, rates=rates)
     return stack.enter_context(fleet), simulator
 
 
@@ -84,8 +92,11 @@ async def run(fleet: Fleet, simulator: VendorProcess, window_s: float) -> Run:
         many = connections[: WAITING["many"]]
         for connection in many:
             send(connection, fleet, "many")
-        while await queue_length(fleet) < WAITING["many"] * 0.9:  # noqa: ASYNC110 - of others
-            await asyncio.sleep(0.1)
+
+        async def are_read() -> bool:
+            return await queue_length(fleet) >= WAITING["many"] * 0.9
+
+        await eventually(are_read, 60)
         joined_at = time.time()
         few = list(zip(names, connections, strict=True))[WAITING["many"] :]
         for name, connection in few:

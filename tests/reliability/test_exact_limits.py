@@ -20,7 +20,7 @@ from tests.reliability.client import (
     image_request,
     statuses,
 )
-from tests.reliability.fleet import ROOMY, Fleet
+from tests.reliability.fleet import PATIENT, ROOMY, Fleet
 from tests.simulated import SimulatedDashScope
 
 pytestmark = pytest.mark.slow
@@ -28,7 +28,6 @@ pytestmark = pytest.mark.slow
 REQUESTS = 2_000
 PRICE = Decimal("0.2")
 """Of one image of qwen-image-2.0, in the shipped catalogue."""
-PATIENT = {"connect_timeout_ms": 5000, "command_timeout_ms": 5000}
 """For a machine of two cores that runs four workers and their clients: a store that is slow is not
 one that is away, and here nothing is."""
 LIMITS: dict[str, tuple[object, int]] = {

@@ -14,7 +14,7 @@ import pytest
 from tests.figures import Figure
 from tests.redis_server import RedisServer
 from tests.reliability.client import Answer, ask, asked, eventually, get, statuses
-from tests.reliability.fleet import Fleet, kill, workers_of
+from tests.reliability.fleet import PATIENT, Fleet, kill, workers_of
 from tests.running import until
 from tests.simulated import SimulatedDashScope
 
@@ -43,7 +43,9 @@ def simulator() -> Iterator[SimulatedDashScope]:
 def fleet(simulator: SimulatedDashScope) -> Iterator[Fleet]:
     with (
         RedisServer() as server,
-        Fleet(simulator.base_url, {"url": server.url}, {"acme": LIMITS}, gateways=1) as fleet,
+        Fleet(
+            simulator.base_url, {"url": server.url, **PATIENT}, {"acme": LIMITS}, gateways=1
+        ) as fleet,
     ):
         yield fleet
 
