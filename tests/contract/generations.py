@@ -25,8 +25,6 @@ from gateway.store.requests import End, EnterRequest, Leave
 
 LEASE_MS = 10_000
 DAY_MS = 86_400_000
-LATE_MS = 400
-"""What a command may have taken on a busy machine."""
 SCOPE = "tenant:acme"
 UNLIMITED = Limits()
 

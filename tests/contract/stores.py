@@ -18,7 +18,7 @@ from gateway.store.requests import EnterRequest, Leave
 from tests.redis_server import RedisServer, available_redis_servers, redis_releases
 
 NOON = datetime(2026, 3, 14, 12, 0, 0, 100_000, UTC).timestamp()
-"""Early in a second: what a command takes on its way, even on a busy machine, changes no bucket."""
+"""Early in a second, not at its edge."""
 UNLIMITED = Limits()
 PATIENT = Timeouts(connect_s=5.0, command_s=5.0)
 """For tests of decisions, on machines that may be busy."""

@@ -33,11 +33,13 @@ class Backend:
         self.requests: list[tuple[str, str, int]] = []
         """Method, path and size of the body of each, the health checks aside."""
         self.headers: list[dict[str, str]] = []
+        self.checks_failed_before: list[int] = []
+        """By request: how many health checks had been answered 503."""
         self.is_ready = True
         """What it says when its health is checked."""
         self.checks_to_miss = 0
         """So many of the next health checks get no answer."""
-        self.checks_missed = 0
+        self.checks_missed = self.checks_failed = 0
         self.begun = 0
         """Requests whose heads have come."""
         self._open: list[socket.socket] = []
@@ -61,11 +63,14 @@ class Backend:
                     return
                 if self.path != HEALTH:
                     backend.requests.append((self.command, self.path, len(body)))
+                    backend.checks_failed_before.append(backend.checks_failed)
                     backend.headers.append({k.lower(): v for k, v in self.headers.items()})
                     if breaks:
                         self.close_connection = True
                         return
-                self.send_response(200 if self.path != HEALTH or backend.is_ready else 503)
+                is_refused = self.path == HEALTH and not backend.is_ready
+                backend.checks_failed += is_refused
+                self.send_response(503 if is_refused else 200)
                 self.send_header("x-request-id", "req_of_the_gateway")
                 self.send_header("content-length", "2")
                 self.end_headers()

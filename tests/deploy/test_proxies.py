@@ -204,6 +204,7 @@ def test_envoy_notices_a_gateway_that_drains_while_it_still_takes_requests(
     assert seconds(check["interval"]) < Config(accounts=(), tenants=()).lame_duck_s
 
     with closing(Backend()) as other, envoy([backend.port, other.port], tmp_path) as url:
+        until(lambda: post(url, b"{}").status_code == 200 and backend.requests)
         backend.is_ready = False
 
         def is_left_alone() -> bool:
@@ -212,18 +213,19 @@ def test_envoy_notices_a_gateway_that_drains_while_it_still_takes_requests(
             return not backend.requests
 
         until(is_left_alone)
+    assert max(backend.checks_failed_before) <= 1
 
 
 @pytest.mark.slow
-def test_envoy_leaves_a_gateway_in_service_that_misses_a_health_check(
+def test_envoy_leaves_a_gateway_in_service_that_misses_two_health_checks(
     backend: Backend, tmp_path: Path
 ) -> None:
     """With the other one gone there is none else."""
     with closing(Backend()) as gone, envoy([backend.port, gone.port], tmp_path) as url:
         gone.close()
         until(lambda: all(post(url, b"{}").status_code == 200 for _ in range(10)))
-        backend.checks_to_miss = 1
-        until(lambda: backend.checks_missed)
+        backend.checks_to_miss = 2
+        until(lambda: backend.checks_missed == 2, 30)
         assert {post(url, b"{}").status_code for _ in range(10)} == {200}
 
 

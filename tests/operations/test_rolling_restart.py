@@ -17,6 +17,7 @@ from tests.simulated import SimulatedDashScope
 pytestmark = pytest.mark.timing
 
 PER_SECOND = 80
+"""What one gateway alone answers in time on a slow machine, beside the proxy and these clients."""
 
 
 @pytest.fixture

@@ -21,7 +21,7 @@ from tests.image_events import events_of
 from tests.paying.shop import MODEL, Fleet, Vendor
 from tests.running import ACME, Client
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.timing
 
 REQUESTS = 8
 IMAGES = 4

@@ -17,7 +17,7 @@ from tests.paying.shop import MODEL, Fleet, Vendor
 from tests.pictures import noise, picture
 from tests.running import ACME
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.timing
 
 REQUESTS: Final = 8
 PICTURES: Final = 3

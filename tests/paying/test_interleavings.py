@@ -45,7 +45,7 @@ EXCUSE_S = 60.0
 ADOPTED_S = 60.0
 GROUPS = {"acme": None, "other": None, "left": "pair", "right": "pair"}
 PARTS = 4
-"""Tests that the histories are spread over: each has its own time."""
+"""Tests that the histories are spread over: each has 120 s to itself."""
 OTHER_MANNERS = ["keyed", "no-cache", "no-store", "only-if-cached", "max-age=5"]
 STATUSES = {0, 200, 499, 502, 503, 504}
 """499 and 0: nobody is there to read the answer."""

@@ -28,8 +28,6 @@ pytestmark = pytest.mark.slow
 REQUESTS = 2_000
 PRICE = Decimal("0.2")
 """Of one image of qwen-image-2.0, in the shipped catalogue."""
-"""For a machine of two cores that runs four workers and their clients: a store that is slow is not
-one that is away, and here nothing is."""
 LIMITS: dict[str, tuple[object, int]] = {
     "requests_per_minute": (100, 1),
     "images_per_minute": (100, 2),

@@ -10,9 +10,8 @@ from pathlib import Path
 import pytest
 
 from tests.figures import Figure
-from tests.operations.site import eventually
 from tests.redis_server import RedisServer
-from tests.reliability.client import PATH, connected, get, image_request
+from tests.reliability.client import PATH, connected, eventually, get, image_request
 from tests.reliability.fleet import Fleet
 
 pytestmark = pytest.mark.slow
@@ -34,8 +33,8 @@ async def test_waiting_requests_are_told_apart_in_the_metrics() -> None:
         (port,) = fleet.ports
 
         async def waiting() -> list[str]:
-            metrics = (await get(port, "/metrics")).body
-            return [each for each in metrics.splitlines() if each.startswith("gateway_queue_len")]
+            lines = (await get(port, "/metrics")).body.splitlines()
+            return [line for line in lines if line.startswith("gateway_queue_length{")]
 
         async def are_all() -> bool:
             # One has had its slot, found nobody there and waits for another.

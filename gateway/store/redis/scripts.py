@@ -71,7 +71,10 @@ async def run(
     args: Args,
     blobs: Sequence[bytes] = (),
 ) -> Reply:
-    """One decision of the server that has these keys, at `now_us`. Raises StoreUnavailable."""
+    """One decision of the server that has these keys, at `now_us`, or at its own time if that is 0.
+
+    Raises StoreUnavailable.
+    """
     rest: Command = (len(keys), *keys, now_us, msgspec.msgpack.encode(args), *blobs)
     reply = await servers.call(keys[0], ("EVALSHA", script.sha, *rest))
     if isinstance(reply, NoScriptError):
