@@ -23,8 +23,9 @@ CONNECTIONS = 32
 class Run(Struct, frozen=True):
     """One contender for some seconds."""
 
+    answers: int
     rate: float
-    """Answers a second, as seen."""
+    """Of them a second, as seen."""
     cpu_us: float
     """Processor time of the contender, each."""
     p50_ms: float
@@ -68,6 +69,7 @@ def ask(
     if not found["requests"]:
         raise SystemExit(f"{contender.url} answered nothing:\n{told}")
     return Run(
+        answers=found["requests"],
         rate=found["requests"] / found["seconds"],
         cpu_us=1e6 * used_s / found["requests"],
         p50_ms=found["p50_us"] / 1000,
