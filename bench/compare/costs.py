@@ -243,6 +243,8 @@ def in_flight(folder: Path) -> dict[str, float]:
 def crowded_us(contender: Contender, body: str) -> float:
     """By what a longer run has more: all are read before the first is answered."""
     runs = [ask(contender, body, connections=MANY, seconds=seconds) for seconds in CROWDED_S]
+    if any(run.refused or run.broken for run in runs) or runs[0].answers >= runs[1].answers:
+        raise SystemExit(f"{MANY} at once were answered otherwise than they should: {runs}")
     (short_us, short), (long_us, long) = ((run.cpu_us * run.answers, run.answers) for run in runs)
     return (long_us - short_us) / (long - short)
 

@@ -54,7 +54,7 @@ def ask(
     connections: int = CONNECTIONS,
     seconds: int = 3,
 ) -> Run:
-    """Raises SystemExit: an answer was broken off, or none came."""
+    """Raises SystemExit: none was answered."""
     headers = [f"--header={name}: {value}" for name, value in contender.headers.items()]
     command = [
         *("taskset", "--cpu-list", str(cores()[OTHERS])),
