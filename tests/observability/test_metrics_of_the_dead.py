@@ -34,8 +34,10 @@ READER: Final = 1
 @pytest.fixture
 def process(tmp_path: Path) -> Iterator[Pool]:
     """One of its own: the library's way of keeping values is the whole process's."""
-    with multiprocessing.get_context("spawn").Pool(1, use_folder, (str(tmp_path),)) as pool:
-        yield pool
+    pool = multiprocessing.get_context("spawn").Pool(1, use_folder, (str(tmp_path),))
+    yield pool
+    pool.close()  # not `terminate`: coverage saves its data on SIGTERM, and may never end then
+    pool.join()
 
 
 def use_folder(path: str) -> None:
