@@ -226,7 +226,8 @@ class RunningGateway:
 
     async def _former_ended(self) -> None:
         if self._ending:
-            await asyncio.wait(self._ending, timeout=10)
+            _, late = await asyncio.wait(self._ending, timeout=10)
+            assert not late, "a gateway that a former test used has not ended"
 
     async def _end(self) -> None:
         self._end_current()

@@ -76,9 +76,14 @@ def logs() -> Iterator[Logs]:
 
 @pytest.fixture
 def start(
-    running_gateway: RunningGateway, http: httpx.Client, clock: HeldClock, logs: Logs
+    running_gateway: RunningGateway,
+    simulator: SimulatedDashScope,  # first: former calls end with its reset
+    http: httpx.Client,
+    clock: HeldClock,
+    logs: Logs,
 ) -> Iterator[Start]:
     """Starts the gateway with a configuration."""
+    running_gateway.await_former()
 
     def with_config(config: Config) -> Client:
         running_gateway.use(config, clock.clock())

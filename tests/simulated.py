@@ -69,7 +69,7 @@ class SimulatedDashScope:
         self._ask("POST", "/faults", {"kind": kind, **details})
 
     def reset(self) -> None:
-        """Forgets everything and returns to the settings it was started with."""
+        """Cuts the calls under way, forgets everything, takes the settings it was started with."""
         self._ask("POST", "/reset", {})
 
     def close(self) -> None:

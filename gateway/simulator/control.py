@@ -5,7 +5,7 @@ PUT  /settings        {"latency_s": 2}: replaces some settings; unknown ones are
 GET  /faults          the kinds there are, and the waiting ones
 POST /faults          {"kind": "Throttling.RateQuota", "count": 2}, or a list of such
 DELETE /faults        drops the waiting faults
-POST /reset           as when it was started
+POST /reset           as when it was started; calls under way are cut
 """
 
 from __future__ import annotations

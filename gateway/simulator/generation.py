@@ -60,14 +60,15 @@ class GenerationEndpoint:
         simulator, started = self._simulator, time.perf_counter()
         call = simulator.journal.open(scope, str(uuid.uuid4()), simulator.clock())
         try:
-            answer = await self._answer(scope, receive, call)
+            async with simulator.journal.under_way():
+                answer = await self._answer(scope, receive, call)
             call.status = answer.status
         except ClientGone:
             call.client_gone = True
             if call.outcome == "in flight":
                 call.outcome = "client gone"
             return
-        except Cut:
+        except (Cut, TimeoutError):
             await cut(scope, receive)
             return
         finally:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections import Counter, deque
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from typing import Any
 
 import msgspec
@@ -47,10 +50,13 @@ class Journal:
 
     def __init__(self) -> None:
         self.in_flight = 0
+        self._under_way: set[asyncio.Timeout] = set()
         self.clear()
 
     def clear(self) -> None:
-        """Starts again from nothing; calls under way are still counted as in flight."""
+        """Starts again from nothing; calls under way end with TimeoutError, and pay for nothing."""
+        for limit in self._under_way:
+            limit.reschedule(0)
         self.calls: Counter[str] = Counter()
         self.paid: Counter[str] = Counter()
         self.refused: Counter[str] = Counter()
@@ -68,6 +74,16 @@ class Journal:
         self.in_flight += 1
         self.peak_in_flight = max(self.peak_in_flight, self.in_flight)
         return call
+
+    @asynccontextmanager
+    async def under_way(self) -> AsyncIterator[None]:
+        """While a call is worked on. Raises TimeoutError when the journal is cleared meanwhile."""
+        async with asyncio.timeout(None) as limit:
+            self._under_way.add(limit)
+            try:
+                yield
+            finally:
+                self._under_way.discard(limit)
 
     def close(self, call: Call) -> None:
         """A call is over, whatever came of it."""

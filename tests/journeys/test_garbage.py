@@ -18,7 +18,7 @@ import pytest
 from gateway.config import Limits, Redis, Tenant
 from gateway.config.decode import Secret
 from tests.pictures import picture
-from tests.running import LIMITED, Client, RunningGateway, account, config_for, tenants
+from tests.running import LIMITED, Client, account, config_for, tenants
 from tests.running_fixtures import Start
 from tests.simulated import SimulatedDashScope
 
@@ -91,7 +91,6 @@ def test_a_request_leaves_no_garbage(
     store: str,
     start: Start,
     simulator: SimulatedDashScope,
-    running_gateway: RunningGateway,
     request: pytest.FixtureRequest,
 ) -> None:
     redis = Redis(url=Secret(request.getfixturevalue("redis_url"))) if store == "redis" else None
@@ -100,5 +99,4 @@ def test_a_request_leaves_no_garbage(
     client = start(config_for(account(simulator.base_url), tenants=(acme, none), redis=redis))
     status, ask = KINDS[kind]
     ask(client, TIMES)  # what is made once may be in a circle
-    running_gateway.await_former()
     assert left(lambda number: ask(client, number), status) == {}

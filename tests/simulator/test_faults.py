@@ -184,6 +184,17 @@ def test_a_generation_is_paid_though_its_client_has_left() -> None:
     assert state["log"][0]["client_gone"]
 
 
+def test_a_call_does_not_outlast_a_reset() -> None:
+    """As if the vendor's process had ended: what comes after it is never told of the call."""
+    with SimulatedDashScope(latency_s=60, render="plain") as sim, raw_call(sim) as connection:
+        wait_for(sim, lambda state: state["in_flight"] == 1)
+        sim.reset()
+        with pytest.raises(ConnectionResetError):
+            connection.recv(1)
+        state = sim.state()
+    assert (state["in_flight"], state["calls"], state["paid"]) == (0, {}, {})
+
+
 def test_calls_in_flight_are_counted_with_their_peak(sim: SimulatedDashScope) -> None:
     """The peak stays when they are gone."""
     sim.fault("hang", count=3)
