@@ -21,7 +21,8 @@ from tests.contract.stores import PATIENT, ask, release, take, used
 from tests.redis_server import RedisServer
 
 LIMITS = Limits(requests_per_minute=1_000_000, concurrent_requests=1_000_000)
-RECOVERED_WITHIN_S = 2.0
+RECOVERED_WITHIN_S = 10.0
+"""Rather 1 to 2; each time that the machine holds up a trial adds one."""
 READ_BYTES = 16 * 1024
 """What a server takes from a connection at once."""
 
