@@ -71,9 +71,7 @@ class Pacer:
         """
         if not accounts:
             raise ValueError("a call needs an account")
-        fit = self._accounts.fit(model, accounts)
-        unpaced = next((name for name in fit if self._accounts.rate(model, name) is None), None)
-        if unpaced is not None:
+        if (unpaced := self._unpaced(model, accounts)) is not None:
             return Slot(unpaced)
         scheduler = self._schedulers.get(model) or self._open(model)
         queue = scheduler.queue
@@ -94,6 +92,11 @@ class Pacer:
             # A refusal holds this frame, and must not be held by it: what has waited for long is
             # old, and a circle of old objects stays until the garbage collector looks at them all.
             del slot, waiter
+
+    def _unpaced(self, model: str, accounts: Sequence[str]) -> str | None:
+        """Not in `slot`, whose frame would keep the names while it waits."""
+        fit = self._accounts.fit(model, accounts)
+        return next((name for name in fit if self._accounts.rate(model, name) is None), None)
 
     def sent(self, model: str, slot: Slot) -> None:
         """The call of this slot is on its way, or will not be made."""

@@ -87,13 +87,13 @@ class Accounts:
             return Rate(self._former_rates.get((family, account), SLOW))
         return self._catalogue.models[family].rate
 
-    def untried(self, model: str, tried: Collection[str]) -> list[str]:
+    def untried(self, model: str, tried: Collection[str]) -> tuple[str, ...]:
         """Those for the next call; tried ones only if all were. Raises UpstreamRefused for none."""
         names = [n for n, route in self.routes(model).items() if serves(route.account, model)]
         if not names:
             message = "No account of this gateway serves this model."
             raise UpstreamRefused(message, param="model")
-        return [name for name in names if name not in tried] or names
+        return tuple([name for name in names if name not in tried] or names)
 
     def fit(self, model: str, names: Sequence[str]) -> list[str]:
         """The fittest of these accounts now: not failing, and not resting."""

@@ -98,7 +98,7 @@ def test_snapshots_share_what_is_known_of_their_model(clock: Clock) -> None:
     """Anybody may name eighty thousand of them."""
     accounts = Accounts([account("one")], shipped_catalogue(), clock)
     for number in range(50):
-        assert accounts.untried(made_up(number), ()) == ["one"]
+        assert accounts.untried(made_up(number), ()) == ("one",)
         assert accounts.rate(made_up(number), "one") == 2.0
         assert accounts.routes(made_up(number)) is accounts.routes("qwen-image-plus")
 
@@ -109,9 +109,9 @@ def test_an_account_for_one_snapshot_serves_that_alone(clock: Clock) -> None:
     only = account("only", (made_up(26),))
     accounts = Accounts([only, account("all")], shipped_catalogue(), clock)
 
-    assert accounts.untried(made_up(26), ()) == ["only", "all"]
-    assert accounts.untried(made_up(25), ()) == ["all"]
-    assert accounts.untried("qwen-image-plus", ()) == ["all"]
+    assert accounts.untried(made_up(26), ()) == ("only", "all")
+    assert accounts.untried(made_up(25), ()) == ("all",)
+    assert accounts.untried("qwen-image-plus", ()) == ("all",)
     assert accounts.admit("qwen-image-plus", "only", 1.0) is None
     assert accounts.admit(made_up(26), "only", 1.0) is not None
     assert not accounts.has_other("qwen-image-plus", {"all"})
