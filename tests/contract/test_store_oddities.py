@@ -109,6 +109,7 @@ async def test_a_server_that_answers_only_pings_holds_up_one_call_a_second(
     server.close()
 
 
+@pytest.mark.slow
 async def test_a_name_that_is_not_found_is_looked_up_once_at_a_time(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

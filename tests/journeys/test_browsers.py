@@ -96,6 +96,7 @@ def test_a_page_can_read_failures(
     assert {"x-request-id", "x-should-retry", "retry-after-ms"} <= set(exposed)
 
 
+@pytest.mark.slow
 def test_a_page_can_read_an_answer_that_comes_early(
     browsed: Client, simulator: SimulatedDashScope
 ) -> None:

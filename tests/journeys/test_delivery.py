@@ -45,6 +45,7 @@ def downloads(simulator: SimulatedDashScope) -> dict[str, int]:
     return found
 
 
+@pytest.mark.slow
 def test_every_byte_arrives(gateway: Client, simulator: SimulatedDashScope) -> None:
     """Many answers at once, larger than every buffer on the way."""
     simulator.configure(image_bytes=2 * MIB)

@@ -51,6 +51,7 @@ def test_calls_run_side_by_side(gateway: Client, simulator: SimulatedDashScope) 
     assert 0.3 <= answer.elapsed.total_seconds() < 1.5
 
 
+@pytest.mark.slow
 def test_images_come_in_the_order_of_their_seeds(
     gateway: Client, simulator: SimulatedDashScope
 ) -> None:

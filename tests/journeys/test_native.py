@@ -441,6 +441,7 @@ class TestFailures:
         assert calls(simulator) == sends
         assert paid(simulator) <= 1
 
+    @pytest.mark.slow
     def test_an_answer_that_comes_early(self, start: Start, simulator: SimulatedDashScope) -> None:
         """While the work goes on."""
         gateway = start(config_for(account(simulator.base_url), upstream=Upstream(deadline_s=2)))

@@ -101,6 +101,7 @@ def test_a_tenant_may_have_a_shorter_deadline(start: Start, simulator: Simulated
     assert calls(simulator) == 1
 
 
+@pytest.mark.slow
 def test_the_sdk_s_own_timeout_is_the_deadline_where_it_is_shorter(
     start: Start, simulator: SimulatedDashScope
 ) -> None:

@@ -112,6 +112,7 @@ def test_what_the_limits_decided_is_counted(
     assert value(gateway, refused) == 1
 
 
+@pytest.mark.slow
 def test_log_lines_that_were_lost_are_counted(
     gateway: Client, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -163,6 +163,7 @@ def test_a_key_that_is_none_is_refused(shop: Client, key: str, vendor: Vendor) -
 # --- retries, hang-ups, resume
 
 
+@pytest.mark.slow
 def test_a_hang_up_keeps_the_result_for_the_retry(
     shop: Client, vendor: Vendor, figure: Figure
 ) -> None:
@@ -179,6 +180,7 @@ def test_a_hang_up_keeps_the_result_for_the_retry(
     assert vendor.calls == vendor.paid == 2
 
 
+@pytest.mark.slow
 def test_a_retry_while_it_runs_joins_it(shop: Client, vendor: Vendor) -> None:
     vendor.configure(latency_s=2 * LATENCY_S)
     hang_up(shop, after_s=LATENCY_S / 2)
@@ -188,6 +190,7 @@ def test_a_retry_while_it_runs_joins_it(shop: Client, vendor: Vendor) -> None:
     assert vendor.calls == vendor.paid == 1
 
 
+@pytest.mark.slow
 def test_a_retry_of_another_key_or_body_pays_for_itself(shop: Client, vendor: Vendor) -> None:
     vendor.configure(latency_s=LATENCY_S)
     hang_up(shop, after_s=LATENCY_S / 2)

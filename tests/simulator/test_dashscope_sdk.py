@@ -165,6 +165,7 @@ def test_the_second_version_generates(
     assert sim.state()["log"][0]["body"]["parameters"]["size"] == "1280*1280"
 
 
+@pytest.mark.slow
 def test_the_second_version_uses_tasks_for_older_models(second_version: Any) -> None:
     """Submitted and polled behind one call."""
     job = second_version.images.generate(model="qwen-image-plus", prompt="a cat", size="1328x1328")

@@ -594,6 +594,7 @@ async def test_images_of_unknown_length_that_never_fit() -> None:
             await delivering.open(chunked(png(2 * MIB)), chunked(png(2 * MIB)))
 
 
+@pytest.mark.slow
 async def test_waiting_for_the_budget_ends_with_the_deadline(delivering: Delivering) -> None:
     await delivering.budget.acquire(delivering.budget.total)
     with pytest.raises(ImageUnavailable, match="in time"):

@@ -107,6 +107,7 @@ def test_who_never_stops_sending_is_cut_off(dial: Dial, bounds: Any) -> None:
         pytest.fail("a hundred megabytes were taken")
 
 
+@pytest.mark.slow
 def test_an_upload_may_take_its_time(dial: Dial, bounds: Any) -> None:
     """Many clients read nothing before they have sent all of it."""
     bounds(linger_s=0.4)
@@ -246,6 +247,7 @@ def test_heads_have_a_bound_over_all_connections(
     assert again.answer().status == 404
 
 
+@pytest.mark.slow
 def test_connections_have_a_bound(dial: Dial, bounds: Any) -> None:
     """Who is there is served on; who comes beyond is told when to come again."""
     first = dial()

@@ -84,6 +84,7 @@ def test_a_kept_connection_lives_as_long_as_the_file_says(
         assert line.rest() == b""
 
 
+@pytest.mark.slow
 def test_connections_are_held_to_what_the_file_says(serve: Serve) -> None:
     with serve(max_connections=1) as gateway, Line(gateway.url) as one:
         assert one.goes_on()
