@@ -48,18 +48,30 @@ def http() -> Iterator[httpx.Client]:
         yield client
 
 
+def as_if_just_started(
+    simulator: SimulatedDashScope, gateway: RunningGateway
+) -> Iterator[SimulatedDashScope]:
+    """Nothing of a test's calls, nor what its gateway sends as it ends, is left to the next one."""
+    gateway.await_former()
+    simulator.reset()
+    yield simulator
+    simulator.reset()
+
+
 @pytest.fixture
-def simulator(running_simulator: SimulatedDashScope) -> SimulatedDashScope:
+def simulator(
+    running_simulator: SimulatedDashScope, running_gateway: RunningGateway
+) -> Iterator[SimulatedDashScope]:
     """The vendor, as if just started."""
-    running_simulator.reset()
-    return running_simulator
+    yield from as_if_just_started(running_simulator, running_gateway)
 
 
 @pytest.fixture
-def other_simulator(running_other_simulator: SimulatedDashScope) -> SimulatedDashScope:
+def other_simulator(
+    running_other_simulator: SimulatedDashScope, running_gateway: RunningGateway
+) -> Iterator[SimulatedDashScope]:
     """A second one, for a second account."""
-    running_other_simulator.reset()
-    return running_other_simulator
+    yield from as_if_just_started(running_other_simulator, running_gateway)
 
 
 @pytest.fixture
@@ -76,14 +88,11 @@ def logs() -> Iterator[Logs]:
 
 @pytest.fixture
 def start(
-    running_gateway: RunningGateway,
-    simulator: SimulatedDashScope,  # first: former calls end with its reset
-    http: httpx.Client,
-    clock: HeldClock,
-    logs: Logs,
+    running_gateway: RunningGateway, http: httpx.Client, clock: HeldClock, logs: Logs
 ) -> Iterator[Start]:
     """Starts the gateway with a configuration."""
     running_gateway.await_former()
+    logs.lines.clear()  # of a former one's end
 
     def with_config(config: Config) -> Client:
         running_gateway.use(config, clock.clock())

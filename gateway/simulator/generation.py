@@ -58,22 +58,21 @@ class GenerationEndpoint:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answers one call, and writes down what became of it."""
         simulator, started = self._simulator, time.perf_counter()
-        call = simulator.journal.open(scope, str(uuid.uuid4()), simulator.clock())
         try:
-            async with simulator.journal.under_way():
-                answer = await self._answer(scope, receive, call)
-            call.status = answer.status
-        except ClientGone:
-            call.client_gone = True
-            if call.outcome == "in flight":
-                call.outcome = "client gone"
-            return
-        except (Cut, TimeoutError):
+            with simulator.journal.call(scope, str(uuid.uuid4()), simulator.clock()) as call:
+                try:
+                    answer = await self._answer(scope, receive, call)
+                    call.status = answer.status
+                except ClientGone:
+                    call.client_gone = True
+                    if call.outcome == "in flight":
+                        call.outcome = "client gone"
+                    return
+                finally:
+                    call.took_s = time.perf_counter() - started
+        except Cut:
             await cut(scope, receive)
             return
-        finally:
-            call.took_s = time.perf_counter() - started
-            simulator.journal.close(call)
         await send_answer(send, answer)
 
     async def _answer(self, scope: Scope, receive: Receive, call: Call) -> Answer:

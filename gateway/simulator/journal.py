@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter, deque
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import msgspec
 from litestar.types import Scope
 from msgspec import Struct
+
+from gateway.simulator.wire import Cut
 
 KEPT_CALLS = 1000
 KEPT_BODY_BYTES = 32 * 1024
@@ -49,14 +51,15 @@ class Journal:
     """Counts, in one event loop, so without locks."""
 
     def __init__(self) -> None:
-        self.in_flight = 0
-        self._under_way: set[asyncio.Timeout] = set()
+        self._under_way: set[asyncio.Task[Any] | None] = set()
         self.clear()
 
     def clear(self) -> None:
-        """Starts again from nothing; calls under way end with TimeoutError, and pay for nothing."""
-        for limit in self._under_way:
-            limit.reschedule(0)
+        """Starts again from nothing; calls under way are cut, and come to nothing."""
+        former, self._under_way = self._under_way, set()
+        for task in former:
+            if task is not None:
+                task.cancel()
         self.calls: Counter[str] = Counter()
         self.paid: Counter[str] = Counter()
         self.refused: Counter[str] = Counter()
@@ -64,31 +67,32 @@ class Journal:
         self.downloads: Counter[str] = Counter()
         self.authorised_downloads = 0
         self.clients_gone = 0
-        self.peak_in_flight = self.in_flight
+        self.peak_in_flight = 0
         self.log: deque[Call] = deque(maxlen=KEPT_CALLS)
 
-    def open(self, scope: Scope, request_id: str, now: float) -> Call:
-        """A call has arrived."""
+    @property
+    def in_flight(self) -> int:
+        return len(self._under_way)
+
+    @contextmanager
+    def call(self, scope: Scope, request_id: str, now: float) -> Iterator[Call]:
+        """One that has arrived, until its answer is made. Raises Cut when cleared meanwhile."""
         call = Call(at=now, path=scope["path"], request_id=request_id, raw_headers=scope["headers"])
+        task, under_way = asyncio.current_task(), self._under_way
+        under_way.add(task)
         self.log.append(call)
-        self.in_flight += 1
         self.peak_in_flight = max(self.peak_in_flight, self.in_flight)
-        return call
-
-    @asynccontextmanager
-    async def under_way(self) -> AsyncIterator[None]:
-        """While a call is worked on. Raises TimeoutError when the journal is cleared meanwhile."""
-        async with asyncio.timeout(None) as limit:
-            self._under_way.add(limit)
-            try:
-                yield
-            finally:
-                self._under_way.discard(limit)
-
-    def close(self, call: Call) -> None:
-        """A call is over, whatever came of it."""
-        self.in_flight -= 1
-        self.clients_gone += call.client_gone
+        try:
+            yield call
+        except asyncio.CancelledError:
+            if task is None or under_way is self._under_way:
+                raise  # the server ends
+            task.uncancel()
+            raise Cut from None
+        finally:
+            under_way.discard(task)
+            if under_way is self._under_way:
+                self.clients_gone += call.client_gone
 
     def as_json(self, last: int) -> dict[str, Any]:
         """Counters, and the `last` calls, oldest first."""

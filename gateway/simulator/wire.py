@@ -141,6 +141,8 @@ async def cut(scope: Scope, receive: Receive, *, orderly: bool = False) -> None:
     transport = connection(scope)
     if transport is None:
         raise ConnectionResetError("the simulated connection is cut")
+    if transport.is_closing():
+        return  # the client was faster
     if orderly:
         transport.close()
     else:

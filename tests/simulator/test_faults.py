@@ -192,7 +192,8 @@ def test_a_call_does_not_outlast_a_reset() -> None:
         with pytest.raises(ConnectionResetError):
             connection.recv(1)
         state = sim.state()
-    assert (state["in_flight"], state["calls"], state["paid"]) == (0, {}, {})
+    assert (state["in_flight"], state["peak_in_flight"]) == (0, 0)
+    assert (state["calls"], state["paid"], state["clients_gone"]) == ({}, {}, 0)
 
 
 def test_calls_in_flight_are_counted_with_their_peak(sim: SimulatedDashScope) -> None:
