@@ -22,7 +22,7 @@ from tests.redis_server import RedisServer
 
 LIMITS = Limits(requests_per_minute=1_000_000, concurrent_requests=1_000_000)
 RECOVERED_WITHIN_S = 10.0
-"""Rather 1 to 2; each time that the machine holds up a trial adds one."""
+"""1 or 2 where nothing else runs; another one each time that the machine holds up a trial."""
 READ_BYTES = 16 * 1024
 """What a server takes from a connection at once."""
 

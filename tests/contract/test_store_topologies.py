@@ -12,7 +12,7 @@ from redis.crc import key_slot
 
 from gateway.store.availability import StoreUnavailable
 from gateway.store.limits import Limits
-from gateway.store.redis import RedisStore
+from gateway.store.redis import RedisStore, router
 from tests.contract.stores import ask, release, take, used
 from tests.contract.topologies import (
     QUICK,
@@ -126,8 +126,11 @@ async def test_a_slot_that_moved_is_followed(clustered: RedisStore, nodes: Nodes
     assert verdict.day.remaining == 5
 
 
-async def test_a_slot_on_its_way_is_waited_for(clustered: RedisStore, nodes: Nodes) -> None:
+async def test_a_slot_on_its_way_is_waited_for(
+    clustered: RedisStore, nodes: Nodes, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Neither end will run a script over keys of which some are here and some there."""
+    monkeypatch.setattr(router, "TRY_AGAIN_S", 0.5)  # five times: the move takes its time here
     await take(clustered, ask(1, LIMITS))
     slot = slot_of("acme")
     target = (nodes.owner(slot) + 1) % 3

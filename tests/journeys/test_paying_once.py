@@ -106,17 +106,17 @@ def test_the_sdk_s_own_timeout_is_the_deadline_where_it_is_shorter(
     start: Start, simulator: SimulatedDashScope
 ) -> None:
     """Later it would be lost. The retry it is told to make is given what is being made."""
-    gateway = start(config_for(account(simulator.base_url), upstream=Upstream(deadline_s=2)))
-    simulator.configure(latency_s=0.8)
-    told = {"x-stainless-read-timeout": "0.4"}
+    gateway = start(config_for(account(simulator.base_url), upstream=Upstream(deadline_s=9)))
+    simulator.configure(latency_s=2)
+    told = {"x-stainless-read-timeout": "1.5"}
 
     first = gateway.generate(model=MODEL, headers=told)
     second = gateway.generate(
-        model=MODEL, headers={"x-stainless-read-timeout": "2", "x-stainless-retry-count": "1"}
+        model=MODEL, headers={"x-stainless-read-timeout": "9", "x-stainless-retry-count": "1"}
     )
 
     assert failure(first) == (504, "upstream_timeout", "true")
-    assert first.elapsed.total_seconds() < 0.4
+    assert first.elapsed.total_seconds() < 1.5
     assert second.status_code == 200
     assert second.headers["x-cache"] == "joined"
     assert calls(simulator) == 1

@@ -67,13 +67,13 @@ async def test_a_signal_with_200_generations_in_flight_costs_none(
 ) -> None:
     """Not ready at once, refusing soon, and 200 whole answers before it ends with success."""
     vendor.configure(latency_s=6.0)
-    site.write(lame_duck_s=0.5)
+    site.write(lame_duck_s=1)
     with site.start() as gateway:
         async with session() as client:
             calls = await begin(client, gateway, vendor, IN_FLIGHT)
             with await Line.to(gateway.url) as line:
                 gateway.stop()
-                await asyncio.sleep(0.05)
+                await asyncio.to_thread(gateway.wait_for, '"draining"')
                 status, _, body = await line.ask("GET", "/readyz")
             assert (status, body) == (503, {"status": "draining"})
             await eventually(lambda: refused(gateway.url), 4)

@@ -169,8 +169,7 @@ def test_a_hang_up_keeps_the_result_for_the_retry(
 ) -> None:
     vendor.configure(latency_s=LATENCY_S)
     hang_up(shop, after_s=LATENCY_S / 2)
-    until(lambda: vendor.paid)
-    time.sleep(0.1)
+    until(lambda: "\ngateway_images_total{" in shop.http.get(f"{shop.url}/metrics").text)
     retry = unseeded(shop, headers=RETRY)
     anew = unseeded(shop)
 

@@ -24,7 +24,7 @@ PER_SECOND = {"free": 20.0, "tight": 30.0, "budget": 10.0}
 BEFORE_S = 1.2
 AFTER_S = 1.5
 RECOVERED_WITHIN_S = 10.0
-"""Rather 1 to 2; each time that the machine holds up a trial adds one."""
+"""1 or 2 where nothing else runs; another one each time that the machine holds up a trial."""
 READY_WITHIN_S = 10.0
 """Rather less than 2 on a machine that is not busy."""
 LOOKED_FOR_S = 20.0
@@ -106,6 +106,8 @@ def check(story: Story, bound: int, figure: Figure) -> None:
     assert LIMIT / 2 < story.admitted < bound
     assert story.recovered_s < RECOVERED_WITHIN_S
     assert story.ready_s < READY_WITHIN_S
+    well = between(story.answers["budget"], story.back_at + story.ready_s, time.time())
+    assert 200 in statuses(well), "its budget is not counted again"
 
 
 async def tell(

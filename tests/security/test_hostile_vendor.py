@@ -161,7 +161,6 @@ def little_memory(mib: int) -> Iterator[None]:
 @pytest.mark.parametrize(
     "says",
     [
-        pytest.param(response(b"x" * 3_000_000), id="huge"),
         pytest.param(response(DEEP), id="deep"),
         pytest.param(response(b'{"output": {"choices": "a string"}}'), id="another type"),
         pytest.param(response(b'{"output": [1, 2, 3]}'), id="a list"),
@@ -194,11 +193,9 @@ def little_memory(mib: int) -> Iterator[None]:
 def test_a_vendor_s_answer_that_is_none_is_an_error_of_the_gateway(
     start: Start, vendor: HostileVendor, says: bytes
 ) -> None:
-    """In the published form, without its words, and without much memory."""
+    """In the published form, and without its words."""
     vendor.says = says
-    gateway = hostile_gateway(start, vendor)
-    with little_memory(16):
-        answer = gateway.generate(model=MODEL)
+    answer = hostile_gateway(start, vendor).generate(model=MODEL)
 
     assert answer.status_code in {400, 429, 502, 503, 504}
     assert "set-cookie" not in answer.headers
@@ -206,8 +203,14 @@ def test_a_vendor_s_answer_that_is_none_is_an_error_of_the_gateway(
     assert "\\u001b" not in answer.text
 
 
-def test_an_answer_is_not_unpacked_beyond_its_bound(start: Start, vendor: HostileVendor) -> None:
-    vendor.says = response(gzip_bomb(200), head="content-encoding: gzip\r\n")
+@pytest.mark.parametrize("body", ["huge", "gzip bomb"])
+def test_an_answer_is_neither_read_nor_unpacked_beyond_its_bound(
+    body: str, start: Start, vendor: HostileVendor
+) -> None:
+    if body == "huge":
+        vendor.says = response(b"x" * (64 * MIB))
+    else:
+        vendor.says = response(gzip_bomb(200), head="content-encoding: gzip\r\n")
     gateway = hostile_gateway(start, vendor)
     with little_memory(16):
         assert gateway.generate(model=MODEL).status_code == 502

@@ -25,7 +25,7 @@ pytestmark = pytest.mark.slow
 LONG: Final = "https://" + ":" * 900_000
 """Within the largest reply that is read. Where masking is quadratic, it takes hours."""
 LONGEST_LINE: Final = 64 * 1024
-STALL_S: Final = 0.5
+STALL_S: Final = 1.0
 
 
 @contextmanager

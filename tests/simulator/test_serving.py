@@ -53,14 +53,14 @@ def test_it_serves_until_it_is_told_to_stop(wanted: signal.Signals) -> None:
 
 
 def test_it_starts_quickly() -> None:
-    """Tests start many: the first answer within 300 ms, the best of three on a busy machine."""
+    """Tests start many: the first answer within a second, the best of three on a busy machine."""
     took = []
     for _ in range(3):
         started = time.perf_counter()
         with SimulatedDashScope() as sim:
             sim.state()
             took.append(time.perf_counter() - started)
-    assert min(took) < 0.3
+    assert min(took) < 1
 
 
 def test_two_simulators_are_two_vendors() -> None:
